@@ -1,0 +1,20 @@
+//! Every type that crosses a process boundary: the `IoTPipeline` resource that users write, the
+//! `WorkerConfig` that the operator hands to a worker, the `WorkerStatus` that a worker answers with,
+//! and the names on which the processes agree. No I/O, no clients.
+
+pub mod names;
+pub mod pipeline;
+pub mod status;
+pub mod units;
+pub mod worker;
+
+pub use pipeline::{IoTPipeline, IoTPipelineSpec};
+pub use status::IoTPipelineStatus;
+
+/// The CustomResourceDefinition as YAML, exactly as it stands in `crds/yaml/iotpipelines.yaml`.
+///
+/// # Errors
+/// Fails where the definition has no YAML form, which no released version does.
+pub fn manifest() -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(&<IoTPipeline as kube::CustomResourceExt>::crd())
+}

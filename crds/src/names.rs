@@ -1,0 +1,122 @@
+//! The names on which user, operator and workers agree.
+
+/// The API group of `IoTPipeline`, and the prefix of every label and annotation of this project.
+pub const API_GROUP: &str = "iotpipeline.dev";
+
+/// The one field manager under which the operator applies its objects (server-side apply).
+pub const FIELD_MANAGER: &str = "iotpipeline-operator";
+
+/// The finalizer of a pipeline that has something to delete outside Kubernetes.
+pub const FINALIZER: &str = "iotpipeline.dev/cleanup";
+
+/// Annotation that lets a pipeline go although its topic or table could not be deleted:
+/// `kubectl annotate iotp NAME iotpipeline.dev/skip-cleanup=true`.
+pub const SKIP_CLEANUP_ANNOTATION: &str = "iotpipeline.dev/skip-cleanup";
+
+/// Label on every child object: the name of the pipeline it belongs to.
+///
+/// Children carry no `app.kubernetes.io/instance`: Argo CD's label tracking would take them for its own.
+pub const PIPELINE_LABEL: &str = "iotpipeline.dev/pipeline";
+
+/// Label on every child object that belongs to a worker: `bridge` or `processor`.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+
+/// Label on every child object, with the value [`FIELD_MANAGER`].
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+
+/// The port of a worker's HTTP endpoint (`/livez`, `/readyz`, `/metrics`, `/status`).
+pub const WORKER_HTTP_PORT: u16 = 8080;
+
+/// Where a worker finds its configuration.
+pub const WORKER_CONFIG_PATH: &str = "/etc/iotpipeline/config/worker.json";
+
+/// The key of the configuration in its ConfigMap.
+pub const WORKER_CONFIG_KEY: &str = "worker.json";
+
+/// The directory into which the Secret of `mqtt.credentialsSecretRef` is mounted.
+pub const MQTT_SECRET_DIR: &str = "/etc/iotpipeline/secrets/mqtt";
+
+/// The directory into which the Secret of `timescale.secretRef` is mounted.
+pub const TIMESCALE_SECRET_DIR: &str = "/etc/iotpipeline/secrets/timescale";
+
+/// Table with one row: the version of the bookkeeping tables in this schema.
+///
+/// `version int NOT NULL`
+pub const VERSION_TABLE: &str = "_iotpipeline_version";
+
+/// Table of markers: which pipeline created which table of this schema.
+///
+/// `table_name text PRIMARY KEY, cluster_name text NOT NULL, namespace text NOT NULL, pipeline text NOT NULL,
+/// created_at timestamptz NOT NULL DEFAULT now()`
+pub const MARKER_TABLE: &str = "_iotpipeline_tables";
+
+/// Table of topic markers: which pipeline created which Kafka topic. Kafka has no place for such a mark, so it
+/// stands beside the data.
+///
+/// `kafka_cluster_id text NOT NULL, topic text NOT NULL, cluster_name text NOT NULL, namespace text NOT NULL,
+/// pipeline text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (kafka_cluster_id, topic)`
+pub const TOPIC_MARKER_TABLE: &str = "_iotpipeline_topics";
+
+/// Table of positions: up to where each partition has become rows of a table of this schema.
+///
+/// `table_name text NOT NULL, kafka_cluster_id text NOT NULL, topic text NOT NULL, partition int NOT NULL,
+/// next_offset bigint NOT NULL, last_offset bigint, last_timestamp timestamptz, last_hash bytea,
+/// updated_at timestamptz NOT NULL DEFAULT now(),
+/// PRIMARY KEY (table_name, kafka_cluster_id, topic, partition)`
+///
+/// `last_*` describe the last record that became rows (or was dead-lettered or dropped): its offset, its Kafka
+/// timestamp, and the first 16 bytes of the SHA-256 of its value.
+pub const POSITION_TABLE: &str = "_iotpipeline_positions";
+
+/// The largest length of an SQL identifier in bytes; PostgreSQL cuts longer ones off silently.
+pub const MAX_IDENTIFIER_BYTES: usize = 63;
+
+/// The longest table name, so that the name of its dead-letter table fits [`MAX_IDENTIFIER_BYTES`].
+pub const MAX_TABLE_NAME_BYTES: usize = 50;
+
+/// The dead-letter hypertable of a table, in the same schema.
+///
+/// `time timestamptz NOT NULL DEFAULT now(), reason text NOT NULL, stage text NOT NULL, error text NOT NULL,
+/// topic text NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL, key bytea, headers jsonb,
+/// payload bytea, payload_bytes bigint NOT NULL, payload_sha256 bytea NOT NULL`
+///
+/// `payload` holds the first [`MAX_DEAD_LETTER_PAYLOAD_BYTES`] of the record's value.
+pub fn dead_letter_table(table: &str) -> String {
+    format!("{table}_dead_letters")
+}
+
+/// How much of a record's value a dead letter keeps, in bytes; its hash covers the whole.
+pub const MAX_DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// Headers of a Kafka record that the bridge wrote. All values are UTF-8 text.
+pub mod header {
+    /// The MQTT topic on which the message was published.
+    pub const TOPIC: &str = "mqtt.topic";
+    /// The QoS with which the broker delivered it: `0`, `1` or `2`.
+    pub const QOS: &str = "mqtt.qos";
+    /// `true` where the broker sent it as a retained message.
+    pub const RETAINED: &str = "mqtt.retained";
+    /// `true` where the broker marked it as delivered before (a hint only).
+    pub const DUPLICATE: &str = "mqtt.dup";
+    /// When the bridge received it, RFC 3339 with microseconds.
+    pub const INGESTED_AT: &str = "ingested_at";
+    /// The MQTT 5 content type, if any.
+    pub const CONTENT_TYPE: &str = "mqtt.content_type";
+    /// Prefix of each MQTT 5 user property: `mqtt.property.<name>`.
+    pub const PROPERTY_PREFIX: &str = "mqtt.property.";
+}
+
+/// The name of a worker's objects: `<pipeline>-bridge`, `<pipeline>-processor`.
+pub fn worker_name(pipeline: &str, component: crate::worker::Component) -> String {
+    format!("{pipeline}-{component}")
+}
+
+/// The MQTT client id of a pipeline that names none.
+pub fn default_client_id(cluster_name: &str, namespace: &str, pipeline: &str) -> String {
+    format!("{cluster_name}-{namespace}-{pipeline}")
+}
+
+/// The Kafka consumer group of a pipeline that names none.
+pub fn default_consumer_group(namespace: &str, pipeline: &str) -> String {
+    format!("iotp.{namespace}.{pipeline}")
+}

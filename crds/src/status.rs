@@ -1,0 +1,158 @@
+//! What the operator reports: conditions with reasons, and the few facts a person asks for first.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{KubeSchema, core::cel::ListMerge};
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumIter, IntoStaticStr};
+
+/// The observed state of an IoTPipeline.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IoTPipelineStatus {
+    /// The generation that the operator saw last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The generation that the workers run: an invalid edit leaves them on the last valid one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_generation: Option<i64>,
+    /// Ready, TopicReady, TableReady, BridgeReady and ProcessorReady.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The Kafka topic as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicStatus>,
+    /// The hypertable as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableStatus>,
+    /// The workers from MQTT to Kafka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<BridgeStatus>,
+    /// The workers from Kafka to TimescaleDB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<ProcessorStatus>,
+    /// How far the table is behind the topic, refreshed at most once a minute. The exact figures are metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<LagStatus>,
+}
+
+/// The Kafka topic as it is.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicStatus {
+    /// The topic's name.
+    pub name: String,
+    /// How many partitions it has now.
+    pub partitions: i32,
+}
+
+/// The hypertable as it is.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableStatus {
+    /// `schema.table`.
+    pub name: String,
+    /// The edition of TimescaleDB: `Community` or `Apache2`.
+    pub edition: String,
+    /// The version of the TimescaleDB extension in this database.
+    pub timescaledb_version: String,
+}
+
+/// The workers from MQTT to Kafka.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BridgeStatus {
+    /// How many bridges there are.
+    pub replicas: i32,
+    /// How many are connected and subscribed.
+    pub ready_replicas: i32,
+    /// The topic filters that the broker has granted.
+    #[serde(default)]
+    pub filters: Vec<String>,
+}
+
+/// The workers from Kafka to TimescaleDB.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessorStatus {
+    /// How many processors there are.
+    pub replicas: i32,
+    /// How many have their partitions and write.
+    pub ready_replicas: i32,
+    /// The label selector of their pods, for the scale subresource.
+    pub selector: String,
+}
+
+/// How far the table is behind the topic.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LagStatus {
+    /// Records in the topic that are not yet rows, dead letters or dropped.
+    pub messages: i64,
+    /// Age of the oldest of them in seconds, estimated; 0 without lag.
+    pub seconds: i64,
+}
+
+/// The types of condition, in the order in which they are listed.
+#[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, IntoStaticStr, Ord, PartialEq, PartialOrd)]
+pub enum ConditionType {
+    /// Messages become rows: all the others are true, and the spec is applied.
+    Ready,
+    /// The Kafka topic is as the spec says.
+    TopicReady,
+    /// The hypertable is as the spec says.
+    TableReady,
+    /// All bridges are connected and subscribed.
+    BridgeReady,
+    /// All processors have partitions and write.
+    ProcessorReady,
+}
+
+/// Why a condition has its status. Each is documented in docs/conditions.md with what to do.
+#[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, IntoStaticStr, PartialEq)]
+pub enum Reason {
+    /// As the spec says.
+    AsSpecified,
+    /// Not looked at yet.
+    Pending,
+    /// On its way: pods start or roll.
+    Progressing,
+    /// `suspend` says so.
+    Suspended,
+    /// The spec is refused; the message says which field and why. Workers keep the last valid configuration.
+    InvalidSpec,
+    /// The VRL program does not compile; the message holds the compiler's diagnostic.
+    ProgramInvalid,
+    /// A referenced Secret does not exist.
+    SecretMissing,
+    /// A referenced Secret lacks a key, or a value in it is not usable.
+    SecretInvalid,
+    /// Kafka does not answer.
+    KafkaUnreachable,
+    /// Kafka answered with an error.
+    KafkaRefused,
+    /// The topic exists and no pipeline created it.
+    TopicNotOwned,
+    /// A change of the topic is refused (fewer partitions, another replication factor).
+    TopicChangeRefused,
+    /// The database does not answer.
+    DatabaseUnreachable,
+    /// The database answered with an error.
+    DatabaseRefused,
+    /// The role lacks a right; the message holds the SQL that grants it.
+    PermissionMissing,
+    /// The TimescaleDB extension is not installed on the server.
+    ExtensionMissing,
+    /// The table exists and no pipeline created it.
+    TableNotOwned,
+    /// Another pipeline manages this topic or table.
+    ResourceConflict,
+    /// A change of the table is refused (a column's type, a dropped column); the message says what to do instead.
+    TableChangeRefused,
+    /// Pods do not become ready; the message says what they report.
+    WorkersNotReady,
+    /// Something the pipeline created could not be deleted yet.
+    CleanupPending,
+    /// An error of Kubernetes or of the operator itself.
+    ReconcileFailed,
+}

@@ -1,0 +1,240 @@
+//! What the operator tells a worker (`WorkerConfig`, a ConfigMap without secrets) and what a worker
+//! answers (`WorkerStatus`, at `GET /status`).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pipeline::ColumnType;
+
+/// The version of [`WorkerConfig`] that this build writes and reads. A worker refuses any other.
+pub const WORKER_CONFIG_VERSION: u32 = 1;
+
+/// The configuration of one worker. Everything in it was validated by the operator; times are in
+/// seconds and sizes in bytes, as the field names say.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// [`WORKER_CONFIG_VERSION`] of the operator that wrote it.
+    pub version: u32,
+    /// Whose worker this is.
+    pub pipeline: PipelineId,
+    /// The backbone, the same for both workers.
+    pub kafka: KafkaConfig,
+    /// What the worker does.
+    pub role: RoleConfig,
+}
+
+/// A pipeline's identity. Not the object's UID, which changes when a cluster is restored.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PipelineId {
+    /// The chart value `clusterName`.
+    pub cluster_name: String,
+    /// The namespace of the IoTPipeline.
+    pub namespace: String,
+    /// The name of the IoTPipeline.
+    pub name: String,
+}
+
+/// Where the backbone is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Comma-separated `host:port`.
+    pub bootstrap_servers: String,
+    /// The pipeline's topic.
+    pub topic: String,
+}
+
+/// The part of the configuration that only one kind of worker has.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RoleConfig {
+    /// MQTT to Kafka.
+    Bridge(BridgeConfig),
+    /// Kafka to TimescaleDB.
+    Processor(ProcessorConfig),
+}
+
+/// MQTT to Kafka.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeConfig {
+    /// Host name or address of the MQTT broker.
+    pub host: String,
+    /// TCP port of the MQTT broker.
+    pub port: u16,
+    /// MQTT 5 or 3.1.1.
+    pub protocol_version: crate::pipeline::ProtocolVersion,
+    /// The client id, which names the session at the broker.
+    pub client_id: String,
+    /// What to subscribe to.
+    pub subscriptions: Vec<Subscription>,
+    /// How long the broker keeps the session of an absent bridge, seconds (MQTT 5 only).
+    pub session_expiry_seconds: u32,
+    /// The largest MQTT packet to accept, bytes.
+    pub max_packet_size_bytes: u32,
+    /// The largest number of messages that are not yet acknowledged.
+    pub max_in_flight: u16,
+    /// The largest sum of the payloads of messages that are not yet acknowledged, bytes.
+    pub max_in_flight_bytes: u64,
+    /// Whether `username` and `password` are to be read from [`crate::names::MQTT_SECRET_DIR`].
+    pub has_credentials: bool,
+    /// What becomes the key of the Kafka record.
+    pub key: KeyConfig,
+    /// The largest Kafka record the producer may send, bytes; the topic's `max.message.bytes` is as large.
+    pub max_record_bytes: u32,
+}
+
+/// One MQTT subscription.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Subscription {
+    /// The topic filter, which may hold `+` and `#`.
+    pub filter: String,
+    /// The highest QoS at which the broker shall deliver: 0, 1 or 2.
+    pub qos: u8,
+}
+
+/// What becomes the key of the Kafka record, which decides partition and order.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyConfig {
+    /// The MQTT topic.
+    Topic,
+    /// One level of the MQTT topic, counted from 0; the whole topic where it has fewer.
+    TopicLevel(u32),
+    /// A field of the JSON payload, by its path (`["device", "id"]`); the MQTT topic where there is none.
+    Field(Vec<String>),
+}
+
+/// Kafka to TimescaleDB.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProcessorConfig {
+    /// The consumer group.
+    pub consumer_group: String,
+    /// Where a topic without any stored position begins.
+    pub start_from: StartFrom,
+    /// How a payload becomes an event.
+    pub codec: crate::pipeline::CodecType,
+    /// The VRL program; without one the event goes to the columns as it was decoded.
+    pub program: Option<String>,
+    /// Accepted event times relative to the worker's clock; `None` accepts all.
+    pub accept_time: AcceptTimeConfig,
+    /// The target table.
+    pub table: TableConfig,
+}
+
+/// Where a topic without any stored position begins.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StartFrom {
+    /// At the oldest record.
+    Earliest,
+    /// After the newest record.
+    Latest,
+    /// At the first record not older than this time, milliseconds since 1970.
+    Timestamp(i64),
+}
+
+/// Accepted event times relative to the worker's clock.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AcceptTimeConfig {
+    /// Older events become dead letters, seconds.
+    pub max_late_seconds: Option<u64>,
+    /// Events further in the future become dead letters, seconds.
+    pub max_ahead_seconds: Option<u64>,
+}
+
+/// The target table.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TableConfig {
+    /// The schema of the table and of its bookkeeping.
+    pub schema: String,
+    /// The hypertable.
+    pub name: String,
+    /// The columns in COPY order.
+    pub columns: Vec<ColumnConfig>,
+    /// The name of the column of `columns` that partitions the hypertable.
+    pub time_column: String,
+    /// The jsonb column that takes the fields no other column takes; not part of `columns`.
+    pub extra_column: Option<String>,
+}
+
+/// One column and where its value comes from.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ColumnConfig {
+    /// The column's name.
+    pub name: String,
+    /// Its SQL type.
+    #[serde(rename = "type")]
+    pub column_type: ColumnType,
+    /// The path of its value in the event (`["ts"]`).
+    pub from: Vec<String>,
+    /// Whether an event without this value is a row (NULL) or a dead letter.
+    pub nullable: bool,
+}
+
+/// The two kinds of worker.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Component {
+    /// MQTT to Kafka.
+    Bridge,
+    /// Kafka to TimescaleDB.
+    Processor,
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Processor => "processor",
+        })
+    }
+}
+
+/// What a worker says of itself at `GET /status`. Fields are only ever added; a reader ignores unknown ones.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerStatus {
+    /// Which kind of worker answers.
+    pub component: Component,
+    /// The version of the worker's build.
+    pub version: String,
+    /// Whether it does its work now (the same as `/readyz`).
+    pub ready: bool,
+    /// Why it does not, for a person: what went wrong, where, what to do. Holds no secrets.
+    pub problem: Option<WorkerProblem>,
+    /// The subscriptions that the broker has granted (bridge only).
+    #[serde(default)]
+    pub subscriptions: Vec<SubscriptionStatus>,
+    /// The partitions this worker owns (processor only).
+    #[serde(default)]
+    pub partitions: Vec<i32>,
+}
+
+/// Why a worker does not do its work.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerProblem {
+    /// A CamelCase word that becomes the reason of a condition, such as `BrokerUnreachable`.
+    pub reason: String,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+/// One subscription as the broker answered it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SubscriptionStatus {
+    /// The topic filter.
+    pub filter: String,
+    /// The QoS that the broker granted; `None` until SUBACK, or where it refused.
+    pub granted_qos: Option<u8>,
+}

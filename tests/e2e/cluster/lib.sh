@@ -1,0 +1,109 @@
+# shellcheck shell=bash
+# Functions and paths that all scripts of the local cluster and of the images share.
+# Sourcing this file changes nothing.
+
+CLUSTER_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+REPO_DIR="$(cd "$CLUSTER_DIR/../../.." && pwd)"
+# shellcheck source-path=SCRIPTDIR source=versions.sh
+source "$CLUSTER_DIR/versions.sh"
+
+CACHE_DIR="${IOTPIPELINE_CACHE:-$HOME/.cache/iotpipeline}"
+STATE_DIR="${IOTPIPELINE_STATE:-/var/lib/iotpipeline}"
+LOG_DIR="$STATE_DIR/log"
+TOOLS_DIR="$CACHE_DIR/tools"
+IMAGES_CACHE_DIR="$CACHE_DIR/images"
+KUBERNETES_BIN="$TOOLS_DIR/kubernetes-$KUBERNETES_VERSION"
+HELM_BIN="$TOOLS_DIR/helm-$HELM_VERSION"
+COREDNS_BIN="$TOOLS_DIR/coredns-$COREDNS_VERSION"
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# step NAME COMMAND…: runs one named step of a longer job. Prints one line with the elapsed
+# seconds; the command's output goes to a log, whose last line is shown every 20 seconds while
+# it runs and whose tail is shown if it fails.
+step() {
+  local name="$1" began=$SECONDS log command_pid waited=0 status=0
+  shift
+  log="$(step_log_dir)/${name//[^a-zA-Z0-9.]/-}.log"
+  ( "$@" ) >"$log" 2>&1 &
+  command_pid=$!
+  while kill -0 "$command_pid" 2>/dev/null; do
+    sleep 0.2
+    waited=$((waited + 1))
+    if ((waited % 100 == 0)); then
+      printf '       … %s, %ds: %s\n' "$name" $((SECONDS - began)) "$(tail -n 1 "$log" | cut -c 1-100)"
+    fi
+  done
+  wait "$command_pid" || status=$?
+  if ((status != 0)); then
+    printf '%4ds  FAILED  %s\n' $((SECONDS - began)) "$name"
+    { tail -n 30 "$log"; echo "The whole log: $log"; } >&2
+    exit "$status"
+  fi
+  printf '%4ds  %s\n' $((SECONDS - began)) "$name"
+}
+
+# Logs of steps live with the cluster's state when there is one (root), else in the cache.
+step_log_dir() {
+  local dir="${STEP_LOG_DIR:-$CACHE_DIR/log}"
+  mkdir -p "$dir"
+  echo "$dir"
+}
+
+# wait_for SECONDS COMMAND…: repeats the command until it succeeds or the time is over.
+wait_for() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    if ((SECONDS >= deadline)); then
+      echo "timed out waiting for: $*" >&2
+      "$@" >&2 || true
+      return 1
+    fi
+    sleep 0.3
+  done
+}
+
+# hash_of PATH…: one hash over the contents of files and directories, independent of their dates.
+hash_of() {
+  local path
+  for path in "$@"; do
+    find "$path" -type f -print0 | sort -z | xargs -0 -r cat
+  done | sha256sum | cut -c 1-16
+}
+
+# install_packages PACKAGE…: installs those Debian packages that are missing. Their services are
+# kept from starting: the cluster runs its own and leaves the machine's alone.
+install_packages() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
+      missing+=("$package")
+  done
+  ((${#missing[@]} == 0)) && return 0
+  echo "installing ${missing[*]}"
+  DEBIAN_FRONTEND=noninteractive without_starting_services apt_install "${missing[@]}"
+}
+
+apt_install() {
+  apt-get install -y -q --no-install-recommends "$@" && return 0
+  apt-get update -q
+  apt-get install -y -q --no-install-recommends "$@"
+}
+
+# Package scripts ask policy-rc.d whether they may start a service; an existing policy is kept.
+without_starting_services() {
+  local policy=/usr/sbin/policy-rc.d status=0
+  if [[ -e $policy ]]; then
+    "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  "$@" || status=$?
+  rm -f "$policy"
+  return "$status"
+}
