@@ -1,7 +1,7 @@
 //! What the operator reports: conditions with reasons, and the few facts a person asks for first.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{KubeSchema, core::cel::ListMerge};
+use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumIter, IntoStaticStr};
 

@@ -1,0 +1,262 @@
+//! The validated pipeline: what a spec says, in types that cannot hold an illegal value. Only
+//! `reconcile::validate` makes one; after it nobody looks at the raw spec. No I/O.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use crds::{
+    names::{MAX_IDENTIFIER_BYTES, MAX_TABLE_NAME_BYTES},
+    pipeline::{ColumnType, DeletionPolicySpec, PodSpec, Suspend},
+    worker::{PipelineId, WorkerConfig},
+};
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
+
+/// Everything the operator needs to know of one IoTPipeline.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Who it is.
+    pub id: PipelineId,
+    /// The reference that every child object carries.
+    pub owner: OwnerReference,
+    /// The generation of the spec that this was made from.
+    pub generation: i64,
+    /// The Kafka topic to keep.
+    pub topic: Topic,
+    /// The hypertable to keep.
+    pub table: Table,
+    /// How to reach the database.
+    pub database: DatabaseAccess,
+    /// The workers from MQTT to Kafka.
+    pub bridge: Worker,
+    /// The workers from Kafka to TimescaleDB.
+    pub processor: Worker,
+    /// What to delete with the pipeline.
+    pub deletion_policy: DeletionPolicySpec,
+    /// Which workers stand still.
+    pub suspend: Suspend,
+}
+
+/// A Kafka topic as it shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topic {
+    /// Comma-separated `host:port`.
+    pub bootstrap_servers: String,
+    /// Its name.
+    pub name: TopicName,
+    /// How many partitions; may grow.
+    pub partitions: i32,
+    /// How many brokers keep each partition; counts at creation only.
+    pub replication_factor: i32,
+    /// The settings that the spec names, `retention.ms` among them. All others stay as they are.
+    pub config: BTreeMap<String, String>,
+    /// The least `max.message.bytes` that leaves room for the largest MQTT packet, key and headers. A larger
+    /// value found on the topic stays.
+    pub min_max_message_bytes: u32,
+}
+
+/// A hypertable as it shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// The schema of the table and of its bookkeeping.
+    pub schema: SqlIdent,
+    /// The hypertable.
+    pub name: SqlIdent,
+    /// Its columns in order; the extra column, if any, is the last.
+    pub columns: Vec<Column>,
+    /// The column that partitions it.
+    pub time_column: SqlIdent,
+    /// The span of time of a new chunk.
+    pub chunk_interval: Duration,
+    /// Its indexes.
+    pub indexes: Vec<Index>,
+    /// How long rows stay; `None` for ever.
+    pub drop_after: Option<Duration>,
+}
+
+/// A column as it shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// Its name.
+    pub name: SqlIdent,
+    /// Its type.
+    pub column_type: ColumnType,
+    /// Whether it may hold NULL.
+    pub nullable: bool,
+}
+
+/// An index as it shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Index {
+    /// Its columns in order.
+    pub columns: Vec<(SqlIdent, SortOrder)>,
+}
+
+/// The direction of a column in an index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SortOrder {
+    /// Smallest first.
+    Ascending,
+    /// Largest first.
+    Descending,
+}
+
+/// How to reach the database. Holds the password, so its `Debug` hides it.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct DatabaseAccess {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Database name.
+    pub database: String,
+    /// Role.
+    pub username: String,
+    /// The role's password.
+    pub password: String,
+}
+
+/// One kind of worker as it shall be.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// How many pods, suspension already counted in.
+    pub replicas: i32,
+    /// What the worker is told.
+    pub config: WorkerConfig,
+    /// The Secret to mount and where.
+    pub secrets: Vec<MountedSecret>,
+    /// CPU and memory of each pod.
+    pub resources: ResourceRequirements,
+    /// How the pods are placed and labelled.
+    pub pod: PodSpec,
+}
+
+/// A Secret that a worker reads as a directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MountedSecret {
+    /// The Secret's name.
+    pub name: String,
+    /// The directory in the container.
+    pub directory: &'static str,
+}
+
+/// The name of a Kafka topic: 1 to 249 of `[A-Za-z0-9._-]`, neither `.` nor `..`, not Kafka's own (`__…`).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TopicName(String);
+
+/// An SQL identifier that needs no quotes and fits PostgreSQL's 63 bytes: `[a-z_][a-z0-9_]*`. Quoted all the same.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SqlIdent(String);
+
+impl TopicName {
+    /// The name, if it is legal.
+    pub fn parse(text: &str) -> Option<Self> {
+        let legal = (1..=249).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            && !matches!(text, "." | "..")
+            && !text.starts_with("__");
+        legal.then(|| Self(text.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SqlIdent {
+    /// The identifier, if it is legal.
+    pub fn parse(text: &str) -> Option<Self> {
+        let starts = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let legal = starts
+            && text.len() <= MAX_IDENTIFIER_BYTES
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        legal.then(|| Self(text.to_owned()))
+    }
+
+    /// The identifier of a table to create: as [`SqlIdent::parse`], with room for the dead letters' suffix and
+    /// not one of the operator's own.
+    pub fn parse_table(text: &str) -> Option<Self> {
+        Self::parse(text).filter(|_| text.len() <= MAX_TABLE_NAME_BYTES && !text.starts_with("_iotpipeline_"))
+    }
+
+    /// The identifier of a schema to write into: as [`SqlIdent::parse`], and not the database's own.
+    pub fn parse_schema(text: &str) -> Option<Self> {
+        let reserved = ["pg_", "_timescaledb", "timescaledb"].iter().any(|prefix| text.starts_with(prefix))
+            || text == "information_schema";
+        Self::parse(text).filter(|_| !reserved)
+    }
+
+    /// The identifier without quotes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SqlIdent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl fmt::Debug for DatabaseAccess {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "postgres://{}:***@{}:{}/{}",
+            self.username, self.host, self.port, self.database
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_names_follow_kafka() {
+        for legal in ["a", "plant-7.line_telemetry", &"x".repeat(249)] {
+            assert!(TopicName::parse(legal).is_some(), "{legal}");
+        }
+        for illegal in ["", ".", "..", "__consumer_offsets", "a b", "a/b", "ä", &"x".repeat(250)] {
+            assert!(TopicName::parse(illegal).is_none(), "{illegal}");
+        }
+    }
+
+    #[test]
+    fn identifiers_need_no_quotes_and_fit() {
+        for legal in ["a", "_x", "line_telemetry", &"x".repeat(63)] {
+            assert!(SqlIdent::parse(legal).is_some(), "{legal}");
+        }
+        for illegal in ["", "7a", "A", "x\"; DROP TABLE y;--", "a-b", "ä", &"x".repeat(64)] {
+            assert!(SqlIdent::parse(illegal).is_none(), "{illegal}");
+        }
+        assert!(SqlIdent::parse_table(&"x".repeat(51)).is_none());
+        assert!(SqlIdent::parse_table("_iotpipeline_positions").is_none());
+        for reserved in ["pg_catalog", "information_schema", "_timescaledb_internal", "timescaledb_information"] {
+            assert!(SqlIdent::parse_schema(reserved).is_none(), "{reserved}");
+        }
+    }
+
+    #[test]
+    fn debug_of_database_access_hides_the_password() {
+        let access = DatabaseAccess {
+            host: "db".into(),
+            port: 5432,
+            database: "iot".into(),
+            username: "app".into(),
+            password: "hunter2".into(),
+        };
+        assert_eq!(format!("{access:?}"), "postgres://app:***@db:5432/iot");
+    }
+}
