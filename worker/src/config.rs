@@ -1,0 +1,145 @@
+//! Reads what the operator wrote: the configuration file and the directories of mounted Secrets.
+//!
+//! Secrets are read again at every connect, so that rotation restarts nothing.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crds::worker::{Component, RoleConfig, WORKER_CONFIG_VERSION, WorkerConfig};
+use serde::Deserialize;
+use snafu::{OptionExt, ResultExt, Snafu, ensure};
+
+/// Why a configuration or a Secret cannot be used.
+#[derive(Debug, Snafu)]
+pub enum Error {
+    /// The file cannot be read.
+    #[snafu(display("failed to read {}", path.display()))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is no `WorkerConfig`.
+    #[snafu(display("failed to parse {}", path.display()))]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where it differs.
+        source: serde_json::Error,
+    },
+    /// Another version of the operator wrote the file.
+    #[snafu(display(
+        "the configuration has version {found}, this worker reads version {WORKER_CONFIG_VERSION} only"
+    ))]
+    Version {
+        /// What the file says; `None` where it says nothing.
+        found: u64,
+    },
+    /// The file is for the other kind of worker.
+    #[snafu(display("the configuration is not for a {component}"))]
+    Role {
+        /// What this worker is.
+        component: Component,
+    },
+    /// A mounted Secret lacks a key.
+    #[snafu(display("the Secret mounted at {} has no key {key}", directory.display()))]
+    SecretKey {
+        /// The directory into which the Secret is mounted.
+        directory: PathBuf,
+        /// The key that is not there.
+        key: String,
+        /// Why the file could not be read.
+        source: io::Error,
+    },
+}
+
+/// Reads and checks the configuration of a worker of kind `component`.
+pub fn read(path: &Path, component: Component) -> Result<WorkerConfig, Error> {
+    let text = fs::read(path).context(ReadSnafu { path })?;
+    parse(&text, path, component)
+}
+
+/// One value of a mounted Secret, without the line end that editors and `echo` leave.
+pub fn read_secret(directory: &Path, key: &str) -> Result<String, Error> {
+    let text = fs::read_to_string(directory.join(key)).context(SecretKeySnafu { directory, key })?;
+    let without_newline = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(without_newline.strip_suffix('\r').unwrap_or(without_newline).to_owned())
+}
+
+fn parse(text: &[u8], path: &Path, component: Component) -> Result<WorkerConfig, Error> {
+    // The version first: another version may well have other fields.
+    let Versioned { version } = serde_json::from_slice(text).context(ParseSnafu { path })?;
+    ensure!(version == u64::from(WORKER_CONFIG_VERSION), VersionSnafu { found: version });
+    let config: WorkerConfig = serde_json::from_slice(text).context(ParseSnafu { path })?;
+    match (&config.role, component) {
+        (RoleConfig::Bridge(_), Component::Bridge) | (RoleConfig::Processor(_), Component::Processor) => {
+            Some(config)
+        }
+        _ => None,
+    }
+    .context(RoleSnafu { component })
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BRIDGE: &str = r#"{
+        "version": 1,
+        "pipeline": {"clusterName": "c", "namespace": "n", "name": "p"},
+        "kafka": {"bootstrapServers": "kafka:9092", "topic": "t"},
+        "role": {"bridge": {
+            "host": "mosquitto", "port": 1883, "protocolVersion": "V5", "clientId": "c-n-p",
+            "subscriptions": [{"filter": "a/#", "qos": 1}], "sessionExpirySeconds": 60,
+            "maxPacketSizeBytes": 1048576, "maxInFlight": 1000, "maxInFlightBytes": 16777216,
+            "hasCredentials": false, "key": {"topicLevel": 1}, "maxRecordBytes": 2097152
+        }}
+    }"#;
+
+    fn check(text: &str, component: Component) -> Result<WorkerConfig, String> {
+        parse(text.as_bytes(), Path::new("worker.json"), component)
+            .map_err(|error| crate::telemetry::chain(&error))
+    }
+
+    #[test]
+    fn a_configuration_of_this_version_is_read() {
+        let config = check(BRIDGE, Component::Bridge).unwrap();
+        assert!(matches!(config.role, RoleConfig::Bridge(bridge) if bridge.max_in_flight == 1000));
+    }
+
+    #[test]
+    fn any_other_version_is_refused_before_its_fields_are_looked_at() {
+        let error = check(r#"{"version": 2, "surprise": true}"#, Component::Bridge).unwrap_err();
+        assert!(error.contains("has version 2"), "{error}");
+    }
+
+    #[test]
+    fn the_other_workers_configuration_is_refused() {
+        let error = check(BRIDGE, Component::Processor).unwrap_err();
+        assert!(error.contains("not for a processor"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        let error = check(&BRIDGE.replace("\"host\"", "\"hots\""), Component::Bridge).unwrap_err();
+        assert!(error.contains("hots"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_loses_one_line_end_and_a_missing_key_is_named() {
+        let directory = std::env::temp_dir().join(format!("iotpipeline-secret-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("password"), "pass word \n").unwrap();
+        assert_eq!(read_secret(&directory, "password").unwrap(), "pass word ");
+        assert!(read_secret(&directory, "username").unwrap_err().to_string().contains("has no key username"));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,118 @@
+//! What a worker knows of its own health: the source of `/livez`, `/readyz` and `/status`. No I/O.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crds::worker::{Component, SubscriptionStatus, WorkerProblem, WorkerStatus};
+
+/// A worker whose data path has not turned for so long is dead.
+const LONGEST_TURN: Duration = Duration::from_secs(60);
+
+/// The health of this worker. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    status: WorkerStatus,
+    last_turn: Instant,
+}
+
+impl Health {
+    /// A worker that has just started: not ready, and alive.
+    pub fn new(component: Component) -> Self {
+        let problem = problem("Starting", "The worker has just started.");
+        Self(Arc::new(Mutex::new(State {
+            status: WorkerStatus {
+                component,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ready: false,
+                problem: Some(problem),
+                subscriptions: Vec::new(),
+                partitions: Vec::new(),
+            },
+            last_turn: Instant::now(),
+        })))
+    }
+
+    /// The worker does its work.
+    pub fn set_ready(&self) {
+        let mut state = self.lock();
+        state.status.ready = true;
+        state.status.problem = None;
+    }
+
+    /// The worker does not do its work, and why.
+    pub fn set_not_ready(&self, problem: WorkerProblem) {
+        let mut state = self.lock();
+        state.status.ready = false;
+        state.status.problem = Some(problem);
+    }
+
+    /// The worker does its work, but something needs a person.
+    pub fn set_ready_with_problem(&self, problem: WorkerProblem) {
+        let mut state = self.lock();
+        state.status.ready = true;
+        state.status.problem = Some(problem);
+    }
+
+    /// How the broker answered each subscription (bridge).
+    pub fn set_subscriptions(&self, subscriptions: Vec<SubscriptionStatus>) {
+        self.lock().status.subscriptions = subscriptions;
+    }
+
+    /// The partitions that this worker owns (processor).
+    pub fn set_partitions(&self, partitions: Vec<i32>) {
+        self.lock().status.partitions = partitions;
+    }
+
+    /// The data path still turns. To be said at least every few seconds, also while waiting for an outage to end.
+    pub fn turned(&self) {
+        self.lock().last_turn = Instant::now();
+    }
+
+    /// Whether the data path has turned lately.
+    pub fn is_alive(&self) -> bool {
+        self.lock().last_turn.elapsed() < LONGEST_TURN
+    }
+
+    /// Everything, as the operator reads it.
+    pub fn status(&self) -> WorkerStatus {
+        self.lock().status.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A problem with a CamelCase reason and one sentence for a person.
+pub fn problem(reason: &str, message: impl Into<String>) -> WorkerProblem {
+    WorkerProblem { reason: reason.to_owned(), message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_worker_is_alive_and_not_ready() {
+        let health = Health::new(Component::Bridge);
+        assert!(health.is_alive());
+        assert!(!health.status().ready);
+        assert_eq!(health.status().problem.unwrap().reason, "Starting");
+    }
+
+    #[test]
+    fn readiness_follows_what_was_said_last() {
+        let health = Health::new(Component::Processor);
+        health.set_ready();
+        assert!(health.status().ready && health.status().problem.is_none());
+        health.set_ready_with_problem(problem("Odd", "Something is odd."));
+        assert!(health.status().ready && health.status().problem.is_some());
+        health.set_not_ready(problem("DatabaseUnreachable", "Connection refused."));
+        assert!(!health.status().ready);
+    }
+}

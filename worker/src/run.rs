@@ -1,0 +1,75 @@
+//! One worker from start to end: read the configuration, open the HTTP endpoint, move data until told to stop.
+//!
+//! The HTTP endpoint and the signals have a thread of their own, so that they answer while the data path is busy.
+
+use std::{net::SocketAddr, path::Path};
+
+use crds::worker::Component;
+use snafu::{ResultExt, Snafu};
+
+use crate::{
+    config,
+    health::Health,
+    http,
+    shutdown::{self, Shutdown},
+    telemetry::{self, Metrics},
+    topology,
+};
+
+/// Why a worker ended.
+#[derive(Debug, Snafu)]
+pub enum Error {
+    /// The configuration cannot be used.
+    #[snafu(display("failed to read the configuration"))]
+    Config {
+        /// What is wrong with it.
+        source: config::Error,
+    },
+    /// The HTTP endpoint or the signal handlers could not be set up.
+    #[snafu(display("failed to start the HTTP endpoint at {address}"))]
+    Http {
+        /// Where it should answer.
+        address: SocketAddr,
+        /// Why it does not.
+        source: std::io::Error,
+    },
+    /// The data path failed.
+    #[snafu(display("failed to run the {component}"))]
+    Topology {
+        /// Which half of the data path.
+        component: Component,
+        /// Why it failed.
+        source: topology::Error,
+    },
+}
+
+/// What every part of a worker shares.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where parts say whether they do their work.
+    pub health: Health,
+    /// Where parts register their metrics.
+    pub metrics: Metrics,
+    /// Tells parts when to stop.
+    pub shutdown: Shutdown,
+}
+
+/// Runs the worker until SIGTERM or SIGINT; blocks the calling thread.
+pub fn run(component: Component, config_path: &Path, http_address: SocketAddr) -> Result<(), Error> {
+    telemetry::start_logging();
+    let config = config::read(config_path, component).context(ConfigSnafu)?;
+    let (shutdown_trigger, shutdown) = shutdown::channel();
+    let context = Context { health: Health::new(component), metrics: Metrics::default(), shutdown };
+    http::spawn(http_address, context.health.clone(), context.metrics.clone(), shutdown_trigger)
+        .context(HttpSnafu { address: http_address })?;
+    tracing::info!(
+        %component,
+        namespace = config.pipeline.namespace,
+        pipeline = config.pipeline.name,
+        version = env!("CARGO_PKG_VERSION"),
+        "The worker started"
+    );
+    topology::run(config, context).context(TopologySnafu { component })?;
+    tracing::info!(%component, "The worker stopped");
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Where data goes: one module for each system.
+
+pub mod kafka;
+pub mod timescale;

@@ -1,0 +1,4 @@
+//! Where data comes from: one module for each system.
+
+pub mod kafka;
+pub mod mqtt;
