@@ -2,6 +2,7 @@
 //!
 //! `reconcile` is the story on one page; read it first.
 
+pub mod change;
 pub mod kafka;
 pub mod pipeline;
 pub mod timescale;
