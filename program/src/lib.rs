@@ -1,1 +1,349 @@
-//! Placeholder.
+//! Programs: VRL as this project allows it. The operator compiles a program to judge it, the worker to run
+//! it; nobody else knows the VRL compiler. Pure: no I/O.
+
+mod functions;
+mod limits;
+mod metadata;
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use snafu::{ResultExt, Snafu};
+pub use vrl::value::Value;
+use vrl::{
+    compiler::{
+        CompileConfig, ExpressionError, TargetValueRef, TimeZone, compile_with_external,
+        runtime::{Runtime, Terminate},
+        state::ExternalEnv,
+    },
+    diagnostic::{DiagnosticList, Formatter},
+    value::{Kind, Secrets},
+};
+
+use crate::{
+    functions::allowed_functions,
+    limits::check_limits,
+    metadata::{UsedMetadata, metadata_kind, metadata_value},
+};
+pub use crate::{
+    limits::{LimitError, MAX_ARRAY_INDEX, MAX_CHAINED_OPERATORS, MAX_NESTING_LEVELS, MAX_SOURCE_BYTES},
+    metadata::Metadata,
+};
+
+/// How many rows one message may become.
+pub const MAX_ROWS: usize = 1_000;
+
+/// How many expressions one run may evaluate, so that a loop over a hostile payload ends.
+pub const MAX_STEPS: u32 = 1_000_000;
+
+/// The longest text of a failure, bytes; messages of VRL may quote the data.
+const MAX_MESSAGE_BYTES: usize = 1_000;
+
+/// The stack on which the compiler runs. It recurses, and its callers' threads may have small ones.
+const COMPILER_STACK_BYTES: usize = 32 * 1024 * 1024;
+
+/// Why a program is not accepted. Displays as text for its author, without colours.
+#[derive(Debug, Snafu)]
+pub enum CompileError {
+    /// It is too large or too deep for the compiler.
+    #[snafu(display("{source}"))]
+    Limits {
+        /// Which limit.
+        source: LimitError,
+    },
+    /// The compiler refuses it.
+    #[snafu(display("{diagnostic}"))]
+    Rejected {
+        /// VRL's own text: code, place, hint.
+        diagnostic: String,
+    },
+    /// The thread for the compiler could not be started.
+    #[snafu(display("failed to start the compiler"))]
+    Start {
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The compiler panicked, which is a bug of VRL.
+    #[snafu(display("the compiler failed on this program"))]
+    Crashed,
+}
+
+/// A compiled program. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Program {
+    compiled: Arc<vrl::compiler::Program>,
+    used_metadata: UsedMetadata,
+    timezone: TimeZone,
+}
+
+/// What a message became.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// These rows, each an object, at most [`MAX_ROWS`].
+    Rows(Vec<Value>),
+    /// Nothing, on purpose: the program left `null` or called `abort`.
+    Dropped,
+    /// The program failed.
+    Failed(String),
+    /// An array of this many elements, more than [`MAX_ROWS`].
+    TooManyRows(usize),
+    /// Something other than an object, or an array with it.
+    NotAnObject {
+        /// What it is instead, in VRL's words.
+        found: &'static str,
+    },
+}
+
+/// Compiles a program.
+///
+/// # Errors
+/// With text for the program's author.
+pub fn compile(source: &str) -> Result<Program, CompileError> {
+    check_limits(source).context(LimitsSnafu)?;
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("vrl-compiler".into())
+            .stack_size(COMPILER_STACK_BYTES)
+            .spawn_scoped(scope, || compile_checked(source))
+            .context(StartSnafu)?
+            .join()
+            .unwrap_or_else(|_| CrashedSnafu.fail())
+    })
+}
+
+fn compile_checked(source: &str) -> Result<Program, CompileError> {
+    let environment = ExternalEnv::new_with_kind(Kind::json().or_timestamp(), metadata_kind());
+    let compiled =
+        compile_with_external(source, &allowed_functions(), &environment, CompileConfig::default())
+            .map_err(|diagnostics| rejected(source, diagnostics))?
+            .program;
+    let info = compiled.info();
+    let used_metadata = UsedMetadata::of(info.target_queries.iter().chain(&info.target_assignments));
+    Ok(Program {
+        compiled: Arc::new(compiled),
+        used_metadata,
+        timezone: TimeZone::parse("UTC").unwrap_or_default(),
+    })
+}
+
+fn rejected(source: &str, diagnostics: DiagnosticList) -> CompileError {
+    let diagnostic = Formatter::new(source, diagnostics).to_string().trim().to_owned();
+    CompileError::Rejected { diagnostic }
+}
+
+impl Program {
+    /// Runs the program on one event.
+    pub fn run(&self, mut event: Value, metadata: &Metadata<'_>) -> Outcome {
+        let mut metadata = metadata_value(metadata, self.used_metadata);
+        let mut secrets = Secrets::new();
+        let mut target = TargetValueRef { value: &mut event, metadata: &mut metadata, secrets: &mut secrets };
+        let mut steps = 0_u32;
+        let mut limit_steps = || {
+            steps += 1;
+            if steps > MAX_STEPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = Runtime::default().resolve_with_control(
+            &mut target,
+            &self.compiled,
+            &self.timezone,
+            &mut limit_steps,
+        );
+        match result {
+            Ok(_) => rows(event),
+            Err(Terminate::Abort(ExpressionError::Abort { .. })) => Outcome::Dropped,
+            Err(Terminate::Interrupted) => {
+                Outcome::Failed(format!("the program evaluated more than {MAX_STEPS} expressions"))
+            }
+            Err(Terminate::Abort(error) | Terminate::Error(error)) => {
+                Outcome::Failed(shortened(error.to_string()))
+            }
+        }
+    }
+}
+
+/// What an event becomes as it stands: an object one row, an array one row for each element, null none.
+pub fn rows(event: Value) -> Outcome {
+    let rows = match event {
+        Value::Null => return Outcome::Dropped,
+        Value::Array(rows) if rows.len() > MAX_ROWS => return Outcome::TooManyRows(rows.len()),
+        Value::Array(rows) => rows,
+        row => vec![row],
+    };
+    match rows.iter().find(|row| !row.is_object()) {
+        Some(other) => Outcome::NotAnObject { found: kind_name(other) },
+        None => Outcome::Rows(rows),
+    }
+}
+
+fn kind_name(value: &Value) -> &'static str {
+    match value {
+        Value::Bytes(_) | Value::String(_) => "a string",
+        Value::Regex(_) => "a regular expression",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a float",
+        Value::Boolean(_) => "a boolean",
+        Value::Timestamp(_) => "a timestamp",
+        Value::Object(_) => "an object",
+        Value::Array(_) => "an array",
+        Value::Null => "null",
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_MESSAGE_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Value {
+        // The parser of VRL itself, so that this crate needs no JSON library.
+        match compile(&format!(". = parse_json!(s'{text}')")).unwrap().run(Value::Null, &Metadata::default())
+        {
+            Outcome::Rows(rows) if rows.len() == 1 => rows[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn metadata() -> Metadata<'static> {
+        Metadata {
+            topic: Some("plants/7/lines/3/telemetry"),
+            qos: Some(1),
+            retained: Some(false),
+            properties: &[("unit", "F")],
+            ingested_at: Some("2026-11-23T10:00:00.123456Z"),
+            partition: 4,
+            offset: 42,
+        }
+    }
+
+    fn run(source: &str, event: &str) -> Outcome {
+        compile(source).unwrap().run(json(event), &metadata())
+    }
+
+    fn field(outcome: &Outcome, name: &str) -> Value {
+        match outcome {
+            Outcome::Rows(rows) => rows[0].as_object().unwrap()[name].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_sample_program_runs() {
+        let outcome = run(
+            ".line = split(%topic, \"/\")[3]\n\
+             .temperature_c = (to_float!(.temp_f) - 32.0) * 5.0 / 9.0\n\
+             .processed_at = now()",
+            r#"{"temp_f": 212}"#,
+        );
+        assert_eq!(field(&outcome, "line"), Value::from("3"));
+        assert_eq!(field(&outcome, "temperature_c"), Value::from_f64_or_zero(100.0));
+        assert!(matches!(field(&outcome, "processed_at"), Value::Timestamp(_)));
+    }
+
+    #[test]
+    fn metadata_has_the_kinds_that_the_compiler_was_told() {
+        let outcome = run(
+            ".a = %qos + 1\n.b = !%retained\n.c = upcase(%properties.unit) ?? \"none\"\n\
+             .d = format_timestamp!(%ingested_at, \"%s\")\n.e = %partition * 2\n.f = %offset\n.g = %",
+            r#"{"x": 1}"#,
+        );
+        assert_eq!(field(&outcome, "a"), Value::from(2));
+        assert_eq!(field(&outcome, "b"), Value::from(true));
+        assert_eq!(field(&outcome, "c"), Value::from("F"));
+        assert_eq!(field(&outcome, "d"), Value::from("1795428000"));
+        assert_eq!(field(&outcome, "e"), Value::from(8));
+        assert_eq!(field(&outcome, "f"), Value::from(42));
+        assert_eq!(field(&outcome, "g").as_object().unwrap().len(), 7);
+    }
+
+    #[test]
+    fn an_array_makes_rows_and_null_or_abort_none() {
+        let expected = Outcome::Rows(vec![json(r#"{"v":1}"#), json(r#"{"v":2}"#)]);
+        assert_eq!(run(". = .list", r#"{"list":[{"v":1},{"v":2}]}"#), expected);
+        assert_eq!(run(". = null", r#"{"a":1}"#), Outcome::Dropped);
+        assert_eq!(run("if .a == 1 { abort }", r#"{"a":1}"#), Outcome::Dropped);
+        assert_eq!(run(". = []", r#"{"a":1}"#), Outcome::Rows(vec![]));
+        assert_eq!(run(". = [{}, 3]", r#"{"a":1}"#), Outcome::NotAnObject { found: "an integer" });
+        assert_eq!(run(". = \"text\"", r#"{"a":1}"#), Outcome::NotAnObject { found: "a string" });
+        assert_eq!(run(". = range!(0, 1001)", r#"{"a":1}"#), Outcome::TooManyRows(1001));
+    }
+
+    #[test]
+    fn a_runtime_error_is_a_failure_with_its_text() {
+        let Outcome::Failed(message) = run(".c = to_float!(.t)", r#"{"t": "warm"}"#) else { panic!() };
+        assert!(message.contains("to_float") && message.contains("Invalid float"), "{message}");
+    }
+
+    #[test]
+    fn a_loop_that_does_not_end_in_time_is_stopped() {
+        let source = "n = 0\nfor_each(array!(.list)) -> |_i, _v| {\n\
+            for_each(array!(.list)) -> |_i, _v| { for_each(array!(.list)) -> |_i, _v| { n = n + 1 } }\n}\n.n = n";
+        let list = vec!["1"; 200].join(",");
+        let Outcome::Failed(message) = run(source, &format!(r#"{{"list":[{list}]}}"#)) else { panic!() };
+        assert!(message.contains("1000000 expressions"), "{message}");
+    }
+
+    #[test]
+    fn a_compile_error_carries_the_diagnostic_of_vrl_without_colours() {
+        let text = compile(".a = to_float(.b)").unwrap_err().to_string();
+        assert!(text.starts_with("error[E103]: unhandled fallible assignment"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn functions_that_reach_outside_or_expand_do_not_compile() {
+        for call in [
+            "get_env_var!(\"HOME\")",
+            "get_hostname!()",
+            "dns_lookup!(\"a\")",
+            "reverse_dns!(\"127.0.0.1\")",
+            "http_request!(\"http://a\")",
+            "log(\"x\")",
+            "parse_proto!(\"x\", \"a.desc\", \"m\")",
+            "decode_gzip!(\"x\")",
+            "decode_zstd!(\"x\")",
+            "parse_yaml!(\"x\")",
+            "parse_grok!(\"x\", \"%{GREEDYDATA}\")",
+            "unflatten({})",
+            "set!({}, [\"a\"], 1)",
+        ] {
+            let error = compile(&format!(".a = {call}")).unwrap_err().to_string();
+            assert!(error.contains("undefined function"), "{call}: {error}");
+        }
+    }
+
+    /// The largest trees that the limits let through compile, run and drop on a thread with the default stack.
+    #[test]
+    fn the_deepest_allowed_programs_do_not_overflow_a_small_stack() {
+        let sources = [
+            format!(".a = {}1{}", "(".repeat(64), ")".repeat(64)),
+            format!(".a = {}1{}", "[".repeat(64), "]".repeat(64)),
+            format!(".a = {}1{}", "{\"a\":".repeat(64), "}".repeat(64)),
+            format!(".a = 1{}", " + 1".repeat(250)),
+            format!(".a = {}true", "!".repeat(250)),
+            format!(".a = {}1{}", "if true { ".repeat(63), " }".repeat(63)),
+            format!(".a = {}1{}", "{ 1 + 1 + 1 + ".repeat(62), " }".repeat(62)),
+            format!("if .x == 0 {{ 1 }}{}", " else if .x == 1 { 1 }".repeat(80)),
+        ];
+        let check = move || {
+            for source in &sources {
+                match compile(source) {
+                    Ok(program) => drop(program.run(Value::Null, &Metadata::default())),
+                    Err(error) => assert!(matches!(error, CompileError::Rejected { .. }), "{error}"),
+                }
+            }
+        };
+        std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(check).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn programs_are_shared_between_threads() {
+        fn shared<T: Clone + Send + Sync>(_: &T) {}
+        shared(&compile(".a = 1").unwrap());
+    }
+}

@@ -1,0 +1,117 @@
+//! Where an event came from, as a program sees it below `%`. Pure.
+
+use std::collections::BTreeMap;
+
+use vrl::{
+    path::{OwnedSegment, OwnedTargetPath, PathPrefix},
+    value::{KeyString, Kind, ObjectMap, Value, kind::Collection},
+};
+
+/// Where an event came from. Borrowed from the Kafka record; only what the program reads is copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metadata<'a> {
+    /// `%topic`: the MQTT topic.
+    pub topic: Option<&'a str>,
+    /// `%qos`: 0, 1 or 2.
+    pub qos: Option<u8>,
+    /// `%retained`.
+    pub retained: Option<bool>,
+    /// `%properties`: the MQTT 5 user properties; of two with one name the last counts.
+    pub properties: &'a [(&'a str, &'a str)],
+    /// `%ingested_at`: RFC 3339, when the bridge received the message.
+    pub ingested_at: Option<&'a str>,
+    /// `%partition`: the Kafka partition.
+    pub partition: i32,
+    /// `%offset`: the Kafka offset.
+    pub offset: i64,
+}
+
+/// What the compiler is told about `%`.
+pub(crate) fn metadata_kind() -> Kind {
+    let known: BTreeMap<_, Kind> = BTreeMap::from([
+        ("topic".into(), Kind::bytes()),
+        ("qos".into(), Kind::integer()),
+        ("retained".into(), Kind::boolean()),
+        ("properties".into(), Kind::object(Collection::from_unknown(Kind::bytes().or_undefined()))),
+        ("ingested_at".into(), Kind::timestamp()),
+        ("partition".into(), Kind::integer()),
+        ("offset".into(), Kind::integer()),
+    ]);
+    Kind::object(Collection::from(known))
+}
+
+/// Which fields of `%` a program can touch, found at compile time so that the rest need not be built.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct UsedMetadata {
+    topic: bool,
+    qos: bool,
+    retained: bool,
+    properties: bool,
+    ingested_at: bool,
+    partition: bool,
+    offset: bool,
+}
+
+impl UsedMetadata {
+    const ALL: Self = Self {
+        topic: true,
+        qos: true,
+        retained: true,
+        properties: true,
+        ingested_at: true,
+        partition: true,
+        offset: true,
+    };
+
+    pub(crate) fn of<'a>(paths: impl Iterator<Item = &'a OwnedTargetPath>) -> Self {
+        let mut used = Self::default();
+        for path in paths.filter(|path| path.prefix == PathPrefix::Metadata) {
+            match path.path.segments.first() {
+                Some(OwnedSegment::Field(name)) => used.add(name),
+                _ => return Self::ALL,
+            }
+        }
+        used
+    }
+
+    fn add(&mut self, name: &str) {
+        match name {
+            "topic" => self.topic = true,
+            "qos" => self.qos = true,
+            "retained" => self.retained = true,
+            "properties" => self.properties = true,
+            "ingested_at" => self.ingested_at = true,
+            "partition" => self.partition = true,
+            "offset" => self.offset = true,
+            _ => {}
+        }
+    }
+}
+
+/// Builds `%` with the fields that are used and known.
+pub(crate) fn metadata_value(metadata: &Metadata<'_>, used: UsedMetadata) -> Value {
+    let mut object = ObjectMap::new();
+    if used == UsedMetadata::default() {
+        return Value::Object(object);
+    }
+    let mut add = |used: bool, name: &str, value: Option<Value>| {
+        if let (true, Some(value)) = (used, value) {
+            object.insert(KeyString::from(name), value);
+        }
+    };
+    add(used.topic, "topic", metadata.topic.map(Value::from));
+    add(used.qos, "qos", metadata.qos.map(Value::from));
+    add(used.retained, "retained", metadata.retained.map(Value::from));
+    if used.properties {
+        let properties =
+            metadata.properties.iter().map(|(name, value)| (KeyString::from(*name), Value::from(*value)));
+        add(true, "properties", Some(Value::Object(properties.collect())));
+    }
+    if used.ingested_at {
+        let time = metadata.ingested_at.and_then(|text| text.parse().ok()).map(Value::Timestamp);
+        add(true, "ingested_at", time);
+    }
+    add(used.partition, "partition", Some(Value::from(metadata.partition)));
+    add(used.offset, "offset", Some(Value::from(metadata.offset)));
+    Value::Object(object)
+}
