@@ -120,3 +120,9 @@ pub fn default_client_id(cluster_name: &str, namespace: &str, pipeline: &str) ->
 pub fn default_consumer_group(namespace: &str, pipeline: &str) -> String {
     format!("iotp.{namespace}.{pipeline}")
 }
+
+/// The host to connect to: one without a dot is a Service in the pipeline's namespace.
+pub fn service_host(host: &str, namespace: &str) -> String {
+    let is_full = host.contains('.') || host.contains(':') || host == "localhost";
+    if is_full { host.to_owned() } else { format!("{host}.{namespace}.svc") }
+}

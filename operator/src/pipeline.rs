@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crds::{
+    database::DatabaseAccess,
     names::{MAX_IDENTIFIER_BYTES, MAX_TABLE_NAME_BYTES},
     pipeline::{ColumnType, DeletionPolicySpec, PodSpec, Suspend},
     worker::{PipelineId, WorkerConfig},
@@ -97,21 +98,6 @@ pub enum SortOrder {
     Ascending,
     /// Largest first.
     Descending,
-}
-
-/// How to reach the database. Holds the password, so its `Debug` hides it.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct DatabaseAccess {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Database name.
-    pub database: String,
-    /// Role.
-    pub username: String,
-    /// The role's password.
-    pub password: String,
 }
 
 /// One kind of worker as it shall be.
@@ -209,16 +195,6 @@ impl fmt::Display for Table {
     }
 }
 
-impl fmt::Debug for DatabaseAccess {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "postgres://{}:***@{}:{}/{}",
-            self.username, self.host, self.port, self.database
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,17 +222,5 @@ mod tests {
         for reserved in ["pg_catalog", "information_schema", "_timescaledb_internal", "timescaledb_information"] {
             assert!(SqlIdent::parse_schema(reserved).is_none(), "{reserved}");
         }
-    }
-
-    #[test]
-    fn debug_of_database_access_hides_the_password() {
-        let access = DatabaseAccess {
-            host: "db".into(),
-            port: 5432,
-            database: "iot".into(),
-            username: "app".into(),
-            password: "hunter2".into(),
-        };
-        assert_eq!(format!("{access:?}"), "postgres://app:***@db:5432/iot");
     }
 }

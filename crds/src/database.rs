@@ -1,0 +1,179 @@
+//! How a database is named in a Secret: as parts, or as a URI. Operator and worker read the same Secret with the
+//! same rules. No I/O: whoever holds the Secret passes a look-up function.
+
+use std::fmt;
+
+use url::Url;
+
+use crate::names::service_host;
+
+/// How to reach the database. Holds the password, so its `Debug` hides it.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct DatabaseAccess {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Database name.
+    pub database: String,
+    /// Role.
+    pub username: String,
+    /// The role's password.
+    pub password: String,
+}
+
+/// Why a Secret does not name a database. Quotes keys and never values.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum DatabaseSecretError {
+    /// Neither `uri` nor all of the parts are there.
+    Missing(&'static str),
+    /// The value of this key is not usable, and why.
+    Unusable(&'static str, &'static str),
+}
+
+impl DatabaseAccess {
+    /// Reads `fqdn-uri` or `uri` where there is one, else `host`, `port` (5432), `dbname`, `username` (or `user`)
+    /// and `password`: the keys of a CloudNativePG `<cluster>-app` Secret. A host without a dot is a Service
+    /// in `namespace`.
+    ///
+    /// # Errors
+    /// Names the key that is missing or unusable.
+    pub fn from_secret(
+        value_of: impl Fn(&str) -> Option<String>,
+        namespace: &str,
+    ) -> Result<Self, DatabaseSecretError> {
+        let mut access = match (value_of("fqdn-uri"), value_of("uri")) {
+            (Some(uri), _) => Self::from_uri("fqdn-uri", &uri)?,
+            (None, Some(uri)) => Self::from_uri("uri", &uri)?,
+            (None, None) => Self::from_parts(&value_of)?,
+        };
+        access.host = service_host(&access.host, namespace);
+        Ok(access)
+    }
+
+    fn from_parts(value_of: &impl Fn(&str) -> Option<String>) -> Result<Self, DatabaseSecretError> {
+        let required = |key| value_of(key).filter(|value| !value.is_empty()).ok_or(DatabaseSecretError::Missing(key));
+        let port = match value_of("port") {
+            Some(port) => {
+                port.trim().parse().map_err(|_| DatabaseSecretError::Unusable("port", "it is no TCP port"))?
+            }
+            None => DEFAULT_PORT,
+        };
+        let host = required("host")?;
+        if host.starts_with('/') {
+            return Err(DatabaseSecretError::Unusable("host", "it is a path; a host name or an address is needed"));
+        }
+        Ok(Self {
+            host,
+            port,
+            database: required("dbname")?,
+            username: required("username").or_else(|missing| required("user").map_err(|_| missing))?,
+            password: required("password")?,
+        })
+    }
+
+    fn from_uri(key: &'static str, uri: &str) -> Result<Self, DatabaseSecretError> {
+        let unusable = |why| DatabaseSecretError::Unusable(key, why);
+        let url = Url::parse(uri).map_err(|_| unusable("it is no URI; write postgres://user:password@host:port/dbname"))?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(unusable("its scheme is not postgres"));
+        }
+        // Parameters such as sslkey or passfile name files; the spec is the place for such settings.
+        if url.query_pairs().any(|(name, _)| name != "sslmode" && name != "application_name") {
+            return Err(unusable("it has parameters; only sslmode and application_name are allowed, and ignored"));
+        }
+        let decoded = |text: &str| {
+            percent_encoding::percent_decode_str(text)
+                .decode_utf8()
+                .map(|text| text.into_owned())
+                .map_err(|_| unusable("it holds text that is not UTF-8"))
+        };
+        let host = url.host_str().filter(|host| !host.is_empty() && !host.contains('%'));
+        let database = decoded(url.path().trim_start_matches('/'))?;
+        if database.is_empty() || url.username().is_empty() {
+            return Err(unusable("it names no user or no database"));
+        }
+        Ok(Self {
+            host: host.ok_or_else(|| unusable("it names no host"))?.to_owned(),
+            port: url.port().unwrap_or(DEFAULT_PORT),
+            database,
+            username: decoded(url.username())?,
+            password: decoded(url.password().ok_or_else(|| unusable("it has no password"))?)?,
+        })
+    }
+}
+
+const DEFAULT_PORT: u16 = 5432;
+
+impl fmt::Debug for DatabaseAccess {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "postgres://{}:***@{}:{}/{}", self.username, self.host, self.port, self.database)
+    }
+}
+
+impl fmt::Display for DatabaseSecretError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(key) => {
+                write!(formatter, "has no key {key} (it needs uri, or host, dbname, username and password)")
+            }
+            Self::Unusable(key, why) => write!(formatter, "has a key {key} that cannot be used: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for DatabaseSecretError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(secret: &[(&str, &str)]) -> Result<DatabaseAccess, DatabaseSecretError> {
+        let value_of = |key: &str| {
+            secret.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
+        };
+        DatabaseAccess::from_secret(value_of, "plant-7")
+    }
+
+    #[test]
+    fn parts_and_uri_say_the_same() {
+        let expected = DatabaseAccess {
+            host: "db.plant-7.svc".into(),
+            port: 6432,
+            database: "iot".into(),
+            username: "app".into(),
+            password: "p@ss/word".into(),
+        };
+        let parts =
+            [("host", "db"), ("port", "6432"), ("dbname", "iot"), ("username", "app"), ("password", "p@ss/word")];
+        assert_eq!(read(&parts).as_ref(), Ok(&expected));
+        assert_eq!(read(&[("uri", "postgresql://app:p%40ss%2Fword@db:6432/iot")]), Ok(expected));
+    }
+
+    #[test]
+    fn a_full_name_wins_over_a_short_one() {
+        let both = [("uri", "postgres://a:b@short/x"), ("fqdn-uri", "postgres://a:b@db.other.svc/x")];
+        assert_eq!(read(&both).unwrap().host, "db.other.svc");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_key_and_never_by_value() {
+        for (secret, message) in [
+            (vec![], "has no key host (it needs uri, or host, dbname, username and password)"),
+            (vec![("host", "/run/postgresql")], "has a key host that cannot be used: it is a path; a host name or an address is needed"),
+            (vec![("uri", "postgres://a:b@h/x?sslkey=/etc/key")], "has a key uri that cannot be used: it has parameters; only sslmode and application_name are allowed, and ignored"),
+            (vec![("uri", "postgres://a@h/x")], "has a key uri that cannot be used: it has no password"),
+            (vec![("uri", "mysql://a:b@h/x")], "has a key uri that cannot be used: its scheme is not postgres"),
+            (vec![("uri", "postgres://a:b@%2Frun%2Fpg/x")], "has a key uri that cannot be used: it names no host"),
+            (vec![("host", "h"), ("port", "none")], "has a key port that cannot be used: it is no TCP port"),
+        ] {
+            assert_eq!(read(&secret).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn debug_hides_the_password() {
+        let access = read(&[("uri", "postgres://app:hunter2@db.x/iot")]).unwrap();
+        assert_eq!(format!("{access:?}"), "postgres://app:***@db.x:5432/iot");
+    }
+}
