@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Functions and paths that all scripts of the local cluster and of the images share.
 # Sourcing this file changes nothing.
 
@@ -8,13 +8,33 @@ REPO_DIR="$(cd "$CLUSTER_DIR/../../.." && pwd)"
 source "$CLUSTER_DIR/versions.sh"
 
 CACHE_DIR="${IOTPIPELINE_CACHE:-$HOME/.cache/iotpipeline}"
-STATE_DIR="${IOTPIPELINE_STATE:-/var/lib/iotpipeline}"
-LOG_DIR="$STATE_DIR/log"
 TOOLS_DIR="$CACHE_DIR/tools"
 IMAGES_CACHE_DIR="$CACHE_DIR/images"
 KUBERNETES_BIN="$TOOLS_DIR/kubernetes-$KUBERNETES_VERSION"
 HELM_BIN="$TOOLS_DIR/helm-$HELM_VERSION"
 COREDNS_BIN="$TOOLS_DIR/coredns-$COREDNS_VERSION"
+
+# The node's /var and /run are directories of the state directory, so everything that its
+# daemons write goes with it.
+STATE_DIR="${IOTPIPELINE_STATE:-/var/lib/iotpipeline}"
+NODE_VAR="$STATE_DIR/var"
+NODE_RUN="$STATE_DIR/run"
+NODE_CONFIG="$NODE_VAR/lib/kubernetes"
+CONTAINERD_SOCKET="$NODE_RUN/containerd/containerd.sock"
+
+# The machine and the node are joined by one pair of interfaces, and all addresses of the
+# cluster are in one network that the machine reaches through it.
+NODE_NAME=iotpipeline
+NETWORK_NAMESPACE=iotpipeline
+MACHINE_INTERFACE=iotpipeline0
+CLUSTER_CIDR=10.213.0.0/16
+MACHINE_ADDRESS=10.213.0.1
+NODE_ADDRESS=10.213.0.2
+SERVICE_CIDR=10.213.64.0/18
+API_SERVICE_ADDRESS=10.213.64.1
+DNS_SERVICE_ADDRESS=10.213.64.10
+POD_CIDR=10.213.128.0/17
+CGROUP_NAME=iotpipeline
 
 die() {
   echo "error: $*" >&2
@@ -27,7 +47,8 @@ die() {
 step() {
   local name="$1" began=$SECONDS log command_pid waited=0 status=0
   shift
-  log="$(step_log_dir)/${name//[^a-zA-Z0-9.]/-}.log"
+  log="$CACHE_DIR/log/${name//[^a-zA-Z0-9.]/-}.log"
+  mkdir -p "$CACHE_DIR/log"
   ( "$@" ) >"$log" 2>&1 &
   command_pid=$!
   while kill -0 "$command_pid" 2>/dev/null; do
@@ -46,11 +67,24 @@ step() {
   printf '%4ds  %s\n' $((SECONDS - began)) "$name"
 }
 
-# Logs of steps live with the cluster's state when there is one (root), else in the cache.
-step_log_dir() {
-  local dir="${STEP_LOG_DIR:-$CACHE_DIR/log}"
-  mkdir -p "$dir"
-  echo "$dir"
+kubectl() {
+  "$KUBERNETES_BIN/kubectl" --kubeconfig "$STATE_DIR/kubeconfig" "$@"
+}
+
+containerd_client() {
+  ctr --address "$CONTAINERD_SOCKET" --namespace k8s.io "$@"
+}
+
+# The node runs while its first process does; process numbers are reused, start times are not.
+node_is_running() {
+  local pid started
+  [[ -f $STATE_DIR/node.pid ]] || return 1
+  read -r pid started <"$STATE_DIR/node.pid"
+  [[ "$(start_time_of "$pid")" == "$started" ]]
+}
+
+start_time_of() {
+  [[ -r /proc/$1/stat ]] && sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20
 }
 
 # wait_for SECONDS COMMAND…: repeats the command until it succeeds or the time is over.
@@ -65,6 +99,11 @@ wait_for() {
     fi
     sleep 0.3
   done
+}
+
+# backend_image_name NAME: the image's name without its tag. It exists only inside the cluster.
+backend_image_name() {
+  echo "docker.io/iotpipeline-cluster/$1"
 }
 
 # hash_of PATH…: one hash over the contents of files and directories, independent of their dates.

@@ -1,0 +1,20 @@
+# What there is to do here. Each target calls one script or tool, which says what it does.
+.DEFAULT_GOAL := help
+.PHONY: help images cluster cluster-down cluster-status
+
+CLUSTER := tests/e2e/cluster
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+images: ## build the operator's and worker's images: target/images/{operator,worker}.tar
+	cargo build --release --package operator --package worker && images/build
+
+cluster: ## bring up a local cluster with Kafka, TimescaleDB and Mosquitto
+	$(CLUSTER)/up
+
+cluster-down: ## take the local cluster down without a trace
+	$(CLUSTER)/down
+
+cluster-status: ## tell whether the local cluster is up, and its pods
+	$(CLUSTER)/status
