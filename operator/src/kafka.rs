@@ -1,1 +1,152 @@
-//! Kafka topics.
+//! Kafka topics: what is there, what is to change, and the one trait through which the operator reads and
+//! changes them. This file holds the vocabulary and does no I/O; `client` does, `plan` does not.
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+
+use crate::{
+    change::{Change, Refusal},
+    pipeline::TopicName,
+};
+
+mod client;
+mod error;
+mod plan;
+
+pub use client::KafkaClient;
+pub use error::Error;
+pub use plan::{plan, plan_deletion};
+
+/// The outside system. One implementation talks to brokers ([`KafkaClient`]); tests write their own.
+///
+/// Every call ends within 10 seconds or a small multiple of it.
+pub trait TopicAdmin: Send + Sync {
+    /// Reads the cluster's id and the topic as it is.
+    fn observe<'a>(
+        &'a self,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
+    ) -> BoxFuture<'a, Result<ObservedTopic, Error>>;
+
+    /// Makes one step of a [`TopicPlan`] and reads back that it holds.
+    fn apply<'a>(
+        &'a self,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
+        step: &'a TopicStep,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Deletes the topic. A topic that does not exist is deleted already. The caller has checked the marker.
+    fn delete<'a>(
+        &'a self,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The first and the next offset of each partition; empty where the topic does not exist.
+    fn watermarks<'a>(
+        &'a self,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
+    ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, Error>>;
+}
+
+/// A topic of one Kafka cluster: what markers and positions in the database belong to.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct TopicKey {
+    /// The id that the Kafka cluster gave itself.
+    pub cluster_id: String,
+    /// The topic's name.
+    pub topic: TopicName,
+}
+
+/// What Kafka says of a topic.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedTopic {
+    /// The id that the Kafka cluster gave itself.
+    pub cluster_id: String,
+    /// The topic, if it exists.
+    pub topic: Option<ExistingTopic>,
+}
+
+/// A topic that exists.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExistingTopic {
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// How many brokers keep each partition: the least of all partitions.
+    pub replication_factor: i32,
+    /// Every setting by its Kafka name, with the value in force.
+    pub config: BTreeMap<String, TopicSetting>,
+}
+
+/// A topic setting in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TopicSetting {
+    /// The value; empty where Kafka has none.
+    pub value: String,
+    /// Whether it was set on this topic, rather than being a default of broker or cluster.
+    pub set_on_topic: bool,
+}
+
+/// The span of offsets that a partition holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Watermarks {
+    /// The first offset that is still there.
+    pub low: i64,
+    /// The offset of the next record to come.
+    pub high: i64,
+}
+
+/// What to do so that the topic is as the spec says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TopicPlan {
+    /// Whether to write the topic's marker (`Session::claim_topic`) before the first step: the topic is about
+    /// to be created, and Kafka has no place for a mark of its own.
+    pub claim: bool,
+    /// The steps, in the order in which to make them.
+    pub steps: Vec<TopicStep>,
+    /// What the spec asks for and is not done.
+    pub refusals: Vec<Refusal>,
+}
+
+/// One step of a [`TopicPlan`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TopicStep {
+    /// What it changes, for logs, Events and messages.
+    pub changes: Vec<Change>,
+    /// The request to Kafka.
+    pub action: TopicAction,
+}
+
+/// A request to Kafka.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TopicAction {
+    /// Create the topic.
+    Create {
+        /// How many partitions.
+        partitions: i32,
+        /// How many brokers keep each of them.
+        replication_factor: i32,
+        /// Its settings.
+        config: BTreeMap<String, String>,
+    },
+    /// Set these settings and leave all others as they are.
+    AlterConfig {
+        /// Name and new value.
+        config: BTreeMap<String, String>,
+    },
+    /// Grow to this many partitions.
+    AddPartitions {
+        /// How many there shall be in all.
+        total: i32,
+    },
+}
+
+impl ObservedTopic {
+    /// What the markers and positions of this topic belong to.
+    pub fn key(&self, topic: &TopicName) -> TopicKey {
+        TopicKey { cluster_id: self.cluster_id.clone(), topic: topic.clone() }
+    }
+}

@@ -1,1 +1,269 @@
-//! Hypertables.
+//! Hypertables: what is there, what is to change, and the traits through which the operator reads and changes
+//! a database. This file holds the vocabulary and does no I/O; `session` and `observe` do, the rest is pure.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use crds::{database::DatabaseAccess, worker::PipelineId};
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+
+use crate::{
+    change::{Change, Refusal},
+    kafka::TopicKey,
+    pipeline::{SortOrder, SqlIdent, Table},
+};
+
+mod error;
+mod lag;
+mod plan;
+mod retention;
+mod session;
+
+pub use error::Error;
+pub use lag::lag;
+pub use plan::plan;
+pub use retention::{check_interval, drop_is_due};
+pub use session::DirectDatabases;
+
+/// Opens sessions. One implementation connects ([`DirectDatabases`]); tests write their own.
+pub trait Databases: Send + Sync {
+    /// Connects within 10 seconds.
+    fn open<'a>(&'a self, access: &'a DatabaseAccess) -> BoxFuture<'a, Result<Box<dyn Session>, Error>>;
+}
+
+/// One connection to one database, used for one reconciliation. Every statement has a deadline.
+pub trait Session: Send {
+    /// Reads everything that [`plan`] needs. With `topic`, the topic's marker too.
+    fn observe<'a>(
+        &'a mut self,
+        table: &'a Table,
+        topic: Option<&'a TopicKey>,
+    ) -> BoxFuture<'a, Result<ObservedTable, Error>>;
+
+    /// Makes all steps of the plan or none: one transaction, under a lock on the schema.
+    fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Writes the marker that says that this pipeline is about to create the topic. Fails where another
+    /// pipeline was first. Needs the bookkeeping tables, so [`Session::apply`] comes before.
+    fn claim_topic<'a>(
+        &'a mut self,
+        schema: &'a SqlIdent,
+        pipeline: &'a PipelineId,
+        topic: &'a TopicKey,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes the marker of a topic that was deleted, with the positions in it: they mean nothing in a topic
+    /// that is created again.
+    fn release_topic<'a>(
+        &'a mut self,
+        schema: &'a SqlIdent,
+        pipeline: &'a PipelineId,
+        topic: &'a TopicKey,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Retention of the Apache-2 edition, which has no policies: drops the chunks whose rows are all older than
+    /// `table.drop_after`. Call it when [`drop_is_due`] says so.
+    fn drop_expired_chunks<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
+
+    /// Up to where each partition has become rows of the table.
+    fn positions<'a>(
+        &'a mut self,
+        table: &'a Table,
+        topic: &'a TopicKey,
+    ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, Error>>;
+
+    /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
+    /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is
+    /// no marker or another pipeline's.
+    fn delete_table<'a>(
+        &'a mut self,
+        table: &'a Table,
+        pipeline: &'a PipelineId,
+    ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
+
+    /// Says goodbye to the server. A session that is dropped without it is closed too, less politely.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What the database says of a table and of everything around it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedTable {
+    /// The PostgreSQL server's version, such as `17.5`.
+    pub server_version: String,
+    /// The database's name.
+    pub database: String,
+    /// The role that the session has.
+    pub role: String,
+    /// The TimescaleDB extension.
+    pub extension: ObservedExtension,
+    /// What the role may do.
+    pub rights: Rights,
+    /// Whether the schema exists.
+    pub schema_exists: bool,
+    /// The version of the bookkeeping tables; 0 where there are none.
+    pub bookkeeping_version: i32,
+    /// The pipeline that created the table.
+    pub marker: Option<PipelineId>,
+    /// The pipeline that created the topic, if it was asked for.
+    pub topic_marker: Option<PipelineId>,
+    /// The table, or whatever has its name.
+    pub table: Option<ObservedRelation>,
+    /// The table of dead letters, or whatever has its name.
+    pub dead_letters: Option<ObservedRelation>,
+}
+
+/// The TimescaleDB extension as the server has it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ObservedExtension {
+    /// Whether the server's packages have it.
+    pub available: bool,
+    /// Whether a role without superuser may create it, given CREATE on the database.
+    pub trusted: bool,
+    /// What is installed in this database.
+    pub installed: Option<InstalledExtension>,
+}
+
+/// The TimescaleDB extension in a database.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InstalledExtension {
+    /// Its version, such as `2.19.3`.
+    pub version: String,
+    /// The schema of its functions, usually `public`.
+    pub schema: String,
+    /// Its edition.
+    pub edition: Edition,
+}
+
+/// The edition of TimescaleDB, told by `timescaledb.license`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Edition {
+    /// With policies, columnstore and continuous aggregates.
+    Community,
+    /// Hypertables only.
+    Apache2,
+}
+
+/// What the role may do, as far as it matters here. A superuser may do everything.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rights {
+    /// The role is a superuser.
+    pub superuser: bool,
+    /// CREATE on the database: schemas and trusted extensions.
+    pub create_in_database: bool,
+    /// USAGE and CREATE on the schema; `true` where it does not exist.
+    pub create_in_schema: bool,
+    /// SELECT, INSERT, UPDATE and DELETE on the bookkeeping tables that exist.
+    pub use_bookkeeping: bool,
+}
+
+/// A table, or something else with its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedRelation {
+    /// Whether it is an ordinary table, rather than a view or a sequence.
+    pub is_table: bool,
+    /// Whether the role owns it, by itself or as a member of the owner.
+    pub owned: bool,
+    /// The hypertable, if it is one.
+    pub hypertable: Option<ObservedHypertable>,
+    /// Its columns in order.
+    pub columns: Vec<ObservedColumn>,
+    /// Its usable indexes.
+    pub indexes: Vec<ObservedIndex>,
+    /// Its native retention policy, if any.
+    pub retention: Option<ObservedRetention>,
+}
+
+/// What makes a table a hypertable.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedHypertable {
+    /// The column of its first dimension.
+    pub time_column: String,
+    /// The span of time of a new chunk; `None` where the dimension is not one of time.
+    pub chunk_interval: Option<Duration>,
+    /// Whether it has chunks, and so in all likelihood rows.
+    pub has_chunks: bool,
+}
+
+/// A column as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type as `format_type` spells it.
+    pub sql_type: String,
+    /// Whether it may hold NULL.
+    pub nullable: bool,
+    /// Whether it fills itself where a row does not name it.
+    pub has_default: bool,
+}
+
+/// An index as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedIndex {
+    /// Its name.
+    pub name: String,
+    /// Its columns in order; empty where it is not a plain B-tree over whole columns (partial, over an
+    /// expression, with another order of NULLs).
+    pub columns: Vec<(String, SortOrder)>,
+}
+
+/// A native retention policy as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedRetention {
+    /// How long rows stay; `None` where the policy counts otherwise.
+    pub drop_after: Option<Duration>,
+    /// How often it looks.
+    pub check_interval: Duration,
+    /// Whether it runs at all.
+    pub scheduled: bool,
+}
+
+/// Up to where a partition has become rows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Position {
+    /// The offset of the next record to take.
+    pub next_offset: i64,
+    /// The Kafka timestamp of the last record taken.
+    pub last_timestamp: Option<Timestamp>,
+}
+
+/// What to do so that the table is as the spec says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TablePlan {
+    /// The steps, in the order in which to make them.
+    pub steps: Vec<TableStep>,
+    /// What the spec asks for and is not done.
+    pub refusals: Vec<Refusal>,
+    /// Whether there is more to plan once these steps are made: open a new session, observe and plan again.
+    pub unfinished: bool,
+}
+
+/// One step of a [`TablePlan`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TableStep {
+    /// What it changes, for logs, Events and messages; empty for the operator's own bookkeeping.
+    pub changes: Vec<Change>,
+    /// The SQL, one or more statements. Every name in it is quoted.
+    pub sql: String,
+}
+
+impl ObservedTable {
+    /// The edition, where the extension is installed.
+    pub fn edition(&self) -> Option<Edition> {
+        self.extension.installed.as_ref().map(|extension| extension.edition)
+    }
+
+    /// Whether the table is there to be written to, whatever is still to change about it.
+    pub fn is_hypertable(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| table.hypertable.is_some())
+    }
+}
+
+impl fmt::Display for Edition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Community => "Community",
+            Self::Apache2 => "Apache2",
+        })
+    }
+}
