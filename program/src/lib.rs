@@ -5,7 +5,15 @@ mod functions;
 mod limits;
 mod metadata;
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
 
 use snafu::{ResultExt, Snafu};
 pub use vrl::value::Value;
@@ -25,7 +33,10 @@ use crate::{
     metadata::{UsedMetadata, metadata_kind, metadata_value},
 };
 pub use crate::{
-    limits::{LimitError, MAX_ARRAY_INDEX, MAX_CHAINED_OPERATORS, MAX_NESTING_LEVELS, MAX_SOURCE_BYTES},
+    limits::{
+        LimitError, MAX_ARRAY_INDEX, MAX_CALL_LEVELS, MAX_CHAINED_OPERATORS, MAX_CLOSURE_LEVELS,
+        MAX_NESTING_LEVELS, MAX_SOURCE_BYTES,
+    },
     metadata::Metadata,
 };
 
@@ -37,6 +48,9 @@ pub const MAX_STEPS: u32 = 1_000_000;
 
 /// The longest text of a failure, bytes; messages of VRL may quote the data.
 const MAX_MESSAGE_BYTES: usize = 1_000;
+
+/// How long the compiler may take.
+const COMPILER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The stack on which the compiler runs. It recurses, and its callers' threads may have small ones.
 const COMPILER_STACK_BYTES: usize = 32 * 1024 * 1024;
@@ -62,6 +76,9 @@ pub enum CompileError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The compiler takes too long.
+    #[snafu(display("the program takes more than {} s to compile; simplify it", COMPILER_DEADLINE.as_secs()))]
+    TooSlow,
     /// The compiler panicked, which is a bug of VRL.
     #[snafu(display("the compiler failed on this program"))]
     Crashed,
@@ -99,15 +116,20 @@ pub enum Outcome {
 /// With text for the program's author.
 pub fn compile(source: &str) -> Result<Program, CompileError> {
     check_limits(source).context(LimitsSnafu)?;
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("vrl-compiler".into())
-            .stack_size(COMPILER_STACK_BYTES)
-            .spawn_scoped(scope, || compile_checked(source))
-            .context(StartSnafu)?
-            .join()
-            .unwrap_or_else(|_| CrashedSnafu.fail())
-    })
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let owned_source = source.to_owned();
+    // A thread of its own, not only for the stack: a compiler that takes too long can be left behind. It still
+    // ends by itself, because the limits bound what it has to do.
+    thread::Builder::new()
+        .name("vrl-compiler".into())
+        .stack_size(COMPILER_STACK_BYTES)
+        .spawn(move || sender.send(compile_checked(&owned_source)))
+        .context(StartSnafu)?;
+    match receiver.recv_timeout(COMPILER_DEADLINE) {
+        Ok(compiled) => compiled,
+        Err(RecvTimeoutError::Timeout) => TooSlowSnafu.fail(),
+        Err(RecvTimeoutError::Disconnected) => CrashedSnafu.fail(),
+    }
 }
 
 fn compile_checked(source: &str) -> Result<Program, CompileError> {
@@ -338,7 +360,7 @@ mod tests {
                 }
             }
         };
-        std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(check).unwrap().join().unwrap();
+        thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(check).unwrap().join().unwrap();
     }
 
     #[test]

@@ -15,6 +15,14 @@ pub const MAX_NESTING_LEVELS: usize = 64;
 /// How many operators the expressions that enclose one place may hold together.
 pub const MAX_CHAINED_OPERATORS: usize = 256;
 
+/// How deep closures (`for_each(…) -> |…| { … }`) may nest. The compiler looks at the body of each twice, so its
+/// time doubles with every level.
+pub const MAX_CLOSURE_LEVELS: usize = 6;
+
+/// How deep the arguments of calls may hold calls. For some functions the compiler looks at an argument more
+/// than once, so its time may double with every level.
+pub const MAX_CALL_LEVELS: usize = 16;
+
 /// The largest array index in a path; an assignment to it fills the array up to there.
 pub const MAX_ARRAY_INDEX: usize = 9_999;
 
@@ -30,6 +38,20 @@ pub enum LimitError {
     /// Brackets nest too deep.
     #[snafu(display("line {line}: the program nests deeper than {MAX_NESTING_LEVELS} levels"))]
     TooDeep {
+        /// Where, counted from 1.
+        line: usize,
+    },
+    /// Closures nest too deep.
+    #[snafu(display("line {line}: closures nest deeper than {MAX_CLOSURE_LEVELS} levels"))]
+    TooManyClosures {
+        /// Where, counted from 1.
+        line: usize,
+    },
+    /// Calls nest too deep.
+    #[snafu(display(
+        "line {line}: calls nest deeper than {MAX_CALL_LEVELS} levels; give inner results a name"
+    ))]
+    TooManyCalls {
         /// Where, counted from 1.
         line: usize,
     },
@@ -62,17 +84,47 @@ struct Scan<'a> {
     source: &'a [u8],
     at: usize,
     line: usize,
-    /// The number of operators in the current expression, for each open bracket and for the outside.
-    operators: Vec<usize>,
-    /// Their sum.
+    /// The outside, and every open bracket in it.
+    levels: Vec<Level>,
+    /// The sum of `Level::operators`.
     chained: usize,
+    /// Whether a `->` waits for the body of its closure.
+    closure_begins: bool,
     /// Whether the last token asks for more, so that a line break does not end the expression.
     open_ended: bool,
 }
 
+/// What the scan knows of one open bracket.
+#[derive(Default)]
+struct Level {
+    /// The number of operators so far in the current expression.
+    operators: usize,
+    /// What it encloses.
+    encloses: Enclosed,
+}
+
+/// What a bracket encloses.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Enclosed {
+    /// The arguments of a call.
+    Arguments,
+    /// The body of a closure.
+    Closure,
+    #[default]
+    Other,
+}
+
 impl<'a> Scan<'a> {
     fn new(source: &'a [u8]) -> Self {
-        Self { source, at: 0, line: 1, operators: vec![0], chained: 0, open_ended: false }
+        Self {
+            source,
+            at: 0,
+            line: 1,
+            levels: vec![Level::default()],
+            chained: 0,
+            closure_begins: false,
+            open_ended: false,
+        }
     }
 
     fn run(mut self) -> Result<(), LimitError> {
@@ -148,8 +200,8 @@ impl<'a> Scan<'a> {
     }
 
     fn reset_operators(&mut self) {
-        if let Some(count) = self.operators.last_mut() {
-            self.chained -= std::mem::take(count);
+        if let Some(level) = self.levels.last_mut() {
+            self.chained -= std::mem::take(&mut level.operators);
         }
     }
 
@@ -157,13 +209,28 @@ impl<'a> Scan<'a> {
         if bracket == b'[' && self.previous().is_some_and(ends_path) {
             self.check_index()?;
         }
-        self.operators.push(0);
-        if self.operators.len() > MAX_NESTING_LEVELS + 1 {
+        let encloses = match bracket {
+            b'{' if std::mem::take(&mut self.closure_begins) => Enclosed::Closure,
+            b'(' if self.previous().is_some_and(ends_function_name) => Enclosed::Arguments,
+            _ => Enclosed::Other,
+        };
+        self.levels.push(Level { operators: 0, encloses });
+        if self.levels.len() > MAX_NESTING_LEVELS + 1 {
             return TooDeepSnafu { line: self.line }.fail();
+        }
+        if self.open_levels(Enclosed::Closure) > MAX_CLOSURE_LEVELS {
+            return TooManyClosuresSnafu { line: self.line }.fail();
+        }
+        if self.open_levels(Enclosed::Arguments) > MAX_CALL_LEVELS {
+            return TooManyCallsSnafu { line: self.line }.fail();
         }
         self.open_ended = false;
         self.at += 1;
         Ok(())
+    }
+
+    fn open_levels(&self, encloses: Enclosed) -> usize {
+        self.levels.iter().filter(|level| level.encloses == encloses).count()
     }
 
     fn check_index(&self) -> Result<(), LimitError> {
@@ -179,8 +246,8 @@ impl<'a> Scan<'a> {
 
     fn close(&mut self) {
         self.reset_operators();
-        if self.operators.len() > 1 {
-            self.operators.pop();
+        if self.levels.len() > 1 {
+            self.levels.pop();
         }
         self.open_ended = false;
         self.at += 1;
@@ -201,6 +268,7 @@ impl<'a> Scan<'a> {
 
     fn operator(&mut self) -> Result<(), LimitError> {
         let first = self.source[self.at];
+        self.closure_begins |= self.source[self.at..].starts_with(b"->");
         self.at += 1;
         // Prefixes nest one by one (`!!a`, `--a`); other operators are one token however long (`&&`, `??=`).
         if !matches!(first, b'!' | b'-') {
@@ -218,8 +286,8 @@ impl<'a> Scan<'a> {
     }
 
     fn count_operator(&mut self) -> Result<(), LimitError> {
-        if let Some(count) = self.operators.last_mut() {
-            *count += 1;
+        if let Some(level) = self.levels.last_mut() {
+            level.operators += 1;
             self.chained += 1;
         }
         if self.chained > MAX_CHAINED_OPERATORS {
@@ -239,6 +307,11 @@ fn is_word(byte: u8) -> bool {
 
 fn is_operator(byte: u8) -> bool {
     matches!(byte, b'+' | b'-' | b'*' | b'/' | b'=' | b'<' | b'>' | b'!' | b'&' | b'|' | b'?')
+}
+
+/// Whether a `(` right behind this byte begins the arguments of a call.
+fn ends_function_name(byte: u8) -> bool {
+    is_word(byte) || byte == b'!'
 }
 
 /// Whether a `[` right behind this byte indexes a path rather than begins an array.
@@ -296,6 +369,23 @@ mod tests {
                 "{source:.40}"
             );
         }
+    }
+
+    #[test]
+    fn closures_nest_a_few_levels_only() {
+        let nested =
+            |levels: usize| format!("{}1{}", "for_each(.) -> |_i, _v| {".repeat(levels), "}".repeat(levels));
+        assert_eq!(check_limits(&nested(6)), Ok(()));
+        assert_eq!(check_limits(&nested(7)), Err(LimitError::TooManyClosures { line: 1 }));
+        assert_eq!(check_limits(&"for_each(.) -> |_i, _v| { 1 }\n".repeat(100)), Ok(()));
+    }
+
+    #[test]
+    fn calls_nest_some_levels_only() {
+        let nested = |levels: usize| format!("{}.a{}", "upcase!(".repeat(levels), ")".repeat(levels));
+        assert_eq!(check_limits(&nested(16)), Ok(()));
+        assert_eq!(check_limits(&nested(17)), Err(LimitError::TooManyCalls { line: 1 }));
+        assert_eq!(check_limits(&"upcase(.a)\n".repeat(100)), Ok(()));
     }
 
     #[test]
