@@ -13,7 +13,7 @@ debian_root() {
   mmdebstrap --variant=essential --mode=root --format=directory --include="$packages" \
     --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
-    --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     "$@" "$suite" "$directory" "${mirror_argument[@]}"
   remove_package_management "$directory"
