@@ -1,0 +1,3 @@
+//! The story on one page.
+
+pub mod validate;

@@ -1,0 +1,233 @@
+//! Second step: parses a spec, once, into a [`Pipeline`], or says all that is wrong with it. Synchronous, no
+//! client: the Secrets it needs were read by `fetch`.
+//!
+//! The API server has already refused what CEL can see. It is checked again here, because the CRD in a cluster may
+//! be older than this operator.
+
+mod problems;
+mod stores;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{IoTPipeline, IoTPipelineSpec, status::Reason, worker::PipelineId};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Resource, ResourceExt};
+
+use self::problems::Problems;
+use crate::pipeline::Pipeline;
+
+/// The Secrets that a spec refers to, by name; `None` where there is none of that name.
+pub type Secrets = BTreeMap<String, Option<Secret>>;
+
+/// What of the operator's own settings decides what a spec means.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The chart value `clusterName`, first part of every pipeline's identity.
+    pub cluster_name: String,
+}
+
+/// Why a spec is not accepted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Invalid {
+    /// The reason of the first problem.
+    pub reason: Reason,
+    /// Every problem, for a person: which field, what is wrong, what to write instead.
+    pub message: String,
+}
+
+/// The names of all Secrets that a spec refers to.
+pub fn referenced_secrets(spec: &IoTPipelineSpec) -> BTreeSet<String> {
+    let credentials = spec.mqtt.credentials_secret_ref.iter();
+    credentials.chain([&spec.timescale.secret_ref]).map(|reference| reference.name.clone()).collect()
+}
+
+/// Parses an IoTPipeline.
+///
+/// # Errors
+/// Says everything that is wrong at once, so that it can be mended in one edit.
+pub fn validate(object: &IoTPipeline, secrets: &Secrets, settings: &Settings) -> Result<Pipeline, Invalid> {
+    let mut problems = Problems::default();
+    let parsed = parse(object, secrets, settings, &mut problems);
+    match (parsed, problems.found.first()) {
+        (Some(pipeline), None) => Ok(pipeline),
+        (_, Some((reason, _))) => {
+            let messages: Vec<&str> = problems.found.iter().map(|(_, message)| message.as_str()).collect();
+            Err(Invalid { reason: *reason, message: messages.join("; ") })
+        }
+        (None, None) => Err(Invalid {
+            reason: Reason::InvalidSpec,
+            message: "the object has no namespace or no uid; it was not read from an API server".to_owned(),
+        }),
+    }
+}
+
+fn parse(
+    object: &IoTPipeline,
+    secrets: &Secrets,
+    settings: &Settings,
+    problems: &mut Problems,
+) -> Option<Pipeline> {
+    let spec = &object.spec;
+    let id = PipelineId {
+        cluster_name: settings.cluster_name.clone(),
+        namespace: object.namespace()?,
+        name: object.name_any(),
+    };
+    // Each part is parsed, and its problems noted, before any of them ends the whole.
+    let max_packet_size = stores::max_packet_size(&spec.mqtt, problems);
+    let topic = stores::topic(&spec.kafka, max_packet_size, &id, problems);
+    let table = stores::table(&spec.timescale, problems);
+    let database = stores::database(&spec.timescale, secrets, &id, problems);
+    let bridge = workers::bridge(spec, secrets, max_packet_size, &id, problems);
+    let processor = workers::processor(spec, &id, problems);
+    Some(Pipeline {
+        owner: object.controller_owner_ref(&())?,
+        generation: object.metadata.generation?,
+        topic: topic?,
+        table: table?,
+        database: database?,
+        bridge: bridge?,
+        processor: processor?,
+        deletion_policy: spec.deletion_policy.clone(),
+        suspend: spec.suspend,
+        id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use k8s_openapi::ByteString;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec() -> Value {
+        json!({
+            "mqtt": {"url": "mqtt://mosquitto", "subscriptions": [{"filter": "plants/#"}], "credentialsSecretRef": {"name": "mqtt"}},
+            "kafka": {"bootstrapServers": "kafka:9092,other.kafka:9093", "topic": {"name": "line", "partitions": 3, "replicationFactor": 1}},
+            "timescale": {
+                "secretRef": {"name": "db"},
+                "table": {"schema": "plant", "name": "line"},
+                "columns": [
+                    {"name": "time", "type": "timestamptz", "from": ".ts"},
+                    {"name": "device", "type": "text", "nullable": false},
+                ],
+                "timeColumn": "time",
+                "extraColumn": "extra",
+                "indexes": [{"columns": ["device", "time DESC"]}],
+                "retention": {"dropAfter": "90d"},
+            },
+        })
+    }
+
+    fn secrets() -> Secrets {
+        let secret = |pairs: &[(&str, &str)]| Secret {
+            data: Some(
+                pairs.iter().map(|(key, value)| ((*key).into(), ByteString((*value).into()))).collect(),
+            ),
+            ..Secret::default()
+        };
+        BTreeMap::from([
+            ("mqtt".to_owned(), Some(secret(&[("username", "u"), ("password", "p")]))),
+            ("db".to_owned(), Some(secret(&[("uri", "postgres://app:secret@db/iot")]))),
+        ])
+    }
+
+    fn check(spec: Value, secrets: &Secrets) -> Result<Pipeline, Invalid> {
+        let object = serde_json::from_value(json!({
+            "apiVersion": "iotpipeline.dev/v1alpha1",
+            "kind": "IoTPipeline",
+            "metadata": {"name": "line", "namespace": "plant-7", "uid": "1", "generation": 4},
+            "spec": spec,
+        }))
+        .unwrap();
+        validate(&object, secrets, &Settings { cluster_name: "test".to_owned() })
+    }
+
+    /// What is said of a spec in which `pointer` is replaced by `value`.
+    fn message(pointer: &str, value: Value) -> String {
+        let mut spec = spec();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        match spec.pointer_mut(parent).unwrap() {
+            Value::Object(fields) => drop(fields.insert(key.to_owned(), value)),
+            Value::Array(items) => items[key.parse::<usize>().unwrap()] = value,
+            other => panic!("{other}"),
+        }
+        let invalid = check(spec, &secrets()).unwrap_err();
+        format!("{}: {}", invalid.reason, invalid.message)
+    }
+
+    #[test]
+    fn a_spec_becomes_a_pipeline_with_full_host_names_and_defaults() {
+        let pipeline = check(spec(), &secrets()).unwrap();
+        assert_snapshot!(format!("{pipeline:#?}"));
+    }
+
+    #[test]
+    fn suspension_counts_as_replicas() {
+        let replicas = |suspend: &str| {
+            let mut spec = spec();
+            spec["suspend"] = suspend.into();
+            spec["processor"] = json!({"replicas": 2});
+            let pipeline = check(spec, &secrets()).unwrap();
+            (pipeline.bridge.replicas, pipeline.processor.replicas)
+        };
+        assert_eq!(replicas("None"), (1, 2));
+        assert_eq!(replicas("Processor"), (1, 0));
+        assert_eq!(replicas("All"), (0, 0));
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once_and_says_what_to_write() {
+        let cases = [
+            message("/timescale/table/schema", json!("pg_catalog")),
+            message("/timescale/table/name", json!("x\"; DROP TABLE y;--")),
+            message("/timescale/columns/1/name", json!("x".repeat(64))),
+            message("/timescale/timeColumn", json!("device")),
+            message("/timescale/extraColumn", json!("device")),
+            message("/timescale/indexes/0/columns", json!(["device", "nothing DESC"])),
+            message("/timescale/indexes/0/columns", json!(["device; DROP"])),
+            message("/timescale/retention/dropAfter", json!("90 days")),
+            message("/kafka/topic/name", json!("a b")),
+            message("/kafka/topic/config", json!({"retention.ms": "1"})),
+            message("/kafka/startFrom", json!("yesterday")),
+            message("/kafka/key", json!({"from": "TopicLevel"})),
+            message("/mqtt/url", json!("mqtt://host:0")),
+            message("/mqtt/maxPacketSize", json!("32Mi")),
+            message("/mqtt/maxPacketSize", json!("1Gi")),
+            message("/processing", json!({"program": ".x = unknown_function()"})),
+        ];
+        assert_snapshot!(cases.join("\n\n"));
+    }
+
+    #[test]
+    fn missing_and_incomplete_secrets_are_named() {
+        let mut secrets = secrets();
+        secrets.insert("db".to_owned(), None);
+        secrets.insert("mqtt".to_owned(), Some(Secret::default()));
+        let invalid = check(spec(), &secrets).unwrap_err();
+        assert_eq!(invalid.reason, Reason::SecretMissing);
+        assert_eq!(
+            invalid.message,
+            "timescale.secretRef: there is no Secret plant-7/db; create it or name another; \
+             mqtt.credentialsSecretRef: Secret plant-7/mqtt has no key username; \
+             mqtt.credentialsSecretRef: Secret plant-7/mqtt has no key password"
+        );
+    }
+
+    #[test]
+    fn a_hostile_spec_says_nothing_of_secrets() {
+        let invalid = check(
+            {
+                let mut spec = spec();
+                spec["kafka"]["topic"]["name"] = "..".into();
+                spec
+            },
+            &secrets(),
+        )
+        .unwrap_err();
+        assert!(!invalid.message.contains("secret@"), "{}", invalid.message);
+    }
+}

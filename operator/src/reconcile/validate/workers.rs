@@ -1,0 +1,224 @@
+//! The workers of a spec: how many, with which resources, and what each is told. Synchronous, no client.
+
+use crds::{
+    IoTPipelineSpec,
+    names::{self, MQTT_SECRET_DIR, TIMESCALE_SECRET_DIR},
+    pipeline::{KeyFrom, KeySpec, ProcessingSpec, Suspend},
+    status::Reason,
+    worker::{
+        AcceptTimeConfig, BridgeConfig, ColumnConfig, KafkaConfig, KeyConfig, PipelineId, ProcessorConfig,
+        RoleConfig, StartFrom, Subscription, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig,
+    },
+};
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+
+use super::{
+    Secrets,
+    problems::Problems,
+    stores::{bootstrap_servers, is_nullable, record_bytes, text_of},
+};
+use crate::pipeline::{MountedSecret, Worker};
+
+pub(super) fn bridge(
+    spec: &IoTPipelineSpec,
+    secrets: &Secrets,
+    max_packet_size: Option<u32>,
+    id: &PipelineId,
+    problems: &mut Problems,
+) -> Option<Worker> {
+    let mqtt = &spec.mqtt;
+    let address = problems.require(broker_address(&mqtt.url), || {
+        format!("mqtt.url {:?} is no MQTT address; write mqtt://host:port", mqtt.url)
+    });
+    let session_expiry = problems.duration("mqtt.sessionExpiry", &mqtt.session_expiry);
+    let max_in_flight_bytes = problems.size("mqtt.maxInFlightBytes", &mqtt.max_in_flight_bytes);
+    if let (Some(in_flight), Some(packet)) = (max_in_flight_bytes, max_packet_size) {
+        problems.refuse_if(in_flight < u64::from(packet), || {
+            format!(
+                "mqtt.maxInFlightBytes {} is less than mqtt.maxPacketSize {}, so the largest message could never pass",
+                mqtt.max_in_flight_bytes, mqtt.max_packet_size
+            )
+        });
+    }
+    problems.refuse_if(mqtt.subscriptions.is_empty(), || {
+        "mqtt.subscriptions is empty; name a topic filter".to_owned()
+    });
+    let key = key(&spec.kafka.key, problems);
+    let mut mounts = Vec::new();
+    if let Some(reference) = &mqtt.credentials_secret_ref {
+        let secret = problems.secret("mqtt.credentialsSecretRef", &reference.name, secrets, id);
+        for key in ["username", "password"] {
+            problems.refuse_secret_if(secret.is_some_and(|secret| text_of(secret, key).is_none()), || {
+                format!(
+                    "mqtt.credentialsSecretRef: Secret {}/{} has no key {key}",
+                    id.namespace, reference.name
+                )
+            });
+        }
+        mounts.push(MountedSecret { name: reference.name.clone(), directory: MQTT_SECRET_DIR });
+    }
+    let (host, port) = address?;
+    let max_packet_size_bytes = max_packet_size?;
+    let max_in_flight_bytes = max_in_flight_bytes?;
+    let config = BridgeConfig {
+        host: names::service_host(host, &id.namespace),
+        port,
+        protocol_version: mqtt.protocol_version,
+        client_id: mqtt
+            .client_id
+            .clone()
+            .unwrap_or_else(|| names::default_client_id(&id.cluster_name, &id.namespace, &id.name)),
+        subscriptions: mqtt
+            .subscriptions
+            .iter()
+            .map(|wanted| Subscription { filter: wanted.filter.clone(), qos: wanted.qos.clamp(0, 2) as u8 })
+            .collect(),
+        // MQTT's own largest value means "never" (MQTT-3.1.2.11.2).
+        session_expiry_seconds: u32::try_from(session_expiry?.as_secs()).unwrap_or(u32::MAX),
+        max_packet_size_bytes,
+        max_in_flight: mqtt.max_in_flight.clamp(1, 65_535) as u16,
+        max_in_flight_bytes,
+        has_credentials: mqtt.credentials_secret_ref.is_some(),
+        key: key?,
+        max_record_bytes: record_bytes(max_packet_size_bytes),
+    };
+    let wanted = &spec.bridge;
+    Some(Worker {
+        replicas: if spec.suspend == Suspend::All { 0 } else { wanted.replicas },
+        config: worker_config(spec, id, RoleConfig::Bridge(config)),
+        secrets: mounts,
+        // A message is held by the MQTT client, by the producer and once on its way between them.
+        resources: wanted
+            .resources
+            .clone()
+            .unwrap_or_else(|| default_resources("32Mi", (64 << 20) + 4 * max_in_flight_bytes)),
+        pod: wanted.pod.clone(),
+    })
+}
+
+pub(super) fn processor(spec: &IoTPipelineSpec, id: &PipelineId, problems: &mut Problems) -> Option<Worker> {
+    let start_from = problems.require(start_from(&spec.kafka.start_from), || {
+        format!(
+            "kafka.startFrom {:?} is neither Earliest nor Latest nor an RFC 3339 time",
+            spec.kafka.start_from
+        )
+    });
+    let accept_time = processing(&spec.processing, problems);
+    let timescale = &spec.timescale;
+    let config = ProcessorConfig {
+        consumer_group: spec
+            .kafka
+            .consumer_group
+            .clone()
+            .unwrap_or_else(|| names::default_consumer_group(&id.namespace, &id.name)),
+        start_from: start_from?,
+        codec: spec.processing.codec.codec_type,
+        program: spec.processing.program.clone(),
+        accept_time: accept_time?,
+        table: TableConfig {
+            schema: timescale.table.schema.clone(),
+            name: timescale.table.name.clone(),
+            columns: timescale
+                .columns
+                .iter()
+                .map(|column| ColumnConfig {
+                    name: column.name.clone(),
+                    column_type: column.column_type,
+                    from: field_path(column.from.as_deref().unwrap_or(&column.name)),
+                    nullable: is_nullable(timescale, &column.name),
+                })
+                .collect(),
+            time_column: timescale.time_column.clone(),
+            extra_column: timescale.extra_column.clone(),
+        },
+    };
+    let wanted = &spec.processor;
+    Some(Worker {
+        replicas: if spec.suspend == Suspend::None { wanted.replicas } else { 0 },
+        config: worker_config(spec, id, RoleConfig::Processor(config)),
+        secrets: vec![MountedSecret {
+            name: timescale.secret_ref.name.clone(),
+            directory: TIMESCALE_SECRET_DIR,
+        }],
+        resources: wanted.resources.clone().unwrap_or_else(|| default_resources("64Mi", 256 << 20)),
+        pod: wanted.pod.clone(),
+    })
+}
+
+fn processing(spec: &ProcessingSpec, problems: &mut Problems) -> Option<AcceptTimeConfig> {
+    if let Some(source) = &spec.program
+        && let Err(error) = program::compile(source)
+    {
+        problems.note(Reason::ProgramInvalid, format!("processing.program does not compile: {error}"));
+    }
+    let times = &spec.accept_time;
+    let max_late = problems.optional_duration("processing.acceptTime.maxLate", times.max_late.as_ref());
+    let max_ahead = problems.optional_duration("processing.acceptTime.maxAhead", times.max_ahead.as_ref());
+    Some(AcceptTimeConfig {
+        max_late_seconds: max_late?.map(|duration| duration.as_secs()),
+        max_ahead_seconds: max_ahead?.map(|duration| duration.as_secs()),
+    })
+}
+
+fn key(spec: &KeySpec, problems: &mut Problems) -> Option<KeyConfig> {
+    match (spec.from, spec.level, &spec.path) {
+        (KeyFrom::Topic, None, None) => Some(KeyConfig::Topic),
+        (KeyFrom::TopicLevel, Some(level), None) => Some(KeyConfig::TopicLevel(level.unsigned_abs())),
+        (KeyFrom::Field, None, Some(path)) => Some(KeyConfig::Field(field_path(path))),
+        _ => {
+            problems.note(
+                Reason::InvalidSpec,
+                "kafka.key needs level for from: TopicLevel, path for from: Field, and neither for from: Topic"
+                    .to_owned(),
+            );
+            None
+        }
+    }
+}
+
+fn worker_config(spec: &IoTPipelineSpec, id: &PipelineId, role: RoleConfig) -> WorkerConfig {
+    WorkerConfig {
+        version: WORKER_CONFIG_VERSION,
+        pipeline: id.clone(),
+        kafka: KafkaConfig {
+            bootstrap_servers: bootstrap_servers(&spec.kafka, id),
+            topic: spec.kafka.topic.name.clone(),
+        },
+        role,
+    }
+}
+
+fn broker_address(url: &str) -> Option<(&str, u16)> {
+    let address = url.strip_prefix("mqtt://")?;
+    let (host, port) = match address.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)?),
+        None => (address, 1883),
+    };
+    let legal =
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    legal.then_some((host, port))
+}
+
+fn start_from(text: &str) -> Option<StartFrom> {
+    match text {
+        "Earliest" => Some(StartFrom::Earliest),
+        "Latest" => Some(StartFrom::Latest),
+        time => time.parse::<jiff::Timestamp>().ok().map(|time| StartFrom::Timestamp(time.as_millisecond())),
+    }
+}
+
+/// The fields of `.sensor.value`, or of a plain column name.
+fn field_path(path: &str) -> Vec<String> {
+    path.trim_start_matches('.').split('.').map(str::to_owned).collect()
+}
+
+fn default_resources(memory_request: &str, memory_limit_bytes: u64) -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| {
+        Some(pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect())
+    };
+    ResourceRequirements {
+        requests: quantities(&[("cpu", "50m"), ("memory", memory_request)]),
+        limits: quantities(&[("memory", &format!("{}Mi", memory_limit_bytes.div_ceil(1 << 20)))]),
+        ..ResourceRequirements::default()
+    }
+}
