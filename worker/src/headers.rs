@@ -1,1 +1,156 @@
-//! To be written.
+//! The headers of a Kafka record: what the bridge says of an MQTT message, and how the processor reads it. Pure.
+
+use std::borrow::Cow;
+
+use crds::names::header;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+
+/// Prints RFC 3339 with microseconds.
+const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+
+/// Where a record came from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin<'a> {
+    /// The MQTT topic.
+    pub topic: Cow<'a, str>,
+    /// The QoS with which the broker delivered the message: 0, 1 or 2.
+    pub qos: u8,
+    /// Whether the broker sent it as a retained message.
+    pub retained: bool,
+    /// Whether the broker marked it as delivered before (a hint only).
+    pub duplicate: bool,
+    /// When the bridge received it.
+    pub ingested_at: Timestamp,
+    /// The MQTT 5 content type.
+    pub content_type: Option<Cow<'a, str>>,
+    /// The MQTT 5 user properties, in order; names may repeat.
+    pub properties: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+/// The headers of a record. What is false or absent takes no header.
+pub fn encode(origin: &Origin<'_>) -> OwnedHeaders {
+    let Origin { topic, qos, retained, duplicate, ingested_at, content_type, properties } = origin;
+    let qos = match qos {
+        0 => "0",
+        1 => "1",
+        _ => "2",
+    };
+    let mut headers = OwnedHeaders::new_with_capacity(6 + properties.len());
+    headers = insert(headers, header::TOPIC, topic);
+    headers = insert(headers, header::QOS, qos);
+    if *retained {
+        headers = insert(headers, header::RETAINED, "true");
+    }
+    if *duplicate {
+        headers = insert(headers, header::DUPLICATE, "true");
+    }
+    headers = insert(headers, header::INGESTED_AT, &PRINTER.timestamp_to_string(ingested_at));
+    if let Some(content_type) = content_type {
+        headers = insert(headers, header::CONTENT_TYPE, content_type);
+    }
+    for (name, value) in properties {
+        headers = insert(headers, &format!("{}{name}", header::PROPERTY_PREFIX), value);
+    }
+    headers
+}
+
+/// Where a record came from; `None` where the bridge did not write it. Headers it does not know are skipped.
+pub fn decode<H: Headers>(headers: &H) -> Option<Origin<'_>> {
+    let mut topic = None;
+    let mut ingested_at = None;
+    let mut origin = Origin {
+        topic: Cow::Borrowed(""),
+        qos: 0,
+        retained: false,
+        duplicate: false,
+        ingested_at: Timestamp::UNIX_EPOCH,
+        content_type: None,
+        properties: Vec::new(),
+    };
+    for Header { key, value } in headers.iter() {
+        let Some(value) = value.map(String::from_utf8_lossy) else { continue };
+        match key {
+            header::TOPIC => topic = Some(value),
+            header::QOS => origin.qos = value.parse().unwrap_or_default(),
+            header::RETAINED => origin.retained = value == "true",
+            header::DUPLICATE => origin.duplicate = value == "true",
+            header::INGESTED_AT => ingested_at = value.parse().ok(),
+            header::CONTENT_TYPE => origin.content_type = Some(value),
+            key => {
+                if let Some(name) = key.strip_prefix(header::PROPERTY_PREFIX) {
+                    origin.properties.push((Cow::Borrowed(name), value));
+                }
+            }
+        }
+    }
+    Some(Origin { topic: topic?, ingested_at: ingested_at?, ..origin })
+}
+
+fn insert(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header { key, value: Some(value) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Origin<'static> {
+        Origin {
+            topic: "plants/7/ü".into(),
+            qos: 2,
+            retained: true,
+            duplicate: true,
+            ingested_at: Timestamp::from_microsecond(1_790_000_000_000_001).unwrap(),
+            content_type: Some("application/json".into()),
+            properties: vec![("unit".into(), "°C".into()), ("unit".into(), "".into())],
+        }
+    }
+
+    fn text(headers: &OwnedHeaders) -> Vec<String> {
+        headers
+            .iter()
+            .map(|Header { key, value }| format!("{key}={}", String::from_utf8_lossy(value.unwrap())))
+            .collect()
+    }
+
+    #[test]
+    fn the_processor_reads_what_the_bridge_wrote() {
+        assert_eq!(decode(&encode(&full())), Some(full()));
+        let plain = Origin {
+            qos: 0,
+            retained: false,
+            duplicate: false,
+            content_type: None,
+            properties: vec![],
+            ..full()
+        };
+        assert_eq!(decode(&encode(&plain)), Some(plain));
+    }
+
+    #[test]
+    fn what_is_false_or_absent_takes_no_header() {
+        let plain = Origin {
+            qos: 1,
+            retained: false,
+            duplicate: false,
+            content_type: None,
+            properties: vec![],
+            ..full()
+        };
+        assert_eq!(
+            text(&encode(&plain)),
+            ["mqtt.topic=plants/7/ü", "mqtt.qos=1", "ingested_at=2026-09-21T14:13:20.000001Z"]
+        );
+        assert_eq!(text(&encode(&full())).last().unwrap(), "mqtt.property.unit=");
+    }
+
+    #[test]
+    fn records_of_others_have_no_origin() {
+        assert_eq!(decode(&OwnedHeaders::new()), None);
+        let foreign = insert(OwnedHeaders::new(), "ingested_at", "2026-09-21T14:13:20Z");
+        assert_eq!(decode(&foreign), None);
+        let without_value = OwnedHeaders::new().insert(Header::<&str> { key: header::TOPIC, value: None });
+        assert_eq!(decode(&without_value), None);
+    }
+}

@@ -39,23 +39,17 @@ impl Health {
 
     /// The worker does its work.
     pub fn set_ready(&self) {
-        let mut state = self.lock();
-        state.status.ready = true;
-        state.status.problem = None;
+        self.change(true, None);
     }
 
     /// The worker does not do its work, and why.
     pub fn set_not_ready(&self, problem: WorkerProblem) {
-        let mut state = self.lock();
-        state.status.ready = false;
-        state.status.problem = Some(problem);
+        self.change(false, Some(problem));
     }
 
     /// The worker does its work, but something needs a person.
     pub fn set_ready_with_problem(&self, problem: WorkerProblem) {
-        let mut state = self.lock();
-        state.status.ready = true;
-        state.status.problem = Some(problem);
+        self.change(true, Some(problem));
     }
 
     /// How the broker answered each subscription (bridge).
@@ -81,6 +75,20 @@ impl Health {
     /// Everything, as the operator reads it.
     pub fn status(&self) -> WorkerStatus {
         self.lock().status.clone()
+    }
+
+    /// Logs what changed: once, however often the same is said again.
+    fn change(&self, ready: bool, problem: Option<WorkerProblem>) {
+        let mut state = self.lock();
+        let reason = |problem: &Option<WorkerProblem>| problem.as_ref().map(|problem| problem.reason.clone());
+        let changed = state.status.ready != ready || reason(&state.status.problem) != reason(&problem);
+        match &problem {
+            Some(WorkerProblem { reason, message }) if changed => tracing::warn!(ready, reason, "{message}"),
+            None if changed => tracing::info!(ready, "The worker is ready"),
+            _ => {}
+        }
+        state.status.ready = ready;
+        state.status.problem = problem;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

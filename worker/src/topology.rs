@@ -1,25 +1,37 @@
 //! The only file that joins source → transform → sink.
 
-use crds::worker::{BridgeConfig, KafkaConfig, ProcessorConfig, RoleConfig, WorkerConfig};
-use snafu::Snafu;
+mod bridge;
+
+use crds::worker::{KafkaConfig, ProcessorConfig, RoleConfig, WorkerConfig};
+use snafu::{ResultExt, Snafu};
 
 use crate::run::Context;
 
 /// Why a data path ended before it was asked to.
 #[derive(Debug, Snafu)]
-pub enum Error {}
+pub enum Error {
+    /// The runtime of the data path could not be built.
+    #[snafu(display("failed to start the data path"))]
+    Runtime {
+        /// Why not.
+        source: std::io::Error,
+    },
+}
 
 /// Moves data until `context.shutdown` is requested; blocks the calling thread.
 pub fn run(config: WorkerConfig, context: Context) -> Result<(), Error> {
     let WorkerConfig { version: _, pipeline: _, kafka, role } = config;
     match role {
-        RoleConfig::Bridge(bridge) => run_bridge(kafka, bridge, context),
+        RoleConfig::Bridge(bridge) => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context(RuntimeSnafu)?;
+            runtime.block_on(bridge::run(kafka, bridge, context));
+            // A producer that is still letting go of its records must not hold the process.
+            runtime.shutdown_background();
+            Ok(())
+        }
         RoleConfig::Processor(processor) => run_processor(kafka, processor, context),
     }
-}
-
-fn run_bridge(_kafka: KafkaConfig, _bridge: BridgeConfig, _context: Context) -> Result<(), Error> {
-    Ok(())
 }
 
 fn run_processor(_kafka: KafkaConfig, _processor: ProcessorConfig, _context: Context) -> Result<(), Error> {

@@ -1,1 +1,246 @@
-//! To be written.
+//! Kafka as a sink: an idempotent producer that reports deliveries in batches.
+//!
+//! A record is delivered when Kafka says so (`acks=all`); until then the producer tries for ever. What it gives
+//! up on is never taken for delivered. One producer serves one MQTT connection: dropping it drops its records.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crds::worker::{BridgeConfig, KafkaConfig};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::OwnedHeaders,
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+};
+use snafu::{OptionExt, ResultExt, Snafu, ensure};
+use tokio::sync::Notify;
+
+/// How long to wait for Kafka's answer to a question about the topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a record waits for company. Longer batches cost less, and every message this much latency.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// Why Kafka cannot take records.
+#[derive(Debug, Snafu)]
+pub enum Error {
+    /// The producer's settings were refused.
+    #[snafu(display("failed to create the producer"))]
+    Create {
+        /// Why.
+        source: KafkaError,
+    },
+    /// No broker answered.
+    #[snafu(display("failed to reach Kafka at {bootstrap_servers}"))]
+    Unreachable {
+        /// Where Kafka should be.
+        bootstrap_servers: String,
+        /// Why it is not.
+        source: KafkaError,
+    },
+    /// The topic is not there.
+    #[snafu(display("failed to find the Kafka topic {topic}: {}", code.map_or("not in the answer".to_owned(), |code| code.to_string())))]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What Kafka says of it.
+        code: Option<RDKafkaErrorCode>,
+    },
+}
+
+impl Error {
+    /// The reason of the worker's problem.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "KafkaConfigInvalid",
+            Self::Unreachable { .. } => "KafkaUnreachable",
+            Self::Topic { .. } => "KafkaTopicMissing",
+        }
+    }
+}
+
+/// What became of one record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Delivery {
+    /// The number under which it was sent.
+    pub sequence: usize,
+    /// Why Kafka did not take it; `None` when it did.
+    pub error: Option<RDKafkaErrorCode>,
+}
+
+/// The delivery reports that nobody has looked at yet.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    queue: Mutex<Vec<Delivery>>,
+    arrived: Notify,
+    all_brokers_down: AtomicBool,
+}
+
+/// A producer for one topic.
+pub struct Producer {
+    inner: ThreadedProducer<Reporter>,
+    deliveries: Arc<Deliveries>,
+    topic: String,
+    bootstrap_servers: String,
+}
+
+/// One record.
+pub struct Record<'a> {
+    /// Decides the partition.
+    pub key: &'a [u8],
+    /// The value.
+    pub payload: &'a [u8],
+    /// The headers.
+    pub headers: OwnedHeaders,
+    /// The record's time, milliseconds since 1970.
+    pub timestamp_millis: i64,
+}
+
+impl Producer {
+    /// A new producer. Does not wait for Kafka: see [`Producer::check_topic`].
+    pub fn new(kafka: &KafkaConfig, bridge: &BridgeConfig) -> Result<Self, Error> {
+        let deliveries = Arc::new(Deliveries::default());
+        // Twice what the window lets in, so that it is the window that pushes back, not this queue.
+        let queue_messages = 2 * u32::from(bridge.max_in_flight) + 1024;
+        let queue_kilobytes = (2 * (bridge.max_in_flight_bytes + u64::from(bridge.max_record_bytes)) / 1024)
+            .clamp(65_536, 1 << 30);
+        let inner = ClientConfig::new()
+            .set("bootstrap.servers", &kafka.bootstrap_servers)
+            .set("client.id", &bridge.client_id)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // Keys meet the partitions that Java clients choose.
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", LINGER.as_millis().to_string())
+            // Never given up: the message stays with the MQTT broker as well until Kafka has it.
+            .set("message.timeout.ms", "0")
+            .set("message.max.bytes", bridge.max_record_bytes.to_string())
+            .set("queue.buffering.max.messages", queue_messages.to_string())
+            .set("queue.buffering.max.kbytes", queue_kilobytes.to_string())
+            .set("allow.auto.create.topics", "false")
+            .set("reconnect.backoff.max.ms", "5000")
+            .create_with_context(Reporter(Arc::clone(&deliveries)))
+            .context(CreateSnafu)?;
+        Ok(Self {
+            inner,
+            deliveries,
+            topic: kafka.topic.clone(),
+            bootstrap_servers: kafka.bootstrap_servers.clone(),
+        })
+    }
+
+    /// Asks Kafka for the topic; blocks the calling thread, for some seconds at most.
+    pub fn check_topic(&self) -> Result<(), Error> {
+        let metadata = (self.inner.client().fetch_metadata(Some(&self.topic), METADATA_TIMEOUT))
+            .context(UnreachableSnafu { bootstrap_servers: &self.bootstrap_servers })?;
+        let topic = (metadata.topics().iter().find(|topic| topic.name() == self.topic))
+            .context(TopicSnafu { topic: &self.topic, code: None })?;
+        let code = topic.error().map(RDKafkaErrorCode::from);
+        ensure!(code.is_none(), TopicSnafu { topic: &self.topic, code });
+        self.deliveries.all_brokers_down.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Queues a record; its delivery is reported under `sequence`. Nothing is reported of a record that is refused here.
+    pub fn send(&self, sequence: usize, record: Record<'_>) -> Result<(), KafkaError> {
+        let Record { key, payload, headers, timestamp_millis } = record;
+        let record = BaseRecord::with_opaque_to(&self.topic, sequence)
+            .key(key)
+            .payload(payload)
+            .headers(headers)
+            .timestamp(timestamp_millis);
+        self.inner.send(record).map_err(|(error, _)| error)
+    }
+
+    /// Where deliveries are reported.
+    pub fn deliveries(&self) -> &Arc<Deliveries> {
+        &self.deliveries
+    }
+}
+
+impl Deliveries {
+    /// Waits until something was reported; a report that nobody waited for counts.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Moves all reports into `batch`, in the order in which they came.
+    pub fn take(&self, batch: &mut Vec<Delivery>) {
+        batch.clear();
+        std::mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), batch);
+    }
+
+    /// Whether the producer lost its connections to all brokers and has not seen one since.
+    pub fn all_brokers_down(&self) -> bool {
+        self.all_brokers_down.load(Ordering::Relaxed)
+    }
+
+    fn report(&self, delivery: Delivery) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.push(delivery);
+        // The first one wakes the reader, who takes them all.
+        if queue.len() == 1 {
+            drop(queue);
+            self.arrived.notify_one();
+        }
+    }
+}
+
+/// Hears what librdkafka has to say, on its thread.
+struct Reporter(Arc<Deliveries>);
+
+impl ClientContext for Reporter {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Whatever matters comes back as a failed delivery or question and is told once, as the worker's problem.
+        tracing::debug!(?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client error");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.0.all_brokers_down.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ProducerContext for Reporter {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
+        let error = match result {
+            Ok(_) => None,
+            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        if error.is_none() && self.0.all_brokers_down.load(Ordering::Relaxed) {
+            self.0.all_brokers_down.store(false, Ordering::Relaxed);
+        }
+        self.0.report(Delivery { sequence, error });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reports_come_in_batches_and_none_is_missed() {
+        let deliveries = Deliveries::default();
+        let report = |sequence| deliveries.report(Delivery { sequence, error: None });
+        let mut batch = Vec::new();
+        (0..3).for_each(report);
+        deliveries.arrived().await;
+        deliveries.take(&mut batch);
+        assert_eq!(batch.iter().map(|delivery| delivery.sequence).collect::<Vec<_>>(), [0, 1, 2]);
+        report(3);
+        deliveries.arrived().await;
+        deliveries.take(&mut batch);
+        assert_eq!(batch.len(), 1);
+    }
+}

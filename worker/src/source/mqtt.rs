@@ -1,1 +1,108 @@
-//! To be written.
+//! MQTT as a source: one connection to the broker under a persistent session, in MQTT 5 or 3.1.1.
+//!
+//! A connection is made, used and dropped whole: the next one has a client, an event loop and a window of its
+//! own. So an acknowledgement can only reach the connection on which its message came.
+
+mod connection;
+pub mod subscriptions;
+mod v311;
+mod v5;
+pub mod window;
+
+use bytes::Bytes;
+
+pub use connection::{Ack, Client, Credentials, Events, connect};
+
+/// How long the broker waits for a sign of life is one and a half times this, seconds.
+pub const KEEP_ALIVE_SECONDS: u16 = 30;
+
+/// How long a connection attempt may take, from the name look-up to CONNACK, seconds.
+const CONNECT_TIMEOUT_SECONDS: u64 = 10;
+
+/// How many packets one turn of the event loop reads and how many acknowledgements one write takes.
+const BATCH: usize = 256;
+
+/// Something that happened on a connection.
+#[derive(Debug)]
+pub enum Event {
+    /// The broker accepted the connection.
+    Connected {
+        /// Whether it kept the session, with its subscriptions.
+        session_present: bool,
+    },
+    /// A message arrived.
+    Message(Message),
+    /// The broker answered SUBSCRIBE; one answer for each filter, in order: the QoS it granted, or why not.
+    Subscribed(Vec<Result<u8, String>>),
+    /// The client's own DISCONNECT was written.
+    Disconnected,
+    /// Nothing that matters here.
+    Other,
+}
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub struct Message {
+    /// The topic it was published on.
+    pub topic: Bytes,
+    /// The device's bytes.
+    pub payload: Bytes,
+    /// The QoS with which the broker delivered it.
+    pub qos: u8,
+    /// Whether the broker sent it as a retained message.
+    pub retained: bool,
+    /// Whether the broker marked it as delivered before.
+    pub duplicate: bool,
+    /// The MQTT 5 content type.
+    pub content_type: Option<String>,
+    /// The MQTT 5 user properties.
+    pub user_properties: Vec<(String, String)>,
+    /// The acknowledgement it asks for; none at QoS 0.
+    pub ack: Option<Ack>,
+}
+
+/// Why a connection could not be made or did not last.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// The reason of the worker's problem.
+    pub reason: &'static str,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+/// The broker cannot be reached, or went away.
+pub const BROKER_UNREACHABLE: &str = "BrokerUnreachable";
+/// The broker does not want this client.
+pub const BROKER_REFUSED: &str = "BrokerRefused";
+/// The broker sent a packet that is larger than `spec.mqtt.maxPacketSize`.
+pub const PACKET_TOO_LARGE: &str = "PacketTooLarge";
+/// Another client uses the same client id.
+pub const SESSION_TAKEN_OVER: &str = "SessionTakenOver";
+/// The broker does not grant a subscription.
+pub const SUBSCRIPTION_REFUSED: &str = "SubscriptionRefused";
+
+impl Failure {
+    fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message }
+    }
+
+    fn too_large(size: usize, max: u32) -> Self {
+        Self::new(
+            PACKET_TOO_LARGE,
+            format!(
+                "The MQTT broker sent a packet of {size} bytes, larger than spec.mqtt.maxPacketSize ({max} bytes). \
+                 Raise spec.mqtt.maxPacketSize, or remove the message from the session at the broker."
+            ),
+        )
+    }
+
+    fn taken_over(client_id: &str) -> Self {
+        Self::new(
+            SESSION_TAKEN_OVER,
+            format!(
+                "Another MQTT client connected with the client id {client_id} and took the session over. Give each \
+                 client an id of its own (spec.mqtt.clientId)."
+            ),
+        )
+    }
+}

@@ -1,0 +1,197 @@
+//! MQTT 5 through rumqttc.
+
+use std::time::Duration;
+
+use crds::worker::{BridgeConfig, Subscription};
+use rumqttc_v5::{
+    AckMode, AsyncClient, BrokerSessionResumePolicy, ClientError, ConnectReturnCode, ConnectionError,
+    DisconnectReasonCode, EventLoop, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PubAck,
+    PubRec, Publish, QoS, RetainForwardRule, StateError, SubscribeFilterInput, SubscribeReasonCode,
+    mqttbytes::Error as PacketError,
+};
+
+use super::{
+    BATCH, BROKER_REFUSED, BROKER_UNREACHABLE, CONNECT_TIMEOUT_SECONDS, Event, Failure, KEEP_ALIVE_SECONDS,
+    Message, PACKET_TOO_LARGE, connection::Credentials,
+};
+
+/// The acknowledgement of one message.
+pub type Ack = ManualAck;
+
+/// The sending half.
+pub struct Client(AsyncClient);
+
+/// The receiving half.
+pub struct Events {
+    event_loop: EventLoop,
+    broker: String,
+    client_id: String,
+}
+
+/// Prepares a connection that resumes the session the broker keeps, whoever began it.
+pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Result<(Client, Events), Failure> {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    let mut options = MqttOptions::new(&config.client_id, (config.host.clone(), config.port));
+    options
+        .set_keep_alive(KEEP_ALIVE_SECONDS)
+        .set_connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
+        .set_clean_start(false)
+        .set_session_expiry_interval(Some(config.session_expiry_seconds))
+        // This client starts without a memory of the session: what was under way at the broker comes again.
+        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+        .set_receive_maximum(Some(config.max_in_flight))
+        .set_max_packet_size(Some(config.max_packet_size_bytes))
+        .set_ack_mode(AckMode::Manual)
+        .set_max_request_batch(BATCH)
+        .set_read_batch_size(BATCH)
+        .set_network_options(network);
+    if let Some(Credentials { username, password }) = credentials {
+        options.set_credentials(username, password);
+    }
+    let broker = format!("{}:{}", config.host, config.port);
+    // Unbounded, because the window bounds what can be queued: at most one acknowledgement for each message.
+    let (client, event_loop) = AsyncClient::builder(options)
+        .unbounded()
+        .try_build()
+        .map_err(|error| Failure::new(BROKER_REFUSED, format!("The MQTT options are invalid: {error}.")))?;
+    Ok((Client(client), Events { event_loop, broker, client_id: config.client_id.clone() }))
+}
+
+impl Client {
+    /// Queues an acknowledgement.
+    pub fn acknowledge(&self, ack: Ack) -> Result<(), Failure> {
+        self.0.try_manual_ack(ack).map_err(closed)
+    }
+
+    /// Queues one SUBSCRIBE. Retained messages come with new subscriptions only, not at each start.
+    pub fn subscribe(&self, subscriptions: &[Subscription]) -> Result<(), Failure> {
+        let filters = subscriptions.iter().map(|subscription| {
+            SubscribeFilterInput::new(&subscription.filter, qos(subscription.qos))
+                .retain_forward_rule(RetainForwardRule::OnNewSubscribe)
+        });
+        self.0.try_subscribe_many(filters).map_err(closed)
+    }
+
+    /// Queues DISCONNECT without properties, so that the session's expiry stays as it is.
+    pub fn disconnect(&self, timeout: Duration) -> Result<(), Failure> {
+        self.0.try_disconnect_with_timeout(timeout).map_err(closed)
+    }
+}
+
+impl Events {
+    /// The next event.
+    pub async fn poll(&mut self) -> Result<Event, Failure> {
+        use rumqttc_v5::Event::{Incoming, Outgoing as Sent};
+        Ok(match self.event_loop.poll().await {
+            Ok(Incoming(Packet::Publish(publish))) => Event::Message(message(publish)),
+            Ok(Incoming(Packet::ConnAck(connack))) => {
+                Event::Connected { session_present: connack.session_present }
+            }
+            Ok(Incoming(Packet::SubAck(suback))) => {
+                Event::Subscribed(suback.return_codes.into_iter().map(answer).collect())
+            }
+            Ok(Sent(Outgoing::Disconnect)) | Err(ConnectionError::RequestsDone) => Event::Disconnected,
+            Ok(_) => Event::Other,
+            Err(error) => return Err(self.failure(error)),
+        })
+    }
+
+    fn failure(&self, error: ConnectionError) -> Failure {
+        let Self { broker, client_id, .. } = self;
+        match error {
+            ConnectionError::ConnectionRefused(code)
+            | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => refused(broker, code),
+            ConnectionError::MqttState(StateError::Deserialization(
+                PacketError::PayloadSizeLimitExceeded { pkt_size, max },
+            )) => Failure::too_large(pkt_size, max),
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
+                disconnected(broker, client_id, reason_code, reason_string)
+            }
+            error => Failure::new(
+                BROKER_UNREACHABLE,
+                format!("The connection to the MQTT broker {broker} failed: {error}."),
+            ),
+        }
+    }
+}
+
+fn message(publish: Publish) -> Message {
+    let ack = match publish.qos {
+        QoS::AtMostOnce => None,
+        QoS::AtLeastOnce => Some(ManualAck::PubAck(PubAck::new(publish.pkid, None))),
+        QoS::ExactlyOnce => Some(ManualAck::PubRec(PubRec::new(publish.pkid, None))),
+    };
+    let properties = publish.properties.unwrap_or_default();
+    Message {
+        topic: publish.topic,
+        payload: publish.payload,
+        qos: publish.qos as u8,
+        retained: publish.retain,
+        duplicate: publish.dup,
+        content_type: properties.content_type,
+        user_properties: properties.user_properties,
+        ack: ack.map(super::Ack::V5),
+    }
+}
+
+fn answer(code: SubscribeReasonCode) -> Result<u8, String> {
+    match code {
+        SubscribeReasonCode::Success(qos) => Ok(qos as u8),
+        refused => Err(format!("{refused:?}")),
+    }
+}
+
+fn refused(broker: &str, code: ConnectReturnCode) -> Failure {
+    let hint = match code {
+        ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+            " Check the Secret of spec.mqtt.credentialsSecretRef."
+        }
+        ConnectReturnCode::UnsupportedProtocolVersion | ConnectReturnCode::RefusedProtocolVersion => {
+            " Try spec.mqtt.protocolVersion V3_1_1."
+        }
+        _ => "",
+    };
+    Failure::new(BROKER_REFUSED, format!("The MQTT broker {broker} refused the connection: {code:?}.{hint}"))
+}
+
+fn disconnected(
+    broker: &str,
+    client_id: &str,
+    code: DisconnectReasonCode,
+    reason: Option<String>,
+) -> Failure {
+    let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+    match code {
+        DisconnectReasonCode::SessionTakenOver => Failure::taken_over(client_id),
+        DisconnectReasonCode::PacketTooLarge => Failure::new(
+            PACKET_TOO_LARGE,
+            format!("The MQTT broker {broker} ended the connection: a packet was too large{reason}."),
+        ),
+        DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::KeepAliveTimeout => Failure::new(
+            BROKER_UNREACHABLE,
+            format!("The MQTT broker {broker} ended the connection: {code:?}{reason}."),
+        ),
+        _ => Failure::new(
+            BROKER_REFUSED,
+            format!("The MQTT broker {broker} ended the connection: {code:?}{reason}."),
+        ),
+    }
+}
+
+fn qos(level: u8) -> QoS {
+    match level {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    }
+}
+
+fn closed(error: ClientError) -> Failure {
+    // Carries the request, which may be long; its kind is enough.
+    let what = match error {
+        ClientError::InvalidRequest(_) => "a request was invalid",
+        _ => "the connection is closed",
+    };
+    Failure::new(BROKER_UNREACHABLE, format!("Failed to send to the MQTT broker: {what}."))
+}

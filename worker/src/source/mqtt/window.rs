@@ -1,0 +1,171 @@
+//! The messages of one connection that are not yet acknowledged: in which order, how many, how large. Pure.
+//!
+//! MQTT wants acknowledgements in the order of the messages (MQTT-4.6.0-2), while Kafka's partitions deliver in
+//! any order. So an acknowledgement is due once its message and all before it are delivered.
+
+use std::collections::VecDeque;
+
+/// A ring of unacknowledged messages. `A` is what it takes to acknowledge one.
+#[derive(Debug)]
+pub struct Window<A> {
+    entries: VecDeque<Entry<A>>,
+    first_sequence: usize,
+    bytes: u64,
+    max_messages: usize,
+    max_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry<A> {
+    ack: Option<A>,
+    bytes: u64,
+    received_micros: i64,
+    delivered: bool,
+}
+
+impl<A> Window<A> {
+    /// An empty window with its bounds.
+    pub fn new(max_messages: usize, max_bytes: u64) -> Self {
+        let entries = VecDeque::with_capacity(max_messages.min(4096));
+        Self { entries, first_sequence: 0, bytes: 0, max_messages, max_bytes }
+    }
+
+    /// Takes a message in; answers the sequence number under which it will be delivered.
+    pub fn push(&mut self, bytes: u64, received_micros: i64, ack: Option<A>) -> usize {
+        self.entries.push_back(Entry { ack, bytes, received_micros, delivered: false });
+        self.bytes += bytes;
+        self.first_sequence.wrapping_add(self.entries.len() - 1)
+    }
+
+    /// A message is safe downstream. Answers when it was received, microseconds since 1970; `None` where no
+    /// such message waits.
+    pub fn deliver(&mut self, sequence: usize) -> Option<i64> {
+        let entry = self.entries.get_mut(sequence.wrapping_sub(self.first_sequence))?;
+        let first_time = !std::mem::replace(&mut entry.delivered, true);
+        first_time.then_some(entry.received_micros)
+    }
+
+    /// The oldest message, if it is delivered, with its acknowledgement (`None` inside at QoS 0).
+    pub fn pop_due(&mut self) -> Option<Option<A>> {
+        let entry = self.entries.pop_front_if(|entry| entry.delivered)?;
+        self.first_sequence = self.first_sequence.wrapping_add(1);
+        self.bytes -= entry.bytes;
+        Some(entry.ack)
+    }
+
+    /// Whether nothing more may be read.
+    ///
+    /// An MQTT 5 broker stops by itself at exactly `max_messages` (receive maximum), where reading must go on
+    /// so that the keep-alive does: only what exceeds it, at QoS 0 or from an MQTT 3.1.1 broker, fills the window.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() > self.max_messages || self.bytes >= self.max_bytes
+    }
+
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no message waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The payloads of the waiting messages together, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When the oldest waiting message was received, microseconds since 1970.
+    pub fn oldest_micros(&self) -> Option<i64> {
+        self.entries.front().map(|entry| entry.received_micros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(window: &mut Window<char>) -> String {
+        std::iter::from_fn(|| window.pop_due()).flatten().collect()
+    }
+
+    #[test]
+    fn acknowledgements_are_due_in_the_order_of_the_messages() {
+        let mut window = Window::new(10, 1000);
+        let [a, b, c] = ['a', 'b', 'c'].map(|ack| window.push(1, 0, Some(ack)));
+        window.deliver(c);
+        assert_eq!(due(&mut window), "");
+        window.deliver(a);
+        assert_eq!(due(&mut window), "a");
+        window.deliver(b);
+        assert_eq!(due(&mut window), "bc");
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn a_message_without_acknowledgement_holds_its_place() {
+        let mut window = Window::new(10, 1000);
+        let at_most_once = window.push(1, 0, None);
+        let at_least_once = window.push(1, 0, Some('b'));
+        window.deliver(at_least_once);
+        assert_eq!(due(&mut window), "");
+        window.deliver(at_most_once);
+        assert_eq!(due(&mut window), "b");
+    }
+
+    #[test]
+    fn a_delivery_counts_once_and_only_for_waiting_messages() {
+        let mut window = Window::new(10, 1000);
+        let a = window.push(1, 77, Some('a'));
+        assert_eq!(window.deliver(a), Some(77));
+        assert_eq!(window.deliver(a), None);
+        assert_eq!(due(&mut window), "a");
+        assert_eq!(window.deliver(a), None, "gone");
+        assert_eq!(window.deliver(a + 1), None, "not there yet");
+    }
+
+    #[test]
+    fn bytes_and_count_fill_the_window_and_delivery_alone_does_not_empty_it() {
+        let mut window = Window::new(2, 100);
+        let a = window.push(99, 0, Some('a'));
+        assert!(!window.is_full());
+        let b = window.push(1, 0, Some('b'));
+        assert!(window.is_full(), "by bytes");
+        window.deliver(b);
+        assert!(window.is_full(), "b still waits for a");
+        window.deliver(a);
+        due(&mut window);
+        assert_eq!((window.len(), window.bytes()), (0, 0));
+        for _ in 0..2 {
+            window.push(1, 0, Some('x'));
+        }
+        assert!(!window.is_full(), "exactly the receive maximum: the keep-alive goes on");
+        window.push(1, 0, None);
+        assert!(window.is_full(), "by count");
+    }
+
+    #[test]
+    fn any_order_of_delivery_acknowledges_everything_in_order() {
+        // A fixed linear congruential sequence stands for chance.
+        let mut random = 7u64;
+        let mut window = Window::new(1000, u64::MAX);
+        let (mut waiting, mut acknowledged, mut next) = (Vec::new(), Vec::new(), 0u32);
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if random >> 63 == 0 || waiting.is_empty() {
+                waiting.push(window.push(1, 0, Some(next)));
+                next += 1;
+            } else {
+                let index = (random >> 33) as usize % waiting.len();
+                window.deliver(waiting.swap_remove(index));
+            }
+            acknowledged.extend(std::iter::from_fn(|| window.pop_due()).flatten());
+        }
+        for sequence in waiting {
+            window.deliver(sequence);
+        }
+        acknowledged.extend(std::iter::from_fn(|| window.pop_due()).flatten());
+        assert_eq!(acknowledged, (0..next).collect::<Vec<_>>());
+    }
+}
