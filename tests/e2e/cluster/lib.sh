@@ -45,26 +45,40 @@ die() {
 # seconds; the command's output goes to a log, whose last line is shown every 20 seconds while
 # it runs and whose tail is shown if it fails.
 step() {
-  local name="$1" began=$SECONDS log command_pid waited=0 status=0
+  local name="$1" began=$SECONDS log progress status
   shift
   log="$CACHE_DIR/log/${name//[^a-zA-Z0-9.]/-}.log"
   mkdir -p "$CACHE_DIR/log"
-  ( "$@" ) >"$log" 2>&1 &
-  command_pid=$!
-  while kill -0 "$command_pid" 2>/dev/null; do
-    sleep 0.2
-    waited=$((waited + 1))
-    if ((waited % 100 == 0)); then
-      printf '       … %s, %ds: %s\n' "$name" $((SECONDS - began)) "$(tail -n 1 "$log" | cut -c 1-100)"
-    fi
-  done
-  wait "$command_pid" || status=$?
+  show_progress "$name" "$log" &
+  progress=$!
+  # Not in a condition, which would let the command go on after an error.
+  set +e
+  (
+    set -e
+    "$@"
+  ) >"$log" 2>&1
+  status=$?
+  set -e
+  kill "$progress" 2>/dev/null || true
+  wait "$progress" 2>/dev/null || true
   if ((status != 0)); then
     printf '%4ds  FAILED  %s\n' $((SECONDS - began)) "$name"
     { tail -n 30 "$log"; echo "The whole log: $log"; } >&2
     exit "$status"
   fi
   printf '%4ds  %s\n' $((SECONDS - began)) "$name"
+}
+
+# Waits by reading from a pipe that nobody writes to, because a `sleep` would outlive this.
+show_progress() {
+  local name="$1" log="$2" began=$SECONDS never
+  exec {never}<> <(:)
+  while kill -0 $$ 2>/dev/null; do
+    read -r -t 1 -u "$never" || true
+    if (((SECONDS - began) % 20 == 19)); then
+      printf '       … %s, %ds: %s\n' "$name" $((SECONDS - began)) "$(tail -n 1 "$log" | tr -dc '[:print:]' | cut -c 1-100)"
+    fi
+  done
 }
 
 kubectl() {
