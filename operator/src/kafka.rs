@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod client;
+mod connection;
 mod error;
 mod plan;
 

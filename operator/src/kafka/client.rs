@@ -1,52 +1,112 @@
-//! The real Kafka, through librdkafka. I/O.
+//! The real Kafka: one connection for each list of bootstrap servers, and every blocking call on a thread where
+//! it may block. I/O.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures::future::BoxFuture;
+use snafu::ResultExt;
 
-use super::{Error, ObservedTopic, TopicAdmin, TopicStep, Watermarks};
+use super::{
+    Error, ObservedTopic, TopicAdmin, TopicStep, Watermarks, connection::Connection, error::AbandonedSnafu,
+};
 use crate::pipeline::TopicName;
 
-/// Talks to brokers; keeps one client for each list of bootstrap servers.
+/// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads,
+/// and pipelines come and go with their brokers: a bounded life bounds both.
+const CONNECTION_LIFE: Duration = Duration::from_secs(600);
+
+/// Talks to brokers; keeps one connection for each list of bootstrap servers.
 #[derive(Default)]
-pub struct KafkaClient {}
+pub struct KafkaClient {
+    connections: Mutex<HashMap<String, Arc<Connection>>>,
+}
 
 impl TopicAdmin for KafkaClient {
     fn observe<'a>(
         &'a self,
         bootstrap_servers: &'a str,
-        _topic: &'a TopicName,
+        topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, Error>> {
-        Box::pin(async move {
-            Err(Error::Unreachable {
-                action: "observe".to_owned(),
-                bootstrap_servers: bootstrap_servers.to_owned(),
-            })
-        })
+        let (action, topic) = (format!("read topic {topic}"), topic.clone());
+        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.observe(&topic)))
     }
 
     fn apply<'a>(
         &'a self,
-        _bootstrap_servers: &'a str,
-        _topic: &'a TopicName,
-        _step: &'a TopicStep,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
+        step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async { Ok(()) })
+        let (action, topic, step) = (format!("change topic {topic}"), topic.clone(), step.action.clone());
+        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.apply(&topic, &step)))
     }
 
     fn delete<'a>(
         &'a self,
-        _bootstrap_servers: &'a str,
-        _topic: &'a TopicName,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async { Ok(()) })
+        let (action, topic) = (format!("delete topic {topic}"), topic.clone());
+        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.delete(&topic)))
     }
 
     fn watermarks<'a>(
         &'a self,
-        _bootstrap_servers: &'a str,
-        _topic: &'a TopicName,
+        bootstrap_servers: &'a str,
+        topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, Error>> {
-        Box::pin(async { Ok(BTreeMap::new()) })
+        let (action, topic) = (format!("read the offsets of topic {topic}"), topic.clone());
+        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.watermarks(&topic)))
+    }
+}
+
+impl KafkaClient {
+    /// Runs a blocking request on a thread where it may block. A connection that failed is not used again.
+    async fn run<T: Send + 'static>(
+        &self,
+        bootstrap_servers: &str,
+        action: String,
+        request: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let connection = self.connection(bootstrap_servers)?;
+        let used = Arc::clone(&connection);
+        let result =
+            tokio::task::spawn_blocking(move || request(&used)).await.context(AbandonedSnafu { action })?;
+        if matches!(result, Err(Error::Unreachable { .. })) {
+            self.forget(bootstrap_servers, connection);
+        }
+        result
+    }
+
+    fn connection(&self, bootstrap_servers: &str) -> Result<Arc<Connection>, Error> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let old = connections.extract_if(|_, connection| now - connection.since > CONNECTION_LIFE);
+        drop_elsewhere(old.map(|(_, connection)| connection).collect());
+        if let Some(connection) = connections.get(bootstrap_servers) {
+            return Ok(Arc::clone(connection));
+        }
+        let connection = Arc::new(Connection::new(bootstrap_servers)?);
+        connections.insert(bootstrap_servers.to_owned(), Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    fn forget(&self, bootstrap_servers: &str, failed: Arc<Connection>) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.get(bootstrap_servers).is_some_and(|current| Arc::ptr_eq(current, &failed)) {
+            connections.remove(bootstrap_servers);
+        }
+        drop_elsewhere(vec![failed]);
+    }
+}
+
+/// Drops connections where it may take its time: librdkafka joins its threads.
+fn drop_elsewhere(connections: Vec<Arc<Connection>>) {
+    if !connections.is_empty() {
+        tokio::task::spawn_blocking(move || drop(connections));
     }
 }

@@ -1,9 +1,20 @@
 //! The difference between a topic as it is and as it shall be. Pure.
+//!
+//! Only the settings that the spec names are compared, each by the value in force: a wanted value that is the
+//! broker's default anyway is no drift. All other settings belong to whoever set them.
 
-use crds::worker::PipelineId;
+use std::collections::BTreeMap;
 
-use super::{ObservedTopic, TopicPlan};
-use crate::{change::Refusal, pipeline::Topic};
+use crds::{status::Reason, worker::PipelineId};
+
+use super::{ExistingTopic, ObservedTopic, TopicAction, TopicPlan, TopicStep};
+use crate::{
+    change::{Change, Refusal},
+    pipeline::Topic,
+};
+
+/// The one setting that is a minimum: a larger value on the topic stays.
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
 /// What to do so that `wanted` holds. `marker` is the pipeline that created the topic, as the database knows it.
 pub fn plan(
@@ -12,16 +23,316 @@ pub fn plan(
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
 ) -> TopicPlan {
-    let _ = (wanted, pipeline, observed, marker);
-    TopicPlan::default()
+    match (&observed.topic, marker) {
+        (_, Some(owner)) if owner != pipeline => refused(resource_conflict(wanted, owner)),
+        (None, marker) => {
+            TopicPlan { claim: marker.is_none(), steps: vec![create(wanted)], refusals: Vec::new() }
+        }
+        (Some(_), None) => refused(not_owned(wanted)),
+        (Some(existing), Some(_)) => repair(wanted, existing),
+    }
 }
 
-/// Whether the topic may be deleted with the pipeline: only if this pipeline created it.
-pub fn plan_deletion(
-    wanted: &Topic,
-    pipeline: &PipelineId,
-    marker: Option<&PipelineId>,
-) -> Result<(), Refusal> {
-    let _ = (wanted, pipeline, marker);
-    Ok(())
+/// The deletion of the topic with its pipeline; `None` where another pipeline or nobody is known to have
+/// created it. A deletion that was interrupted after Kafka's part is planned again.
+pub fn plan_deletion(wanted: &Topic, pipeline: &PipelineId, marker: Option<&PipelineId>) -> Option<Change> {
+    (marker == Some(pipeline)).then(|| change(wanted, "", wanted.name.as_str(), ""))
+}
+
+fn create(wanted: &Topic) -> TopicStep {
+    let mut config = wanted.config.clone();
+    config.insert(MAX_MESSAGE_BYTES.to_owned(), wanted.min_max_message_bytes.to_string());
+    TopicStep {
+        changes: vec![change(wanted, "", "", wanted.name.as_str())],
+        action: TopicAction::Create {
+            partitions: wanted.partitions,
+            replication_factor: wanted.replication_factor,
+            config,
+        },
+    }
+}
+
+fn repair(wanted: &Topic, existing: &ExistingTopic) -> TopicPlan {
+    let mut plan = TopicPlan::default();
+    plan.refusals.extend(wanted.config.keys().filter(|name| !existing.config.contains_key(*name)).map(
+        |name| Refusal {
+            reason: Reason::KafkaRefused,
+            message: format!(
+                "kafka.topic.config names {name}, a setting that this Kafka does not know; remove it"
+            ),
+        },
+    ));
+
+    let config = settings_to_change(wanted, existing);
+    if !config.is_empty() {
+        let changes =
+            config.iter().map(|(name, value)| change(wanted, name, found(existing, name), value)).collect();
+        plan.steps.push(TopicStep { changes, action: TopicAction::AlterConfig { config } });
+    }
+
+    if wanted.partitions > existing.partitions {
+        plan.steps.push(TopicStep {
+            changes: vec![change(
+                wanted,
+                "partitions",
+                &existing.partitions.to_string(),
+                &wanted.partitions.to_string(),
+            )],
+            action: TopicAction::AddPartitions { total: wanted.partitions },
+        });
+    }
+    if wanted.partitions < existing.partitions {
+        plan.refusals.push(Refusal {
+            reason: Reason::TopicChangeRefused,
+            message: format!(
+                "kafka.topic.partitions is {}, but topic {} has {}, and Kafka cannot remove partitions; \
+                 set it to {} or more",
+                wanted.partitions, wanted.name, existing.partitions, existing.partitions
+            ),
+        });
+    }
+    if wanted.replication_factor != existing.replication_factor {
+        plan.refusals.push(other_replication_factor(wanted, existing));
+    }
+    plan
+}
+
+fn settings_to_change(wanted: &Topic, existing: &ExistingTopic) -> BTreeMap<String, String> {
+    let mut config: BTreeMap<_, _> = wanted
+        .config
+        .iter()
+        .filter(|(name, value)| {
+            existing.config.get(*name).is_some_and(|setting| setting.value != value.as_str())
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let max_message_bytes = found(existing, MAX_MESSAGE_BYTES).parse::<u64>().unwrap_or(0);
+    if max_message_bytes < u64::from(wanted.min_max_message_bytes) {
+        config.insert(MAX_MESSAGE_BYTES.to_owned(), wanted.min_max_message_bytes.to_string());
+    }
+    config
+}
+
+fn found<'a>(existing: &'a ExistingTopic, name: &str) -> &'a str {
+    existing.config.get(name).map_or("", |setting| setting.value.as_str())
+}
+
+fn change(wanted: &Topic, field: &str, from: &str, to: &str) -> Change {
+    Change {
+        object: format!("topic {}", wanted.name),
+        field: field.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+    }
+}
+
+fn refused(refusal: Refusal) -> TopicPlan {
+    TopicPlan { refusals: vec![refusal], ..TopicPlan::default() }
+}
+
+fn resource_conflict(wanted: &Topic, owner: &PipelineId) -> Refusal {
+    Refusal {
+        reason: Reason::ResourceConflict,
+        message: format!(
+            "topic {} belongs to the IoTPipeline {} in namespace {} of cluster {}; choose another \
+             kafka.topic.name, or delete that IoTPipeline first",
+            wanted.name, owner.name, owner.namespace, owner.cluster_name
+        ),
+    }
+}
+
+fn not_owned(wanted: &Topic) -> Refusal {
+    Refusal {
+        reason: Reason::TopicNotOwned,
+        message: format!(
+            "topic {} exists, and no IoTPipeline created it (the broker may have, for a client that came first: \
+             auto.create.topics.enable); choose another kafka.topic.name, or delete the topic if nobody needs \
+             what is in it",
+            wanted.name
+        ),
+    }
+}
+
+fn other_replication_factor(wanted: &Topic, existing: &ExistingTopic) -> Refusal {
+    Refusal {
+        reason: Reason::TopicChangeRefused,
+        message: format!(
+            "kafka.topic.replicationFactor is {wanted_factor}, but topic {topic} has {factor}; it counts at \
+             creation only. Set it to {factor}, or move the replicas: kafka-reassign-partitions.sh \
+             --bootstrap-server {servers} --execute --reassignment-json-file FILE, where FILE lists \
+             {wanted_factor} broker ids for each partition: {{\"version\":1,\"partitions\":[{{\"topic\":\"{topic}\",\
+             \"partition\":0,\"replicas\":[…]}}, …]}}",
+            wanted_factor = wanted.replication_factor,
+            factor = existing.replication_factor,
+            topic = wanted.name,
+            servers = wanted.bootstrap_servers,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kafka::TopicSetting, pipeline::TopicName};
+
+    fn wanted() -> Topic {
+        Topic {
+            bootstrap_servers: "kafka.kafka:9092".into(),
+            name: TopicName::parse("plant-7.line").unwrap(),
+            partitions: 6,
+            replication_factor: 3,
+            config: BTreeMap::from([
+                ("retention.ms".into(), "604800000".into()),
+                ("compression.type".into(), "zstd".into()),
+            ]),
+            min_max_message_bytes: 2_000_000,
+        }
+    }
+
+    fn pipeline(name: &str) -> PipelineId {
+        PipelineId { cluster_name: "c".into(), namespace: "plant-7".into(), name: name.into() }
+    }
+
+    /// The topic as `wanted` makes it, beside a setting of somebody else's and a default.
+    fn as_wanted() -> ExistingTopic {
+        let setting = |value: &str, set_on_topic| TopicSetting { value: value.into(), set_on_topic };
+        ExistingTopic {
+            partitions: 6,
+            replication_factor: 3,
+            config: BTreeMap::from([
+                ("retention.ms".into(), setting("604800000", false)),
+                ("compression.type".into(), setting("zstd", true)),
+                ("max.message.bytes".into(), setting("2000000", true)),
+                ("segment.ms".into(), setting("3600000", true)),
+                ("cleanup.policy".into(), setting("delete", false)),
+            ]),
+        }
+    }
+
+    fn observed(topic: Option<ExistingTopic>) -> ObservedTopic {
+        ObservedTopic { cluster_id: "k1".into(), topic }
+    }
+
+    fn plan_ours(existing: ExistingTopic) -> TopicPlan {
+        plan(&wanted(), &pipeline("line"), &observed(Some(existing)), Some(&pipeline("line")))
+    }
+
+    fn only_refusal(plan: &TopicPlan) -> (Reason, &str) {
+        assert_eq!((plan.claim, plan.steps.len(), plan.refusals.len()), (false, 0, 1), "{plan:?}");
+        (plan.refusals[0].reason, &plan.refusals[0].message)
+    }
+
+    #[test]
+    fn a_missing_topic_is_claimed_and_created() {
+        let plan = plan(&wanted(), &pipeline("line"), &observed(None), None);
+        assert!(plan.claim);
+        assert_eq!(plan.steps[0].changes[0].to_string(), "topic plant-7.line created");
+        insta::assert_debug_snapshot!(plan.steps[0].action);
+    }
+
+    #[test]
+    fn a_topic_that_vanished_is_created_without_another_claim() {
+        let plan = plan(&wanted(), &pipeline("line"), &observed(None), Some(&pipeline("line")));
+        assert!(!plan.claim);
+        assert!(matches!(plan.steps[0].action, TopicAction::Create { .. }));
+    }
+
+    #[test]
+    fn a_topic_as_wanted_needs_nothing() {
+        assert_eq!(plan_ours(as_wanted()), TopicPlan::default());
+    }
+
+    #[test]
+    fn drift_of_named_settings_is_repaired_and_others_stay() {
+        let mut existing = as_wanted();
+        existing.config.get_mut("retention.ms").unwrap().value = "1000".into();
+        existing.config.get_mut("compression.type").unwrap().value = "producer".into();
+        let plan = plan_ours(existing);
+        let changes: Vec<_> = plan.steps[0].changes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            changes,
+            [
+                "topic plant-7.line: compression.type changed from producer to zstd",
+                "topic plant-7.line: retention.ms changed from 1000 to 604800000",
+            ]
+        );
+        assert_eq!(plan.steps[0].action, TopicAction::AlterConfig { config: wanted().config });
+        assert_eq!(plan.refusals, []);
+    }
+
+    #[test]
+    fn max_message_bytes_is_a_minimum() {
+        let mut existing = as_wanted();
+        existing.config.get_mut("max.message.bytes").unwrap().value = "10485760".into();
+        assert_eq!(plan_ours(existing.clone()), TopicPlan::default());
+
+        existing.config.get_mut("max.message.bytes").unwrap().value = "1048588".into();
+        let config = BTreeMap::from([("max.message.bytes".to_owned(), "2000000".to_owned())]);
+        assert_eq!(plan_ours(existing).steps[0].action, TopicAction::AlterConfig { config });
+    }
+
+    #[test]
+    fn a_setting_that_kafka_does_not_know_is_refused_and_the_rest_goes_on() {
+        let mut topic = wanted();
+        topic.config.insert("retention.hours".into(), "1".into());
+        let mut existing = as_wanted();
+        existing.config.get_mut("retention.ms").unwrap().value = "1000".into();
+        let plan = plan(&topic, &pipeline("line"), &observed(Some(existing)), Some(&pipeline("line")));
+        assert_eq!(plan.steps.len(), 1);
+        assert_eq!(plan.refusals[0].reason, Reason::KafkaRefused);
+        assert!(plan.refusals[0].message.contains("retention.hours"));
+    }
+
+    #[test]
+    fn partitions_grow() {
+        let plan = plan_ours(ExistingTopic { partitions: 2, ..as_wanted() });
+        assert_eq!(plan.steps[0].action, TopicAction::AddPartitions { total: 6 });
+        assert_eq!(
+            plan.steps[0].changes[0].to_string(),
+            "topic plant-7.line: partitions changed from 2 to 6"
+        );
+    }
+
+    #[test]
+    fn fewer_partitions_are_refused() {
+        let plan = plan_ours(ExistingTopic { partitions: 12, ..as_wanted() });
+        let (reason, message) = only_refusal(&plan);
+        assert_eq!(reason, Reason::TopicChangeRefused);
+        assert!(message.contains("set it to 12 or more"), "{message}");
+    }
+
+    #[test]
+    fn another_replication_factor_is_refused_with_the_command() {
+        let plan = plan_ours(ExistingTopic { replication_factor: 1, ..as_wanted() });
+        let (reason, message) = only_refusal(&plan);
+        assert_eq!(reason, Reason::TopicChangeRefused);
+        assert!(
+            message.contains("kafka-reassign-partitions.sh --bootstrap-server kafka.kafka:9092"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_topic_without_marker_is_not_owned() {
+        let plan = plan(&wanted(), &pipeline("line"), &observed(Some(as_wanted())), None);
+        assert_eq!(only_refusal(&plan).0, Reason::TopicNotOwned);
+    }
+
+    #[test]
+    fn a_topic_of_another_pipeline_is_a_conflict_even_before_it_exists() {
+        for existing in [None, Some(as_wanted())] {
+            let plan = plan(&wanted(), &pipeline("line"), &observed(existing), Some(&pipeline("other")));
+            let (reason, message) = only_refusal(&plan);
+            assert_eq!(reason, Reason::ResourceConflict);
+            assert!(message.contains("IoTPipeline other in namespace plant-7"), "{message}");
+        }
+    }
+
+    #[test]
+    fn only_a_topic_of_our_own_is_deleted() {
+        let deletion = |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker);
+        assert_eq!(deletion(None), None);
+        assert_eq!(deletion(Some(&pipeline("other"))), None);
+        assert_eq!(deletion(Some(&pipeline("line"))).unwrap().to_string(), "topic plant-7.line deleted");
+    }
 }

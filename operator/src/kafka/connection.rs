@@ -1,0 +1,300 @@
+//! One connection to one Kafka cluster, with blocking calls that all have a deadline. I/O.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures::executor::block_on;
+use rdkafka::{
+    ClientConfig,
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier,
+        TopicReplication, TopicResult,
+    },
+    client::DefaultClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, KafkaResult},
+    types::RDKafkaErrorCode,
+};
+use snafu::ResultExt;
+
+use super::{
+    Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
+    error::{NotAsAskedSnafu, SetupSnafu, UnreachableSnafu},
+};
+use crate::pipeline::TopicName;
+
+/// How long one request may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait between two looks at a change that spreads through the cluster.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One connection to one Kafka cluster.
+pub(super) struct Connection {
+    /// When it was made.
+    pub since: Instant,
+    bootstrap_servers: String,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Connection {
+    pub fn new(bootstrap_servers: &str) -> Result<Self, Error> {
+        let admin = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap_servers)
+            .set("client.id", "iotpipeline-operator")
+            // Looking at a topic that does not exist must not create it.
+            .set("allow.auto.create.topics", "false")
+            .set("log.connection.close", "false")
+            .set_log_level(RDKafkaLogLevel::Emerg)
+            .create()
+            .context(SetupSnafu { bootstrap_servers })?;
+        Ok(Self { since: Instant::now(), bootstrap_servers: bootstrap_servers.to_owned(), admin })
+    }
+
+    pub fn observe(&self, topic: &TopicName) -> Result<ObservedTopic, Error> {
+        let action = format!("read topic {topic}");
+        let cluster_id = self.admin.inner().fetch_cluster_id(DEADLINE).ok_or_else(|| {
+            UnreachableSnafu { action: &action, bootstrap_servers: &self.bootstrap_servers }.build()
+        })?;
+        let Some((partitions, replication_factor)) = self.partitions(topic, &action)? else {
+            return Ok(ObservedTopic { cluster_id, topic: None });
+        };
+        let config = self.config(topic, &action)?;
+        Ok(ObservedTopic {
+            cluster_id,
+            topic: Some(ExistingTopic { partitions, replication_factor, config }),
+        })
+    }
+
+    pub fn apply(&self, topic: &TopicName, action: &TopicAction) -> Result<(), Error> {
+        match action {
+            TopicAction::Create { partitions, replication_factor, config } => {
+                self.create(topic, *partitions, *replication_factor, config)
+            }
+            TopicAction::AlterConfig { config } => self.alter_config(topic, config),
+            TopicAction::AddPartitions { total } => self.add_partitions(topic, *total),
+        }
+    }
+
+    pub fn delete(&self, topic: &TopicName) -> Result<(), Error> {
+        let action = format!("delete topic {topic}");
+        let answer = block_on(self.admin.delete_topics(&[topic.as_str()], &options()));
+        match self.topic_result(answer, &action) {
+            Err(Error::Refused { code: RDKafkaErrorCode::UnknownTopicOrPartition, .. }) => return Ok(()),
+            result => result?,
+        }
+        settle(|| match self.partitions(topic, &action)? {
+            None => Ok(()),
+            Some(_) => Err(not_as_asked(&action, "Kafka agreed, but the topic is still there")),
+        })
+    }
+
+    pub fn watermarks(&self, topic: &TopicName) -> Result<BTreeMap<i32, Watermarks>, Error> {
+        let action = format!("read the offsets of topic {topic}");
+        let Some((partitions, _)) = self.partitions(topic, &action)? else {
+            return Ok(BTreeMap::new());
+        };
+        (0..partitions)
+            .map(|partition| {
+                let (low, high) = self
+                    .admin
+                    .inner()
+                    .fetch_watermarks(topic.as_str(), partition, DEADLINE)
+                    .map_err(|error| self.error(&error, &action))?;
+                Ok((partition, Watermarks { low, high }))
+            })
+            .collect()
+    }
+
+    /// Creates the topic and looks whether it came out as asked: a broker that creates topics by itself may have
+    /// been first, or a broker policy may have changed the request.
+    fn create(
+        &self,
+        topic: &TopicName,
+        partitions: i32,
+        replication_factor: i32,
+        config: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let action = format!("create topic {topic}");
+        let new = config.iter().fold(
+            NewTopic::new(topic.as_str(), partitions, TopicReplication::Fixed(replication_factor)),
+            |new, (name, value)| new.set(name, value),
+        );
+        let answer = block_on(self.admin.create_topics([&new], &options()));
+        match self.topic_result(answer, &action) {
+            // What is there is ours: its marker was written before. The next plan repairs the rest.
+            Err(Error::Refused { code: RDKafkaErrorCode::TopicAlreadyExists, .. }) => {
+                return Err(not_as_asked(
+                    &action,
+                    "the topic appeared meanwhile, perhaps because a client asked for it and the broker has \
+                     auto.create.topics.enable=true; its settings are repaired next",
+                ));
+            }
+            result => result?,
+        }
+        settle(|| match self.partitions(topic, &action)? {
+            None => Err(not_as_asked(&action, "Kafka agreed, but the topic does not appear")),
+            Some((found, _)) if found != partitions => {
+                let found = format!("Kafka agreed, but the topic has {found} partitions, not {partitions}");
+                Err(not_as_asked(&action, found))
+            }
+            Some(_) => Ok(()),
+        })?;
+        self.check_config(topic, config, &action)
+    }
+
+    /// Sets the named settings and keeps all others.
+    ///
+    /// librdkafka can replace the whole set of a topic's settings only: so this reads what is set on the topic,
+    /// merges, writes, and reads back. Whoever changes another setting of this topic between the read and the
+    /// write, a few milliseconds, loses that change; nothing in this protocol can notice.
+    fn alter_config(&self, topic: &TopicName, config: &BTreeMap<String, String>) -> Result<(), Error> {
+        let action = format!("change settings of topic {topic}");
+        let mut merged: BTreeMap<_, _> = self
+            .config(topic, &action)?
+            .into_iter()
+            .filter(|(_, setting)| setting.set_on_topic)
+            .map(|(name, setting)| (name, setting.value))
+            .collect();
+        merged.extend(config.iter().map(|(name, value)| (name.clone(), value.clone())));
+
+        let request = merged
+            .iter()
+            .fold(AlterConfig::new(ResourceSpecifier::Topic(topic.as_str())), |request, (name, value)| {
+                request.set(name, value)
+            });
+        let answers = block_on(self.admin.alter_configs([&request], &options()))
+            .map_err(|error| self.error(&error, &action))?;
+        for (_, code) in answers.into_iter().filter_map(Result::err) {
+            return Err(self.error_of_code(code, &action));
+        }
+        self.check_config(topic, &merged, &action)
+    }
+
+    fn add_partitions(&self, topic: &TopicName, total: i32) -> Result<(), Error> {
+        let action = format!("add partitions to topic {topic}");
+        let new = NewPartitions::new(topic.as_str(), usize::try_from(total).unwrap_or(0));
+        let answer = block_on(self.admin.create_partitions([&new], &options()));
+        self.topic_result(answer, &action)?;
+        settle(|| match self.partitions(topic, &action)? {
+            Some((found, _)) if found >= total => Ok(()),
+            _ => Err(not_as_asked(
+                &action,
+                format!("Kafka agreed, but the topic does not have {total} partitions"),
+            )),
+        })
+    }
+
+    /// Partitions and replication factor; `None` where the topic does not exist.
+    fn partitions(&self, topic: &TopicName, action: &str) -> Result<Option<(i32, i32)>, Error> {
+        let metadata = self
+            .admin
+            .inner()
+            .fetch_metadata(Some(topic.as_str()), DEADLINE)
+            .map_err(|error| self.error(&error, action))?;
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
+            return Ok(None);
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Ok(None);
+            }
+            Some(code) => return Err(self.error_of_code(code, action)),
+            None => {}
+        }
+        let replicas =
+            found.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+        let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        Ok(Some((count(found.partitions().len()), count(replicas))))
+    }
+
+    /// Every setting of the topic.
+    fn config(&self, topic: &TopicName, action: &str) -> Result<BTreeMap<String, TopicSetting>, Error> {
+        let resource = ResourceSpecifier::Topic(topic.as_str());
+        let resources = block_on(self.admin.describe_configs([&resource], &options()))
+            .map_err(|error| self.error(&error, action))?;
+        let entries = match resources.into_iter().next() {
+            Some(Ok(resource)) => resource.entries,
+            Some(Err(code)) => return Err(self.error_of_code(code, action)),
+            None => Vec::new(),
+        };
+        // The client library swallows the error of a single resource and leaves it without entries.
+        if entries.is_empty() {
+            return Err(not_as_asked(
+                action,
+                "Kafka tells no settings of it; grant the operator's Kafka user DescribeConfigs on the topic",
+            ));
+        }
+        Ok(entries
+            .into_iter()
+            .map(|entry| {
+                let set_on_topic = entry.source == ConfigSource::DynamicTopic;
+                (entry.name, TopicSetting { value: entry.value.unwrap_or_default(), set_on_topic })
+            })
+            .collect())
+    }
+
+    /// Reads back what was written.
+    fn check_config(
+        &self,
+        topic: &TopicName,
+        wanted: &BTreeMap<String, String>,
+        action: &str,
+    ) -> Result<(), Error> {
+        settle(|| {
+            let config = self.config(topic, action)?;
+            let holds = |name: &String, value: &String| {
+                config.get(name).is_some_and(|setting| setting.value == *value)
+            };
+            match wanted.iter().find(|(name, value)| !holds(name, value)) {
+                None => Ok(()),
+                Some((name, value)) => {
+                    let found = format!("Kafka agreed, but {name} is not {value}");
+                    Err(not_as_asked(action, found))
+                }
+            }
+        })
+    }
+
+    fn topic_result(&self, answer: KafkaResult<Vec<TopicResult>>, action: &str) -> Result<(), Error> {
+        let results = answer.map_err(|error| self.error(&error, action))?;
+        match results.into_iter().find_map(Result::err) {
+            Some((_, code)) => Err(self.error_of_code(code, action)),
+            None => Ok(()),
+        }
+    }
+
+    fn error(&self, error: &KafkaError, action: &str) -> Error {
+        let code = match error {
+            KafkaError::AdminOp(code) => Some(*code),
+            error => error.rdkafka_error_code(),
+        };
+        self.error_of_code(code.unwrap_or(RDKafkaErrorCode::Fail), action)
+    }
+
+    fn error_of_code(&self, code: RDKafkaErrorCode, action: &str) -> Error {
+        Error::from_code(code, action, &self.bootstrap_servers)
+    }
+}
+
+/// Looks at a change that spreads through the cluster until it is there or the deadline passes.
+fn settle(look: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match look() {
+            Err(Error::NotAsAsked { .. }) if Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
+            result => return result,
+        }
+    }
+}
+
+fn not_as_asked(action: &str, found: impl Into<String>) -> Error {
+    NotAsAskedSnafu { action, found }.build()
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(DEADLINE)).operation_timeout(Some(DEADLINE))
+}

@@ -1,0 +1,261 @@
+//! The operator's Kafka half against a real broker, named by `IOTPIPELINE_TEST_KAFKA`.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use crds::{status::Reason, worker::PipelineId};
+use operator::{
+    change::Change,
+    kafka::{Error, KafkaClient, ObservedTopic, TopicAdmin, TopicPlan, Watermarks, plan},
+    pipeline::{Topic, TopicName},
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+#[tokio::test]
+async fn a_topic_is_created_as_asked_and_then_left_alone() {
+    let test = Test::new("create");
+    let mut plan = test.plan(&test.topic, None).await;
+    assert!(plan.claim);
+    assert_eq!(test.apply(&plan).await, [format!("topic {} created", test.topic.name)]);
+
+    plan = test.plan(&test.topic, Some(&test.pipeline)).await;
+    assert_eq!(plan, TopicPlan::default());
+    let existing = test.observe().await.topic.unwrap();
+    assert_eq!((existing.partitions, existing.replication_factor), (2, 1));
+    assert_eq!(existing.config["retention.ms"].value, "3600000");
+    assert!(existing.config["retention.ms"].set_on_topic);
+    assert!(!existing.config["segment.bytes"].set_on_topic);
+    assert_eq!(existing.config["max.message.bytes"].value, "2000000");
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn looking_at_a_topic_does_not_create_it() {
+    let test = Test::new("look");
+    for _ in 0..3 {
+        assert_eq!(test.observe().await.topic, None);
+        assert_eq!(test.watermarks().await, BTreeMap::new());
+    }
+    assert!(!test.observe().await.cluster_id.is_empty());
+}
+
+#[tokio::test]
+async fn drift_of_every_managed_setting_is_repaired_and_all_others_survive() {
+    let test = Test::created("drift").await;
+    // Somebody else's hand: our settings changed or gone, one of theirs set.
+    test.set_config(&[("retention.ms", "1000"), ("max.message.bytes", "1000"), ("segment.ms", "7200000")])
+        .await;
+
+    let plan = test.plan(&test.topic, Some(&test.pipeline)).await;
+    let name = &test.topic.name;
+    assert_eq!(
+        test.apply(&plan).await,
+        [
+            format!("topic {name}: compression.type changed from producer to zstd"),
+            format!("topic {name}: max.message.bytes changed from 1000 to 2000000"),
+            format!("topic {name}: retention.ms changed from 1000 to 3600000"),
+        ]
+    );
+    assert_eq!(test.plan(&test.topic, Some(&test.pipeline)).await, TopicPlan::default());
+    assert_eq!(test.observe().await.topic.unwrap().config["segment.ms"].value, "7200000");
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn a_larger_max_message_bytes_stays_and_a_wanted_default_is_no_drift() {
+    let mut test = Test::created("minimum").await;
+    test.set_config(&[
+        ("retention.ms", "3600000"),
+        ("compression.type", "zstd"),
+        ("max.message.bytes", "9000000"),
+    ])
+    .await;
+    test.topic.config.insert("cleanup.policy".into(), "delete".into());
+    assert_eq!(test.plan(&test.topic, Some(&test.pipeline)).await, TopicPlan::default());
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn partitions_grow_and_never_shrink() {
+    let test = Test::created("partitions").await;
+    let grown = Topic { partitions: 5, ..test.topic.clone() };
+    let plan = test.plan(&grown, Some(&test.pipeline)).await;
+    assert_eq!(
+        test.apply(&plan).await,
+        [format!("topic {}: partitions changed from 2 to 5", test.topic.name)]
+    );
+    assert_eq!(test.plan(&grown, Some(&test.pipeline)).await, TopicPlan::default());
+
+    let plan = test.plan(&test.topic, Some(&test.pipeline)).await;
+    assert_eq!(plan.steps, []);
+    assert_eq!(plan.refusals[0].reason, Reason::TopicChangeRefused);
+    assert_eq!(test.observe().await.topic.unwrap().partitions, 5);
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn a_topic_of_somebody_else_is_refused() {
+    let test = Test::created("foreign").await;
+    let plan = test.plan(&test.topic, None).await;
+    assert_eq!((plan.claim, plan.steps.len(), plan.refusals[0].reason), (false, 0, Reason::TopicNotOwned));
+    let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
+    let plan = test.plan(&test.topic, Some(&other)).await;
+    assert_eq!((plan.steps.len(), plan.refusals[0].reason), (0, Reason::ResourceConflict));
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_appears_between_plan_and_creation_is_repaired_next() {
+    let test = Test::new("race");
+    let early = test.plan(&test.topic, None).await;
+    // The broker's own creation: one partition, default settings.
+    test.apply(
+        &test.plan(&Topic { partitions: 1, config: BTreeMap::new(), ..test.topic.clone() }, None).await,
+    )
+    .await;
+
+    let step = &early.steps[0];
+    let error = test.kafka.apply(&test.topic.bootstrap_servers, &test.topic.name, step).await.unwrap_err();
+    assert!(matches!(error, Error::NotAsAsked { .. }), "{error}");
+    let repair = test.plan(&test.topic, Some(&test.pipeline)).await;
+    assert_eq!(repair.steps.len(), 2);
+    test.apply(&repair).await;
+    assert_eq!(test.plan(&test.topic, Some(&test.pipeline)).await, TopicPlan::default());
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn watermarks_tell_what_a_partition_holds() {
+    let test = Test::created("watermarks").await;
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", &test.topic.bootstrap_servers).create().unwrap();
+    for number in 0..7 {
+        let record = BaseRecord::<(), str>::to(test.topic.name.as_str()).partition(number % 2).payload("x");
+        producer.send(record).unwrap();
+    }
+    producer.flush(std::time::Duration::from_secs(10)).unwrap();
+    assert_eq!(
+        test.watermarks().await,
+        BTreeMap::from([(0, Watermarks { low: 0, high: 4 }), (1, Watermarks { low: 0, high: 3 })])
+    );
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn a_deleted_topic_is_gone_and_deleting_it_again_succeeds() {
+    let test = Test::created("delete").await;
+    for _ in 0..2 {
+        test.kafka.delete(&test.topic.bootstrap_servers, &test.topic.name).await.unwrap();
+        assert_eq!(test.observe().await.topic, None);
+    }
+}
+
+#[tokio::test]
+async fn refusals_of_the_broker_say_what_to_do() {
+    let mut test = Test::new("refused");
+    test.topic.replication_factor = 3;
+    let error = test.try_create().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::KafkaRefused);
+    assert!(error.to_string().contains("fewer brokers than kafka.topic.replicationFactor"), "{error}");
+
+    test.topic.replication_factor = 1;
+    test.topic.config.insert("compression.type".into(), "rar".into());
+    let error = test.try_create().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::KafkaRefused);
+    assert!(error.to_string().contains("kafka.topic.config"), "{error}");
+    assert_eq!(test.observe().await.topic, None);
+}
+
+#[tokio::test]
+async fn silence_is_told_from_refusal_within_the_deadline() {
+    let topic = TopicName::parse("t").unwrap();
+    let started = SystemTime::now();
+    // Nothing listens on the discard port.
+    let error = KafkaClient::default().observe("127.0.0.1:9", &topic).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::KafkaUnreachable);
+    assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
+    assert!(started.elapsed().unwrap().as_secs() < 15);
+}
+
+/// One topic of its own for each test.
+struct Test {
+    kafka: KafkaClient,
+    topic: Topic,
+    pipeline: PipelineId,
+}
+
+impl Test {
+    fn new(name: &str) -> Self {
+        let bootstrap_servers = std::env::var("IOTPIPELINE_TEST_KAFKA").unwrap_or_else(|_| {
+            panic!(
+                "IOTPIPELINE_TEST_KAFKA must name a Kafka broker, such as kafka.kafka:9092: run `make test`"
+            )
+        });
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
+        Self {
+            kafka: KafkaClient::default(),
+            topic: Topic {
+                bootstrap_servers,
+                name: TopicName::parse(&format!("operator-test-{name}-{now}")).unwrap(),
+                partitions: 2,
+                replication_factor: 1,
+                config: BTreeMap::from([
+                    ("retention.ms".into(), "3600000".into()),
+                    ("compression.type".into(), "zstd".into()),
+                ]),
+                min_max_message_bytes: 2_000_000,
+            },
+            pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
+        }
+    }
+
+    async fn created(name: &str) -> Self {
+        let test = Self::new(name);
+        test.try_create().await.unwrap();
+        test
+    }
+
+    async fn try_create(&self) -> Result<(), Error> {
+        let plan = self.plan(&self.topic, None).await;
+        self.kafka.apply(&self.topic.bootstrap_servers, &self.topic.name, &plan.steps[0]).await
+    }
+
+    async fn observe(&self) -> ObservedTopic {
+        self.kafka.observe(&self.topic.bootstrap_servers, &self.topic.name).await.unwrap()
+    }
+
+    async fn watermarks(&self) -> BTreeMap<i32, Watermarks> {
+        self.kafka.watermarks(&self.topic.bootstrap_servers, &self.topic.name).await.unwrap()
+    }
+
+    async fn plan(&self, wanted: &Topic, marker: Option<&PipelineId>) -> TopicPlan {
+        plan(wanted, &self.pipeline, &self.observe().await, marker)
+    }
+
+    async fn apply(&self, plan: &TopicPlan) -> Vec<String> {
+        for step in &plan.steps {
+            self.kafka.apply(&self.topic.bootstrap_servers, &self.topic.name, step).await.unwrap();
+        }
+        plan.steps.iter().flat_map(|step| step.changes.iter().map(Change::to_string)).collect()
+    }
+
+    /// Replaces all settings of the topic, as another tool would.
+    async fn set_config(&self, config: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.topic.bootstrap_servers).create().unwrap();
+        let request = config.iter().fold(
+            AlterConfig::new(ResourceSpecifier::Topic(self.topic.name.as_str())),
+            |request, (name, value)| request.set(name, value),
+        );
+        let answers = admin.alter_configs([&request], &AdminOptions::new()).await.unwrap();
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+
+    async fn finish(self) {
+        self.kafka.delete(&self.topic.bootstrap_servers, &self.topic.name).await.unwrap();
+    }
+}
