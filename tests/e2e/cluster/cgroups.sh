@@ -16,11 +16,12 @@ create_cgroups() {
 
 # Groups can be removed from the leaves up, once their last process is gone.
 remove_cgroups() {
-  local hierarchy
+  local hierarchy status=0
   while read -r hierarchy; do
     [[ -d $hierarchy/$CGROUP_NAME ]] || continue
-    find "$hierarchy/$CGROUP_NAME" -depth -type d -exec rmdir {} +
+    find "$hierarchy/$CGROUP_NAME" -depth -type d -exec rmdir {} + || status=1
   done < <(cgroup_hierarchies)
+  return "$status"
 }
 
 is_unified() {
