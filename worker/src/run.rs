@@ -2,9 +2,10 @@
 //!
 //! The HTTP endpoint and the signals have a thread of their own, so that they answer while the data path is busy.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::PathBuf};
 
-use crds::worker::Component;
+use clap::Args;
+use crds::{names, worker::Component};
 use snafu::{ResultExt, Snafu};
 
 use crate::{
@@ -43,6 +44,31 @@ pub enum Error {
     },
 }
 
+/// What the command line says.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The configuration that the operator wrote.
+    #[arg(long, default_value = names::WORKER_CONFIG_PATH)]
+    pub config: PathBuf,
+    /// Where /livez, /readyz, /metrics and /status are answered.
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::WORKER_HTTP_PORT)))]
+    pub http_address: SocketAddr,
+    /// Where the Secrets are mounted.
+    #[command(flatten)]
+    pub secrets: SecretDirectories,
+}
+
+/// The directories into which the pipeline's Secrets are mounted. Their files are read at every connect.
+#[derive(Args, Clone, Debug)]
+pub struct SecretDirectories {
+    /// `username` and `password` of the MQTT broker.
+    #[arg(long, default_value = names::MQTT_SECRET_DIR)]
+    pub mqtt_secret: PathBuf,
+    /// How to reach the database.
+    #[arg(long, default_value = names::TIMESCALE_SECRET_DIR)]
+    pub timescale_secret: PathBuf,
+}
+
 /// What every part of a worker shares.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -52,14 +78,17 @@ pub struct Context {
     pub metrics: Metrics,
     /// Tells parts when to stop.
     pub shutdown: Shutdown,
+    /// Where credentials are.
+    pub secrets: SecretDirectories,
 }
 
 /// Runs the worker until SIGTERM or SIGINT; blocks the calling thread.
-pub fn run(component: Component, config_path: &Path, http_address: SocketAddr) -> Result<(), Error> {
+pub fn run(component: Component, options: Options) -> Result<(), Error> {
+    let Options { config, http_address, secrets } = options;
     telemetry::start_logging();
-    let config = config::read(config_path, component).context(ConfigSnafu)?;
+    let config = config::read(&config, component).context(ConfigSnafu)?;
     let (shutdown_trigger, shutdown) = shutdown::channel();
-    let context = Context { health: Health::new(component), metrics: Metrics::default(), shutdown };
+    let context = Context { health: Health::new(component), metrics: Metrics::default(), shutdown, secrets };
     http::spawn(http_address, context.health.clone(), context.metrics.clone(), shutdown_trigger)
         .context(HttpSnafu { address: http_address })?;
     tracing::info!(

@@ -13,10 +13,7 @@ use std::{
 };
 
 use backon::BackoffBuilder;
-use crds::{
-    names,
-    worker::{BridgeConfig, KafkaConfig},
-};
+use crds::worker::{BridgeConfig, KafkaConfig};
 
 use self::{
     metrics::BridgeMetrics,
@@ -97,7 +94,7 @@ impl Bridge {
             producer = self.fresh_producer() => producer?,
             () = shutdown.requested() => return Ok(()),
         };
-        let credentials = read_credentials(&self.config)?;
+        let credentials = read_credentials(&self.config, &self.context.secrets.mqtt_secret)?;
         let (client, mut events) = mqtt::connect(&self.config, credentials)?;
         let session =
             Session::new(&self.config, &self.context, &self.metrics, client, &producer, subscriptions);
@@ -138,13 +135,13 @@ impl Bridge {
     }
 }
 
-fn read_credentials(config: &BridgeConfig) -> Result<Option<Credentials>, Failure> {
+/// Read again for every connection, so that a rotated Secret needs no restart.
+fn read_credentials(config: &BridgeConfig, directory: &Path) -> Result<Option<Credentials>, Failure> {
     if !config.has_credentials {
         return Ok(None);
     }
-    let directory = std::env::var_os("IOTPIPELINE_MQTT_SECRET_DIR").unwrap_or(names::MQTT_SECRET_DIR.into());
     let read = |key| {
-        config::read_secret(Path::new(&directory), key).map_err(|error| Failure {
+        config::read_secret(directory, key).map_err(|error| Failure {
             reason: "CredentialsMissing",
             message: format!("{} (spec.mqtt.credentialsSecretRef).", telemetry::chain(&error)),
         })

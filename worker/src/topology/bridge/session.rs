@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
             used: false,
             lost: false,
         };
-        let Context { health, shutdown, metrics: _ } = context;
+        let Context { health, shutdown, metrics: _, secrets: _ } = context;
         let parts = Parts { config, health, shutdown, metrics, client, producer };
         Self { parts, state: RefCell::new(state), room: Notify::new() }
     }
