@@ -27,12 +27,13 @@ debian_mirror() {
     sed -n 's/^Debian Debian \(http.*\)$/\1/p' | head -n 1
 }
 
-# What only serves to install more packages has no use in an image.
+# What only serves to install more packages has no use in an image: packages' scripts are Perl.
 remove_package_management() {
   local root="$1"
   rm -rf "$root"/var/lib/{apt,dpkg} "$root"/var/cache/* "$root"/var/log/* "$root"/tmp/* \
-    "$root"/usr/share/{doc,man,info,locale,lintian,debconf,perl5/Debconf} \
-    "$root"/usr/bin/{apt,apt-*,dpkg,dpkg-*} "$root"/usr/lib/{apt,dpkg} \
+    "$root"/usr/share/{doc,man,info,locale,lintian,debconf} \
+    "$root"/usr/share/{perl,perl5,i18n} "$root"/usr/lib/*-linux-gnu/{perl,perl-base} \
+    "$root"/usr/bin/{perl*,apt,apt-*,dpkg,dpkg-*} "$root"/usr/lib/{apt,dpkg} \
     "$root"/usr/lib/*-linux-gnu/{libapt-*,gconv}
   : >"$root/etc/hostname"
   : >"$root/etc/resolv.conf"
