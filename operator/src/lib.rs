@@ -2,7 +2,18 @@
 //!
 //! `reconcile` is the story on one page; read it first.
 
+pub mod args;
+pub mod build;
 pub mod change;
+pub mod context;
+pub mod error;
 pub mod kafka;
+pub mod memory;
 pub mod pipeline;
+pub mod rbac;
+pub mod reconcile;
+pub mod run;
+pub mod telemetry;
+#[cfg(test)]
+mod test_support;
 pub mod timescale;

@@ -1,3 +1,133 @@
-//! The story on one page.
+//! The story on one page: what happens whenever something may have changed.
+//!
+//! fetch → validate → plan → apply → status. Of these only `fetch` reads the world, and only `apply` and `cleanup`
+//! change it; `validate`, `plan` and `status` are synchronous functions without clients.
 
+pub mod announce;
+pub mod apply;
+pub mod cleanup;
+pub mod drift;
+pub mod fetch;
+pub mod health;
+pub mod plan;
+pub mod rollout;
+pub mod status;
 pub mod validate;
+pub mod write;
+
+use std::{sync::Arc, time::Duration};
+
+use crds::{IoTPipeline, IoTPipelineStatus, status::Reason};
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
+use snafu::ResultExt;
+
+use self::{
+    fetch::{Workers, fetch_secrets, fetch_stores, fetch_workers},
+    status::Assessment,
+    validate::{Invalid, validate},
+};
+use crate::{
+    change::Change,
+    context::Context,
+    error::{BuildSnafu, Error, ReadPipelineSnafu},
+    memory::about,
+    pipeline::Pipeline,
+};
+
+/// When to look again at a pipeline that is not ready: its workers' reports send no events.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// When to look again for a Secret that is missing: its appearance sends no event.
+const SECRET_WAIT: Duration = Duration::from_secs(15);
+
+/// When to go on where one step made room for the next.
+const NEXT_STEP: Duration = Duration::from_secs(1);
+
+/// Makes one pipeline true and reports on it.
+///
+/// # Errors
+/// Whatever could be done was done and reported nevertheless; the rest is tried again after a while.
+pub async fn reconcile(
+    object: Arc<DeserializeGuard<IoTPipeline>>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    if object.meta().deletion_timestamp.is_some() {
+        return cleanup::clean_up(&object, &context).await;
+    }
+    let object = match &object.0 {
+        Ok(object) => object,
+        Err(unreadable) => {
+            let error = Err(unreadable.clone()).context(ReadPipelineSnafu);
+            announce::announce_unreadable(&object, unreadable, &context).await;
+            return error;
+        }
+    };
+    let secrets = fetch_secrets(object, &context).await?;
+    let validated = validate(object, &secrets, &context.settings);
+    let workers = fetch_workers(object, &context).await?;
+    match validated {
+        Ok(pipeline) => keep(object, &pipeline, &workers, &context).await,
+        Err(invalid) => refuse(object, &invalid, &workers, &context).await,
+    }
+}
+
+/// Makes a valid pipeline true.
+async fn keep(
+    object: &IoTPipeline,
+    pipeline: &Pipeline,
+    workers: &Workers,
+    context: &Context,
+) -> Result<Action, Error> {
+    let (stores, session) = fetch_stores(pipeline, context).await;
+    let now = Timestamp::now();
+    let plan = plan::plan(pipeline, object.finalizers(), workers, &stores, &context.worker_image, now)
+        .context(BuildSnafu)?;
+    let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
+    let assessment = Assessment::Applied { pipeline, stores: &stores, outcome: &outcome };
+    let status = status::status(object, workers, &assessment, now);
+    report(object, &status, &outcome.changes, context).await?;
+    match outcome.failure.or(stores.into_failure()) {
+        Some(failure) => Err(failure),
+        None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
+        None => Ok(Action::requeue(about(if is_settled(&status) { context.resync } else { SETTLING }))),
+    }
+}
+
+/// Leaves everything as it is and says why.
+async fn refuse(
+    object: &IoTPipeline,
+    invalid: &Invalid,
+    workers: &Workers,
+    context: &Context,
+) -> Result<Action, Error> {
+    let status = status::status(object, workers, &Assessment::Refused(invalid), Timestamp::now());
+    report(object, &status, &[], context).await?;
+    match invalid.reason {
+        Reason::SecretMissing | Reason::SecretInvalid => Ok(Action::requeue(about(SECRET_WAIT))),
+        _ => Ok(Action::await_change()),
+    }
+}
+
+/// Publishes what is new and writes the status, if it is another one.
+async fn report(
+    object: &IoTPipeline,
+    status: &IoTPipelineStatus,
+    changes: &[Change],
+    context: &Context,
+) -> Result<(), Error> {
+    let previous = object.status.clone().unwrap_or_default();
+    for event in announce::events(&previous, status, changes) {
+        write::publish(context, object, event).await;
+    }
+    if *status != previous {
+        write::write_status(context, object, status).await?;
+    }
+    Ok(())
+}
+
+/// Whether only a change of the spec or of the world can make a difference.
+fn is_settled(status: &IoTPipelineStatus) -> bool {
+    status::ready(status)
+        .is_some_and(|ready| ready.status == "True" || ready.reason == Reason::Suspended.to_string())
+}

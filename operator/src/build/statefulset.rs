@@ -1,0 +1,56 @@
+//! The StatefulSet of the bridge. Pure.
+//!
+//! A StatefulSet never runs two pods of one ordinal at once, so the MQTT client id, under which the broker keeps
+//! the session, is never used twice.
+
+use crds::{names, worker::Component};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+
+use super::{WorkerImage, metadata, pod::build_pod_template, selector};
+use crate::pipeline::Pipeline;
+
+/// Builds the StatefulSet `<pipeline>-bridge`.
+pub fn build_statefulset(pipeline: &Pipeline, config_map: &str, image: &WorkerImage) -> StatefulSet {
+    StatefulSet {
+        metadata: metadata(pipeline, Component::Bridge),
+        spec: Some(StatefulSetSpec {
+            // Bridges do not depend on each other, so none waits for another; and a pod that never became ready
+            // does not stand in the way of its mended successor.
+            pod_management_policy: Some("Parallel".to_owned()),
+            replicas: Some(pipeline.bridge.replicas),
+            // The way back is an edit of the IoTPipeline: the configuration of older revisions is removed.
+            revision_history_limit: Some(1),
+            selector: selector(pipeline, Component::Bridge),
+            service_name: Some(names::worker_name(&pipeline.id.name, Component::Bridge)),
+            template: build_pod_template(pipeline, Component::Bridge, config_map, image),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{QUICKSTART, image, pipeline};
+
+    #[test]
+    fn statefulset_of_the_bridge() {
+        insta::assert_yaml_snapshot!(build_statefulset(
+            &pipeline(QUICKSTART),
+            "line-bridge-0123456789",
+            &image()
+        ));
+    }
+
+    #[test]
+    fn a_suspended_bridge_has_no_pods() {
+        let suspended = pipeline(&format!("{QUICKSTART}  suspend: All\n"));
+        let built = build_statefulset(&suspended, "line-bridge-0123456789", &image());
+        assert_eq!(built.spec.unwrap().replicas, Some(0));
+    }
+}

@@ -1,0 +1,34 @@
+//! What every reconciliation shares.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, runtime::events::Recorder};
+
+use crate::{
+    build::WorkerImage, kafka::TopicAdmin, memory::Memory, reconcile::validate::Settings,
+    telemetry::metrics::Metrics, timescale::Databases,
+};
+
+/// The clients, the settings and the memory of the operator.
+pub struct Context {
+    /// The Kubernetes API.
+    pub client: Client,
+    /// Publishes Events.
+    pub recorder: Recorder,
+    /// Asks workers for their status.
+    pub http: reqwest::Client,
+    /// Kafka.
+    pub kafka: Arc<dyn TopicAdmin>,
+    /// TimescaleDB.
+    pub databases: Arc<dyn Databases>,
+    /// The operator's own metrics.
+    pub metrics: Metrics,
+    /// What is remembered of each pipeline.
+    pub memory: Memory,
+    /// What decides what a spec means.
+    pub settings: Settings,
+    /// The image that all workers run.
+    pub worker_image: WorkerImage,
+    /// How often Kafka and the database are compared with the spec.
+    pub resync: Duration,
+}

@@ -1,0 +1,113 @@
+//! What the operator remembers of each pipeline from one reconciliation to the next. All of it can be lost: then
+//! something is looked at once more, or a wait begins anew. No I/O.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crds::status::LagStatus;
+use jiff::Timestamp;
+
+const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// Namespace and name of a pipeline.
+pub type PipelineKey = (String, String);
+
+/// What is remembered, by pipeline.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<PipelineKey, Remembered>>);
+
+/// What is remembered of one pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// How many reconciliations have failed in a row.
+    pub failures: u32,
+    /// The lag when it was read last.
+    pub lag: Option<(Instant, LagStatus)>,
+    /// When expired chunks were last dropped (Apache-2 edition).
+    pub chunks_dropped_at: Option<Timestamp>,
+    /// Since when the clean-up after a deleted pipeline has failed.
+    pub cleanup_failing_since: Option<Instant>,
+}
+
+impl Memory {
+    /// What is remembered of a pipeline.
+    pub fn recall(&self, key: &PipelineKey) -> Remembered {
+        self.lock().get(key).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is remembered of a pipeline and returns what `change` returns.
+    pub fn update<T>(&self, key: &PipelineKey, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        change(self.lock().entry(key.clone()).or_default())
+    }
+
+    /// Forgets a pipeline that is gone.
+    pub fn forget(&self, key: &PipelineKey) {
+        self.lock().remove(key);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Remembered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long to wait after so many failures in a row: 1 s, 2 s, 4 s … 5 min, give or take a fifth.
+pub fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    spread((SHORTEST_BACKOFF * 2_u32.pow(doublings)).min(LONGEST_BACKOFF), random_fraction())
+}
+
+/// A wait of about so long, so that many pipelines do not ask all at once.
+pub fn about(duration: Duration) -> Duration {
+    spread(duration, random_fraction())
+}
+
+/// A fifth more or less, as `fraction` of 0 to 1 says.
+fn spread(duration: Duration, fraction: f64) -> Duration {
+    duration.mul_f64(0.8 + 0.4 * fraction)
+}
+
+/// A number from 0 to 1 that is different each time; the standard library seeds its hashers at random.
+fn random_fraction() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    f64::from((random >> 32) as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_five_minutes() {
+        let seconds = |failures| backoff(failures).as_secs_f64();
+        for (failures, expected) in
+            [(0, 1.0), (1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (1000, 300.0)]
+        {
+            let actual = seconds(failures);
+            assert!((expected * 0.8..=expected * 1.2).contains(&actual), "{failures}: {actual}");
+        }
+    }
+
+    #[test]
+    fn waits_are_spread_by_a_fifth() {
+        assert_eq!(spread(Duration::from_secs(60), 0.0), Duration::from_secs(48));
+        assert_eq!(spread(Duration::from_secs(60), 1.0), Duration::from_secs(72));
+        let waits: std::collections::HashSet<_> = (0..20).map(|_| about(Duration::from_secs(60))).collect();
+        assert!(waits.len() > 10);
+    }
+
+    #[test]
+    fn pipelines_are_remembered_apart_and_forgotten() {
+        let memory = Memory::default();
+        let key = |name: &str| ("plant-7".to_owned(), name.to_owned());
+        memory.update(&key("a"), |remembered| remembered.failures += 1);
+        assert_eq!(memory.recall(&key("a")).failures, 1);
+        assert_eq!(memory.recall(&key("b")).failures, 0);
+        memory.forget(&key("a"));
+        assert_eq!(memory.recall(&key("a")).failures, 0);
+    }
+}

@@ -1,0 +1,168 @@
+//! Which Events to publish: what was changed outside Kubernetes, what is refused, and readiness when it changes.
+//! Nothing that was said before. Pure but for [`announce_unreadable`].
+
+use crds::{
+    IoTPipeline, IoTPipelineStatus,
+    status::{ConditionType, Reason},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    core::{DeserializeGuard, error_boundary::InvalidObject},
+    runtime::events::{Event, EventType},
+};
+
+use super::{
+    status::{find, is_transient},
+    write,
+};
+use crate::{change::Change, context::Context};
+
+/// The longest note of an Event, in bytes; the API server refuses longer ones.
+const MAX_NOTE_BYTES: usize = 1024;
+
+/// The longest action of an Event, in bytes.
+const MAX_ACTION_BYTES: usize = 128;
+
+/// The Events of one reconciliation.
+pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes: &[Change]) -> Vec<Event> {
+    let changed = changes.iter().map(|change| event(EventType::Normal, "Changed", change.to_string()));
+    let refused =
+        [ConditionType::TopicReady, ConditionType::TableReady].into_iter().filter_map(|condition_type| {
+            let condition = find(&status.conditions, condition_type)?;
+            let is_news = find(&previous.conditions, condition_type)
+                .is_none_or(|before| !says_the_same(before, condition));
+            (condition.status == "False" && is_news && !is_transient(&condition.reason))
+                .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
+        });
+    changed.chain(refused).chain(readiness(previous, status)).collect()
+}
+
+/// Says that an object does not have the shape of an IoTPipeline. Its status cannot be written, for the same reason.
+pub async fn announce_unreadable(
+    object: &DeserializeGuard<IoTPipeline>,
+    unreadable: &InvalidObject,
+    context: &Context,
+) {
+    let note = format!(
+        "This operator cannot read the object: {}; does the CRD in the cluster belong to this version?",
+        unreadable.error
+    );
+    let reason = Reason::InvalidSpec.to_string();
+    write::publish(context, object, event(EventType::Warning, &reason, note)).await;
+}
+
+/// An Event about a pipeline.
+pub fn event(type_: EventType, reason: &str, note: String) -> Event {
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        // Events that agree in all but the note are taken for one, which keeps the first note. The action tells
+        // them apart.
+        action: shorten(&note, MAX_ACTION_BYTES).to_owned(),
+        note: Some(shorten(&note, MAX_NOTE_BYTES).to_owned()),
+        secondary: None,
+    }
+}
+
+fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option<Event> {
+    let after = find(&status.conditions, ConditionType::Ready)?;
+    let before = find(&previous.conditions, ConditionType::Ready);
+    let was_ready = before.is_some_and(|before| before.status == "True");
+    let is_refused =
+        [Reason::InvalidSpec, Reason::ProgramInvalid, Reason::SecretMissing, Reason::SecretInvalid]
+            .iter()
+            .any(|reason| after.reason == reason.to_string());
+    let is_news = before.is_none_or(|before| !says_the_same(before, after));
+    match (was_ready, after.status == "True") {
+        (false, true) => Some(event(EventType::Normal, "Ready", after.message.clone())),
+        _ if is_refused && is_news => Some(event(EventType::Warning, &after.reason, after.message.clone())),
+        (true, false) => {
+            let is_expected = is_transient(&after.reason) || after.reason == Reason::Suspended.to_string();
+            let type_ = if is_expected { EventType::Normal } else { EventType::Warning };
+            Some(event(type_, "NotReady", after.message.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn says_the_same(a: &Condition, b: &Condition) -> bool {
+    (&a.status, &a.reason, &a.message) == (&b.status, &b.reason, &b.message)
+}
+
+fn shorten(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str, &str)]) -> IoTPipelineStatus {
+        let conditions = conditions.iter().map(|(type_, status, reason, message)| Condition {
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+            message: (*message).to_owned(),
+            observed_generation: None,
+            reason: (*reason).to_owned(),
+            status: (*status).to_owned(),
+            type_: (*type_).to_owned(),
+        });
+        IoTPipelineStatus { conditions: conditions.collect(), ..IoTPipelineStatus::default() }
+    }
+
+    fn told(before: &[(&str, &str, &str, &str)], after: &[(&str, &str, &str, &str)]) -> Vec<String> {
+        events(&status(before), &status(after), &[])
+            .iter()
+            .map(|event| format!("{:?} {}: {}", event.type_, event.reason, event.note.as_deref().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn nothing_new_is_not_told() {
+        let refused = [
+            ("Ready", "False", "TableNotOwned", "TableReady: theirs"),
+            ("TableReady", "False", "TableNotOwned", "theirs"),
+        ];
+        assert_eq!(told(&refused, &refused), [""; 0]);
+        assert_eq!(told(&[], &[("Ready", "False", "Progressing", "starts")]), [""; 0]);
+    }
+
+    #[test]
+    fn refusals_are_told_when_they_are_new() {
+        let before =
+            [("Ready", "True", "AsSpecified", "fine"), ("TableReady", "True", "AsSpecified", "fine")];
+        let after = [
+            ("Ready", "False", "TableChangeRefused", "TableReady: no"),
+            ("TableReady", "False", "TableChangeRefused", "no"),
+        ];
+        assert_eq!(
+            told(&before, &after),
+            ["Warning TableChangeRefused: no", "Warning NotReady: TableReady: no"]
+        );
+        let invalid = [("Ready", "False", "InvalidSpec", "no such type")];
+        assert_eq!(told(&before, &invalid), ["Warning InvalidSpec: no such type"]);
+        assert_eq!(
+            told(&invalid, &[("Ready", "False", "InvalidSpec", "other")]),
+            ["Warning InvalidSpec: other"]
+        );
+    }
+
+    #[test]
+    fn readiness_is_told_when_it_changes() {
+        let ready = [("Ready", "True", "AsSpecified", "fine")];
+        let rolling = [("Ready", "False", "Progressing", "rolls")];
+        assert_eq!(told(&ready, &rolling), ["Normal NotReady: rolls"]);
+        assert_eq!(told(&rolling, &ready), ["Normal Ready: fine"]);
+    }
+
+    #[test]
+    fn changes_are_told_one_by_one_and_never_too_long() {
+        let change =
+            Change { object: "ä".repeat(900), field: String::new(), from: String::new(), to: "x".into() };
+        let events = events(&status(&[]), &status(&[]), &[change.clone(), change]);
+        assert_eq!(events.len(), 2);
+        assert!(events[0].note.as_ref().unwrap().len() <= MAX_NOTE_BYTES);
+        assert!(events[0].action.len() <= MAX_ACTION_BYTES);
+    }
+}

@@ -1,0 +1,270 @@
+//! Fourth step: makes the plan true. Decides nothing but what failed; what fails stops only what needs it.
+//!
+//! Stores before workers: first the table with its bookkeeping, then the topic, whose marker is written there
+//! before it is created, then the workers that expect both.
+
+use crds::{IoTPipeline, status::Reason};
+use jiff::Timestamp;
+
+use super::{
+    fetch::{LiveChild, Stores},
+    plan::{Plan, WorkerPlan},
+    write,
+};
+use crate::{
+    change::{Change, Refusal},
+    context::Context,
+    error::Error,
+    kafka::{ObservedTopic, TopicKey, TopicPlan},
+    pipeline::Pipeline,
+    telemetry::chain,
+    timescale::{Session, TablePlan},
+};
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was changed outside Kubernetes.
+    pub changes: Vec<Change>,
+    /// Why the table is not as the spec says; empty where it is.
+    pub table_problems: Vec<Refusal>,
+    /// Why the topic is not as the spec says; empty where it is.
+    pub topic_problems: Vec<Refusal>,
+    /// The bridge.
+    pub bridge: WorkerOutcome,
+    /// The processor.
+    pub processor: WorkerOutcome,
+    /// Whether a step has only made room for the next: look again at once.
+    pub unfinished: bool,
+    /// What failed and shall be tried again; the first one where there are several.
+    pub failure: Option<Error>,
+}
+
+/// What became of the plan for one kind of worker.
+#[derive(Debug, Default)]
+pub struct WorkerOutcome {
+    /// Whether the workers are told what the spec says; otherwise they keep what they were told before.
+    pub is_current: bool,
+    /// Whether something was written, so that what was read before is out of date.
+    pub is_written: bool,
+    /// What stands in the way.
+    pub problems: Vec<Refusal>,
+}
+
+/// Makes the plan true as far as possible.
+///
+/// # Errors
+/// Fails, and does nothing else, where the finalizers cannot be written: nothing is created that could not be
+/// cleaned up.
+pub async fn apply(
+    plan: Plan,
+    pipeline: &Pipeline,
+    object: &IoTPipeline,
+    stores: &Stores,
+    mut session: Option<Box<dyn Session>>,
+    context: &Context,
+) -> Result<Outcome, Error> {
+    if let Some(finalizers) = plan.finalizers {
+        write::write_finalizers(context, &object.metadata, &finalizers).await?;
+    }
+    let mut outcome = Outcome {
+        unfinished: plan.table.as_ref().is_some_and(|table| table.unfinished),
+        ..Outcome::default()
+    };
+    apply_table(plan.table, pipeline, stores, session.as_deref_mut(), &mut outcome).await;
+    if plan.drop_expired_chunks {
+        drop_expired_chunks(pipeline, context, session.as_deref_mut(), &mut outcome).await;
+    }
+    apply_topic(plan.topic, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    if let Some(session) = session {
+        session.close().await;
+    }
+
+    let topic_fits = outcome.topic_fits();
+    let table_fits = outcome.table_problems.is_empty();
+    outcome.bridge = apply_worker(plan.bridge, topic_fits, pipeline, context, &mut outcome.failure).await;
+    outcome.processor =
+        apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome.failure).await;
+    remove_orphans(&plan.orphans, pipeline, context, &mut outcome).await;
+    Ok(outcome)
+}
+
+impl Outcome {
+    /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) leaves a
+    /// topic that serves as before; everything else may be another pipeline's topic, or none.
+    fn topic_fits(&self) -> bool {
+        self.topic_problems.iter().all(|problem| problem.reason == Reason::TopicChangeRefused)
+    }
+
+    /// Notes a failure; the first one is what the reconciliation ends with.
+    fn fail(&mut self, error: Error) {
+        if self.failure.is_some() {
+            tracing::warn!(error = %chain(&error), "A further step failed");
+        }
+        self.failure.get_or_insert(error);
+    }
+}
+
+async fn apply_table(
+    plan: Option<TablePlan>,
+    pipeline: &Pipeline,
+    stores: &Stores,
+    session: Option<&mut (dyn Session + '_)>,
+    outcome: &mut Outcome,
+) {
+    let (Some(plan), Some(session)) = (plan, session) else {
+        if let Err(error) = &stores.table {
+            outcome.table_problems.push(Refusal { reason: error.reason(), message: chain(error) });
+        }
+        return;
+    };
+    if plan.unfinished {
+        outcome.table_problems.push(progressing("the database is being prepared"));
+    }
+    if !plan.steps.is_empty() {
+        match session.apply(&pipeline.table, &plan).await {
+            Ok(()) => outcome.changes.extend(plan.steps.into_iter().flat_map(|step| step.changes)),
+            Err(source) => {
+                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+                outcome.fail(Error::Database { source });
+            }
+        }
+    }
+    outcome.table_problems.extend(plan.refusals);
+}
+
+async fn drop_expired_chunks(
+    pipeline: &Pipeline,
+    context: &Context,
+    session: Option<&mut (dyn Session + '_)>,
+    outcome: &mut Outcome,
+) {
+    let Some(session) = session else { return };
+    match session.drop_expired_chunks(&pipeline.table).await {
+        Ok(changes) => {
+            context
+                .memory
+                .update(&pipeline.key(), |remembered| remembered.chunks_dropped_at = Some(Timestamp::now()));
+            outcome.changes.extend(changes);
+        }
+        Err(source) => {
+            outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+            outcome.fail(Error::Database { source });
+        }
+    }
+}
+
+async fn apply_topic(
+    plan: Option<TopicPlan>,
+    pipeline: &Pipeline,
+    stores: &Stores,
+    context: &Context,
+    session: Option<&mut (dyn Session + '_)>,
+    outcome: &mut Outcome,
+) {
+    let (plan, observed) = match (plan, &stores.topic) {
+        (Some(plan), Ok(observed)) => (plan, observed),
+        (_, Err(error)) => {
+            outcome.topic_problems.push(Refusal { reason: error.reason(), message: chain(error) });
+            return;
+        }
+        (None, Ok(_)) => {
+            outcome.topic_problems.push(whose_topic_is_unknown(pipeline, stores));
+            return;
+        }
+    };
+    if plan.claim {
+        if !outcome.table_problems.is_empty() {
+            let waits = "waits for the table: its schema takes the note of whose topic this is";
+            outcome.topic_problems.push(Refusal { reason: Reason::Pending, message: waits.to_owned() });
+            return;
+        }
+        if let Err(source) = claim_topic(pipeline, observed, session).await {
+            outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+            outcome.fail(Error::Database { source });
+            return;
+        }
+    }
+    for step in plan.steps {
+        match context.kafka.apply(&pipeline.topic.bootstrap_servers, &pipeline.topic.name, &step).await {
+            Ok(()) => outcome.changes.extend(step.changes),
+            Err(source) => {
+                outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+                outcome.fail(Error::Kafka { source });
+                break;
+            }
+        }
+    }
+    outcome.topic_problems.extend(plan.refusals);
+}
+
+async fn claim_topic(
+    pipeline: &Pipeline,
+    observed: &ObservedTopic,
+    session: Option<&mut (dyn Session + '_)>,
+) -> Result<(), crate::timescale::Error> {
+    let key: TopicKey = observed.key(&pipeline.topic.name);
+    match session {
+        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, &key).await,
+        // Without a session there was no plan that claims.
+        None => Ok(()),
+    }
+}
+
+async fn apply_worker(
+    plan: WorkerPlan,
+    stores_fit: bool,
+    pipeline: &Pipeline,
+    context: &Context,
+    failure: &mut Option<Error>,
+) -> WorkerOutcome {
+    let may_roll = stores_fit && plan.problems.is_empty();
+    let mut outcome = WorkerOutcome {
+        is_current: plan.problems.is_empty() && (stores_fit || plan.roll.is_empty()),
+        is_written: false,
+        problems: plan.problems,
+    };
+    let rolled = if may_roll { plan.roll } else { Vec::new() };
+    let mut children: Vec<_> = plan.keep.into_iter().chain(rolled).collect();
+    children.sort_by_key(|child| child.kind);
+    for child in children {
+        match write::apply_child(context, &pipeline.id.namespace, &child).await {
+            Ok(()) => outcome.is_written = true,
+            Err(error) => {
+                outcome.is_current = false;
+                outcome.problems.push(Refusal { reason: Reason::ReconcileFailed, message: chain(&error) });
+                failure.get_or_insert(error);
+                break;
+            }
+        }
+    }
+    outcome
+}
+
+async fn remove_orphans(
+    orphans: &[LiveChild],
+    pipeline: &Pipeline,
+    context: &Context,
+    outcome: &mut Outcome,
+) {
+    for orphan in orphans {
+        if let Err(error) = write::delete_child(context, &pipeline.id.namespace, orphan).await {
+            outcome.fail(error);
+        }
+    }
+}
+
+fn progressing(message: &str) -> Refusal {
+    Refusal { reason: Reason::Progressing, message: message.to_owned() }
+}
+
+fn whose_topic_is_unknown(pipeline: &Pipeline, stores: &Stores) -> Refusal {
+    Refusal {
+        reason: stores.table.as_ref().err().map_or(Reason::Pending, crate::timescale::Error::reason),
+        message: format!(
+            "which pipeline created topic {} is written in the database, and that cannot be read now; the topic is \
+             left as it is",
+            pipeline.topic.name
+        ),
+    }
+}

@@ -1,0 +1,248 @@
+//! What happens when an IoTPipeline is deleted that says `Delete` of its topic or table: workers first, then the
+//! topic, then the table, and only what this pipeline created.
+//!
+//! It never holds a namespace for long: after [`LIMIT`] the pipeline is let go, and an Event says what was left.
+
+use std::time::{Duration, Instant};
+
+use crds::{
+    IoTPipeline,
+    names::{FINALIZER, SKIP_CLEANUP_ANNOTATION},
+    pipeline::DeletionPolicy,
+    status::Reason,
+};
+use jiff::Timestamp;
+use kube::{
+    Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{controller::Action, events::EventType},
+};
+
+use super::{
+    announce,
+    fetch::{LiveChild, Workers, fetch_secrets, fetch_workers, is_namespace_terminating},
+    status,
+    validate::validate,
+    write,
+};
+use crate::{
+    build::ChildKind, change::Change, context::Context, error::Error, kafka, memory::PipelineKey,
+    pipeline::Pipeline, telemetry::chain, timescale::Session,
+};
+
+/// How long to try: the pods' 45 seconds to stop, and some two minutes for Kafka and the database.
+const LIMIT: Duration = Duration::from_secs(165);
+
+/// How often to look whether the pods are gone.
+const POD_WAIT: Duration = Duration::from_secs(2);
+
+/// How far an attempt came.
+enum Progress {
+    /// All is deleted that was to be deleted.
+    Done(Vec<Change>),
+    /// Pods are still stopping.
+    Waits(String),
+    /// Something failed. Hopeless where it can never succeed.
+    Fails { message: String, is_hopeless: bool },
+}
+
+/// Deletes what the pipeline's policy says and lets it go.
+///
+/// # Errors
+/// What could not be deleted is tried again, until it is given up.
+pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> Result<Action, Error> {
+    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    if !object.finalizers().iter().any(|name| name == FINALIZER) {
+        context.memory.forget(&key);
+        return Ok(Action::await_change());
+    }
+    if object.annotations().get(SKIP_CLEANUP_ANNOTATION).is_some_and(|value| value == "true") {
+        return give_up(object, "the annotation says so", &key, context).await;
+    }
+    let started = Instant::now();
+    let progress = attempt(object, context).await?;
+    let since =
+        context.memory.update(&key, |remembered| *remembered.cleanup_failing_since.get_or_insert(started));
+    match progress {
+        Progress::Done(changes) => {
+            for change in changes {
+                let event = announce::event(EventType::Normal, "Changed", change.to_string());
+                write::publish(context, object, event).await;
+            }
+            let_go(object, &key, context).await
+        }
+        Progress::Fails { message, is_hopeless } if is_hopeless || since.elapsed() > LIMIT => {
+            give_up(object, &message, &key, context).await
+        }
+        Progress::Waits(message) if since.elapsed() > LIMIT => give_up(object, &message, &key, context).await,
+        Progress::Waits(message) => {
+            say_pending(object, &message, context).await?;
+            Ok(Action::requeue(POD_WAIT))
+        }
+        Progress::Fails { message, .. } => {
+            say_pending(object, &message, context).await?;
+            Err(Error::CleanUp { message })
+        }
+    }
+}
+
+async fn attempt(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> Result<Progress, Error> {
+    let object = match &object.0 {
+        Ok(object) => object,
+        Err(unreadable) => {
+            return Ok(Progress::Fails {
+                message: format!("this operator cannot read the object: {}", unreadable.error),
+                is_hopeless: false,
+            });
+        }
+    };
+    let secrets = fetch_secrets(object, context).await?;
+    let pipeline = match validate(object, &secrets, &context.settings) {
+        Ok(pipeline) => pipeline,
+        Err(invalid) => {
+            let namespace = object.namespace().unwrap_or_default();
+            // A namespace that goes takes the Secret with it, and no other will come.
+            let is_hopeless = invalid.reason == Reason::SecretMissing
+                && is_namespace_terminating(&namespace, context).await?;
+            return Ok(Progress::Fails { message: invalid.message, is_hopeless });
+        }
+    };
+    if let Some(message) = stop_workers(object, &pipeline, context).await? {
+        return Ok(Progress::Waits(message));
+    }
+    Ok(match delete_stores(object, &pipeline, context).await {
+        Ok(changes) => Progress::Done(changes),
+        Err(message) => Progress::Fails { message, is_hopeless: false },
+    })
+}
+
+/// Deletes the workers; says what it waits for while some of their pods still run.
+async fn stop_workers(
+    object: &IoTPipeline,
+    pipeline: &Pipeline,
+    context: &Context,
+) -> Result<Option<String>, Error> {
+    let workers = fetch_workers(object, context).await?;
+    let workloads = workloads_of(pipeline, &workers);
+    for workload in &workloads {
+        if workload.object.metadata.deletion_timestamp.is_none() {
+            write::delete_child(context, &pipeline.id.namespace, workload).await?;
+        }
+    }
+    let pods = workers.pods.len();
+    let are_gone = workloads.is_empty() && pods == 0;
+    Ok((!are_gone).then(|| format!("waits until the workers have stopped; {pods} pods are left")))
+}
+
+fn workloads_of<'a>(pipeline: &Pipeline, workers: &'a Workers) -> Vec<&'a LiveChild> {
+    let is_owned = |child: &LiveChild| {
+        child.object.owner_references().iter().any(|owner| owner.uid == pipeline.owner.uid)
+    };
+    let is_workload =
+        |child: &LiveChild| matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
+    workers.children.iter().filter(|child| is_workload(child) && is_owned(child)).collect()
+}
+
+/// Deletes topic and table as far as the policy says so.
+async fn delete_stores(
+    object: &IoTPipeline,
+    pipeline: &Pipeline,
+    context: &Context,
+) -> Result<Vec<Change>, String> {
+    let mut session = context.databases.open(&pipeline.database).await.map_err(|error| chain(&error))?;
+    let result = delete_in_session(object, pipeline, session.as_mut(), context).await;
+    session.close().await;
+    result
+}
+
+async fn delete_in_session(
+    object: &IoTPipeline,
+    pipeline: &Pipeline,
+    session: &mut dyn Session,
+    context: &Context,
+) -> Result<Vec<Change>, String> {
+    let mut changes = Vec::new();
+    // The topic first: the note that it is ours is kept beside the table, and goes with it.
+    if pipeline.deletion_policy.topic == DeletionPolicy::Delete {
+        changes.extend(delete_topic(object, pipeline, session, context).await?);
+    }
+    if pipeline.deletion_policy.table == DeletionPolicy::Delete {
+        let deleted = session.delete_table(&pipeline.table, &pipeline.id).await;
+        changes.extend(deleted.map_err(|error| chain(&error))?);
+    }
+    Ok(changes)
+}
+
+async fn delete_topic(
+    object: &IoTPipeline,
+    pipeline: &Pipeline,
+    session: &mut dyn Session,
+    context: &Context,
+) -> Result<Option<Change>, String> {
+    let topic = &pipeline.topic;
+    let observed =
+        context.kafka.observe(&topic.bootstrap_servers, &topic.name).await.map_err(|error| chain(&error))?;
+    let key = observed.key(&topic.name);
+    let table = session.observe(&pipeline.table, Some(&key)).await.map_err(|error| chain(&error))?;
+    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, table.topic_marker.as_ref()) else {
+        if observed.topic.is_some() {
+            let note = format!("topic {} stays: this IoTPipeline did not create it", topic.name);
+            let reason = Reason::TopicNotOwned.to_string();
+            write::publish(context, object, announce::event(EventType::Warning, &reason, note)).await;
+        }
+        return Ok(None);
+    };
+    context.kafka.delete(&topic.bootstrap_servers, &topic.name).await.map_err(|error| chain(&error))?;
+    session.release_topic(&pipeline.table.schema, &pipeline.id, &key).await.map_err(|error| chain(&error))?;
+    Ok(Some(change))
+}
+
+/// Lets the pipeline go although not all is deleted, and says so.
+async fn give_up(
+    object: &DeserializeGuard<IoTPipeline>,
+    why: &str,
+    key: &PipelineKey,
+    context: &Context,
+) -> Result<Action, Error> {
+    let note = format!("Left behind: {}; {why}", left_behind(object));
+    tracing::error!(namespace = key.0, pipeline = key.1, note, "A deleted pipeline was not cleaned up");
+    let event = announce::event(EventType::Warning, "CleanupAbandoned", note);
+    write::publish(context, object, event).await;
+    let_go(object, key, context).await
+}
+
+/// What the policy would have deleted.
+fn left_behind(object: &DeserializeGuard<IoTPipeline>) -> String {
+    let Ok(IoTPipeline { spec, .. }) = &object.0 else { return "topic and table".to_owned() };
+    let topic = format!("topic {}", spec.kafka.topic.name);
+    let table = format!("table {}.{}", spec.timescale.table.schema, spec.timescale.table.name);
+    match (spec.deletion_policy.topic, spec.deletion_policy.table) {
+        (DeletionPolicy::Delete, DeletionPolicy::Retain) => topic,
+        (DeletionPolicy::Retain, DeletionPolicy::Delete) => table,
+        _ => format!("{topic} and {table}"),
+    }
+}
+
+async fn let_go(
+    object: &DeserializeGuard<IoTPipeline>,
+    key: &PipelineKey,
+    context: &Context,
+) -> Result<Action, Error> {
+    let others: Vec<String> = object.finalizers().iter().filter(|name| *name != FINALIZER).cloned().collect();
+    write::write_finalizers(context, object.meta(), &others).await?;
+    context.memory.forget(key);
+    Ok(Action::await_change())
+}
+
+async fn say_pending(
+    object: &DeserializeGuard<IoTPipeline>,
+    message: &str,
+    context: &Context,
+) -> Result<(), Error> {
+    let Ok(object) = &object.0 else { return Ok(()) };
+    let pending = status::cleanup_pending(object, message, Timestamp::now());
+    if object.status.as_ref() != Some(&pending) {
+        write::write_status(context, object, &pending).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Whether an object in the cluster still is as the operator wants it. Pure.
+//!
+//! The answer agrees with server-side apply: it counts what an apply would change and nothing else. What the API
+//! server fills in, and what others added beside ours, is no drift; otherwise the operator would write for ever.
+
+use serde_json::{Map, Value};
+
+/// Lists whose entries Kubernetes merges by a key. Others may own further entries; all other lists are ours as a
+/// whole.
+const KEYED_LISTS: &[&str] =
+    &["containers", "env", "imagePullSecrets", "ownerReferences", "ports", "volumeMounts", "volumes"];
+
+/// Maps whose values are quantities, which the API server may have spelled in another way.
+const QUANTITY_MAPS: &[&str] = &["limits", "requests"];
+
+/// Whether applying `desired` would change `live`.
+pub fn differs(desired: &Value, live: &Value) -> bool {
+    let Value::Object(fields) = desired else { return true };
+    // Lists from the API server do not repeat the type in each of their items.
+    let typeless: Map<String, Value> = fields
+        .iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    !holds(&Value::Object(typeless), live, "")
+}
+
+/// Whether everything in `desired` is in `live`; `field` is the name under which both stand.
+fn holds(desired: &Value, live: &Value, field: &str) -> bool {
+    match (desired, live) {
+        (Value::Object(desired), Value::Object(live)) => desired.iter().all(|(name, value)| {
+            let live = live.get(name).unwrap_or(&Value::Null);
+            holds(value, live, name) || (QUANTITY_MAPS.contains(&field) && is_same_quantity(value, live))
+        }),
+        (Value::Array(desired), Value::Array(live)) if KEYED_LISTS.contains(&field) => {
+            desired.iter().all(|entry| live.iter().any(|live| holds(entry, live, "")))
+        }
+        (Value::Array(desired), Value::Array(live)) => {
+            desired.len() == live.len()
+                && desired.iter().zip(live).all(|(desired, live)| holds(desired, live, ""))
+        }
+        // The API server drops what is empty.
+        (desired, Value::Null) => is_empty(desired),
+        (desired, live) => desired == live,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(entries) => entries.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        _ => false,
+    }
+}
+
+fn is_same_quantity(a: &Value, b: &Value) -> bool {
+    let amounts = (a.as_str().and_then(parse_quantity), b.as_str().and_then(parse_quantity));
+    // Both come from few decimal digits, so equal amounts differ by rounding at most.
+    matches!(amounts, (Some(a), Some(b)) if (a - b).abs() <= 1e-9 * a.abs().max(b.abs()))
+}
+
+/// The amount that a Kubernetes quantity stands for, such as `0.1` for `100m`.
+fn parse_quantity(text: &str) -> Option<f64> {
+    // `1e3` is a number too, and `E` alone the suffix for 10^18, so whole numbers are tried first.
+    if let Ok(amount) = text.parse::<f64>() {
+        return amount.is_finite().then_some(amount);
+    }
+    let digits = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, suffix) = text.split_at(digits);
+    let factor = match suffix {
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0_f64.powi(2),
+        "Gi" => 1024.0_f64.powi(3),
+        "Ti" => 1024.0_f64.powi(4),
+        "Pi" => 1024.0_f64.powi(5),
+        "Ei" => 1024.0_f64.powi(6),
+        _ => return None,
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn desired() -> Value {
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"labels": {"a": "b"}, "ownerReferences": [{"uid": "1"}]},
+            "spec": {
+                "replicas": 2,
+                "template": {"spec": {
+                    "containers": [{
+                        "name": "worker",
+                        "image": "worker:1",
+                        "args": ["process"],
+                        "resources": {"limits": {"cpu": "1000m", "memory": "1Gi"}},
+                    }],
+                    "tolerations": [{"key": "dedicated"}],
+                    "nodeSelector": {},
+                }},
+            },
+        })
+    }
+
+    /// `desired` as the API server gives it back, with one of its fields replaced.
+    fn live(pointer: &str, value: Value) -> Value {
+        let mut live = json!({
+            "metadata": {"labels": {"a": "b", "other": "x"}, "ownerReferences": [{"uid": "1"}], "resourceVersion": "7"},
+            "spec": {
+                "replicas": 2,
+                "template": {"spec": {
+                    "containers": [
+                        {"name": "sidecar", "image": "proxy"},
+                        {
+                            "name": "worker",
+                            "image": "worker:1",
+                            "args": ["process"],
+                            "imagePullPolicy": "IfNotPresent",
+                            "resources": {"limits": {"cpu": "1", "memory": "1024Mi"}},
+                        },
+                    ],
+                    "tolerations": [{"key": "dedicated"}],
+                    "restartPolicy": "Always",
+                }},
+            },
+            "status": {"replicas": 2},
+        });
+        *live.pointer_mut(pointer).unwrap() = value;
+        live
+    }
+
+    #[test]
+    fn what_others_added_and_the_server_filled_in_is_no_drift() {
+        assert!(!differs(&desired(), &live("/status", json!({}))));
+    }
+
+    #[test]
+    fn what_others_changed_is_drift() {
+        for (pointer, value) in [
+            ("/spec/replicas", json!(3)),
+            ("/spec/template/spec/containers/1/image", json!("worker:2")),
+            ("/spec/template/spec/containers/1/args", json!(["process", "--verbose"])),
+            ("/spec/template/spec/containers/1/resources/limits/cpu", json!("2")),
+            ("/spec/template/spec/tolerations", json!([{"key": "dedicated"}, {"key": "more"}])),
+            ("/metadata/labels/a", json!("c")),
+            ("/metadata/ownerReferences", json!([])),
+        ] {
+            assert!(differs(&desired(), &live(pointer, value)), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn quantities_are_compared_by_amount() {
+        for (a, b) in [("1000m", "1"), ("1Gi", "1024Mi"), ("0.5", "500m"), ("1e3", "1k"), ("1E", "1000P")] {
+            assert!(is_same_quantity(&json!(a), &json!(b)), "{a} {b}");
+        }
+        for (a, b) in [("1", "1001m"), ("1M", "1Mi"), ("one", "one "), ("", "0")] {
+            assert!(!is_same_quantity(&json!(a), &json!(b)), "{a} {b}");
+        }
+    }
+}

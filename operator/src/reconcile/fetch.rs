@@ -1,0 +1,277 @@
+//! First step: reads the world. The only file that does; it changes nothing.
+//!
+//! A dead Kafka or database is a value here, not an error, so that neither hides the other nor the workers.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use crds::{
+    IoTPipeline,
+    names::{self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_HTTP_PORT},
+    status::LagStatus,
+    worker::{Component, RoleConfig, WorkerStatus},
+};
+use futures::{
+    FutureExt, StreamExt,
+    future::{self, BoxFuture},
+    stream,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use kube::{
+    Api, ResourceExt,
+    api::{DynamicObject, ListParams},
+};
+use snafu::ResultExt;
+use strum::IntoEnumIterator;
+
+use super::validate::{self, Secrets};
+use crate::{
+    build::ChildKind,
+    context::Context,
+    error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
+    kafka::{self, ObservedTopic},
+    memory::PipelineKey,
+    pipeline::Pipeline,
+    timescale::{self, ObservedTable, Session},
+};
+
+/// How long a worker may take to answer.
+const WORKER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How many workers are asked at once.
+const WORKERS_AT_ONCE: usize = 32;
+
+/// How often the lag is read for the status.
+const LAG_PERIOD: Duration = Duration::from_secs(60);
+
+/// What there is of a pipeline's workers.
+#[derive(Debug, Default)]
+pub struct Workers {
+    /// The objects with the pipeline's label, and those that have the name of a child without being one.
+    pub children: Vec<LiveChild>,
+    /// The pods.
+    pub pods: Vec<WorkerPod>,
+}
+
+/// An object in the cluster.
+#[derive(Clone, Debug)]
+pub struct LiveChild {
+    /// Its kind.
+    pub kind: ChildKind,
+    /// The object.
+    pub object: DynamicObject,
+}
+
+/// A pod of a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerPod {
+    /// Which worker.
+    pub component: Component,
+    /// The pod.
+    pub pod: Pod,
+    /// What it says of itself, if it answers.
+    pub report: Option<WorkerStatus>,
+}
+
+/// What there is in Kafka and in the database.
+pub struct Stores {
+    /// The topic, or why it could not be looked at.
+    pub topic: Result<ObservedTopic, kafka::Error>,
+    /// The table, or why it could not be looked at.
+    pub table: Result<ObservedTable, timescale::Error>,
+    /// How far the table is behind, as it was read within the last minute or so.
+    pub lag: Option<LagStatus>,
+    /// When expired chunks were last dropped.
+    pub chunks_dropped_at: Option<Timestamp>,
+}
+
+/// Reads the Secrets that the spec refers to.
+///
+/// # Errors
+/// A Secret that does not exist is no error; an API server that does not answer is one.
+pub async fn fetch_secrets(object: &IoTPipeline, context: &Context) -> Result<Secrets, Error> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let mut secrets = Secrets::new();
+    for name in validate::referenced_secrets(&object.spec) {
+        let secret = api.get_opt(&name).await.context(ReadSecretSnafu { name: &name })?;
+        secrets.insert(name, secret);
+    }
+    Ok(secrets)
+}
+
+/// Reads the workers' objects and pods, and asks the pods for their status.
+///
+/// # Errors
+/// A worker that does not answer is no error; an API server that does not answer is one.
+pub async fn fetch_workers(object: &IoTPipeline, context: &Context) -> Result<Workers, Error> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let children =
+        future::try_join_all(ChildKind::iter().map(|kind| fetch_children(context, &namespace, &name, kind)));
+    let (children, pods) = future::try_join(children, fetch_pods(context, &namespace, &name)).await?;
+    Ok(Workers { children: children.concat(), pods })
+}
+
+/// Looks at the topic and at the table, and now and then at the lag between them. Gives back the connection to the
+/// database too, for `apply`.
+pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Option<Box<dyn Session>>) {
+    let remembered = context.memory.recall(&pipeline.key());
+    let (topic, session) = future::join(
+        context.kafka.observe(&pipeline.topic.bootstrap_servers, &pipeline.topic.name),
+        context.databases.open(&pipeline.database),
+    )
+    .await;
+    let topic_key = topic.as_ref().ok().map(|observed| observed.key(&pipeline.topic.name));
+    let (table, mut session) = match session {
+        Ok(mut session) => match session.observe(&pipeline.table, topic_key.as_ref()).await {
+            Ok(table) => (Ok(table), Some(session)),
+            Err(error) => (Err(error), None),
+        },
+        Err(error) => (Err(error), None),
+    };
+    let mut stores = Stores { topic, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
+    stores.lag = match remembered.lag {
+        Some((read_at, lag)) if read_at.elapsed() < LAG_PERIOD => Some(lag),
+        _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
+    };
+    (stores, session)
+}
+
+/// Whether the namespace is being deleted, or gone.
+///
+/// # Errors
+/// Fails where the API server does not answer.
+pub async fn is_namespace_terminating(name: &str, context: &Context) -> Result<bool, Error> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let namespace = api.get_opt(name).await.context(ReadNamespaceSnafu { name })?;
+    Ok(namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
+}
+
+async fn fetch_children(
+    context: &Context,
+    namespace: &str,
+    pipeline: &str,
+    kind: ChildKind,
+) -> Result<Vec<LiveChild>, Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource());
+    let labelled = api.list(&with_labels_of(pipeline)).await.context(ReadChildrenSnafu { kind })?;
+    let mut objects = labelled.items;
+    // Before an object is created for the first time, or when it has lost its labels, what has its name is
+    // looked at: it may be somebody else's, and must not be taken over.
+    for name in fixed_names(pipeline, kind) {
+        if !objects.iter().any(|object| object.name_any() == name) {
+            objects.extend(api.get_opt(&name).await.context(ReadChildrenSnafu { kind })?);
+        }
+    }
+    Ok(objects.into_iter().map(|object| LiveChild { kind, object }).collect())
+}
+
+/// The names of a pipeline's children of one kind, as far as they are known beforehand.
+fn fixed_names(pipeline: &str, kind: ChildKind) -> Vec<String> {
+    let components: &[Component] = match kind {
+        ChildKind::ConfigMap => &[],
+        ChildKind::Service | ChildKind::PodDisruptionBudget => &[Component::Bridge, Component::Processor],
+        ChildKind::StatefulSet => &[Component::Bridge],
+        ChildKind::Deployment => &[Component::Processor],
+    };
+    components.iter().map(|component| names::worker_name(pipeline, *component)).collect()
+}
+
+async fn fetch_pods(context: &Context, namespace: &str, pipeline: &str) -> Result<Vec<WorkerPod>, Error> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let pods = api.list(&with_labels_of(pipeline)).await.context(ListPodsSnafu)?;
+    let asked: Vec<BoxFuture<'_, WorkerPod>> = pods
+        .items
+        .into_iter()
+        .filter_map(|pod| Some((component_of(&pod)?, pod)))
+        .map(|(component, pod)| {
+            async move { WorkerPod { component, report: ask_worker(context, &pod).await, pod } }.boxed()
+        })
+        .collect();
+    Ok(stream::iter(asked).buffered(WORKERS_AT_ONCE).collect().await)
+}
+
+fn component_of(pod: &Pod) -> Option<Component> {
+    match pod.labels().get(COMPONENT_LABEL)?.as_str() {
+        "bridge" => Some(Component::Bridge),
+        "processor" => Some(Component::Processor),
+        _ => None,
+    }
+}
+
+/// A worker that does not answer has no report; what Kubernetes says of its pod must do then.
+async fn ask_worker(context: &Context, pod: &Pod) -> Option<WorkerStatus> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() != Some("Running") {
+        return None;
+    }
+    let address: IpAddr = status.pod_ip.as_ref()?.parse().ok()?;
+    let url = match address {
+        IpAddr::V4(address) => format!("http://{address}:{WORKER_HTTP_PORT}/status"),
+        IpAddr::V6(address) => format!("http://[{address}]:{WORKER_HTTP_PORT}/status"),
+    };
+    let response = context.http.get(url).timeout(WORKER_DEADLINE).send().await.ok()?;
+    response.json().await.ok()
+}
+
+/// The lag; `None` where it cannot be told now, which is tried again next time.
+async fn fetch_lag(
+    pipeline: &Pipeline,
+    context: &Context,
+    stores: &Stores,
+    session: Option<&mut (dyn Session + '_)>,
+) -> Option<LagStatus> {
+    let (topic, table) = (stores.topic.as_ref().ok()?, stores.table.as_ref().ok()?);
+    let session = session?;
+    let RoleConfig::Processor(processor) = &pipeline.processor.config.role else { return None };
+    if topic.topic.is_none() || !table.is_hypertable() || table.bookkeeping_version == 0 {
+        return None;
+    }
+    let topic_key = topic.key(&pipeline.topic.name);
+    let watermarks = context.kafka.watermarks(&pipeline.topic.bootstrap_servers, &pipeline.topic.name).await;
+    let positions = session.positions(&pipeline.table, &topic_key).await;
+    let (watermarks, positions) = match (watermarks, positions) {
+        (Ok(watermarks), Ok(positions)) => (watermarks, positions),
+        (watermarks, positions) => {
+            tracing::warn!(
+                namespace = pipeline.id.namespace,
+                pipeline = pipeline.id.name,
+                kafka = watermarks.err().map(|error| error.to_string()),
+                database = positions.err().map(|error| error.to_string()),
+                "The lag could not be read"
+            );
+            return None;
+        }
+    };
+    let lag = timescale::lag(&watermarks, &positions, &processor.start_from, Timestamp::now());
+    context.memory.update(&pipeline.key(), |remembered| remembered.lag = Some((Instant::now(), lag.clone())));
+    Some(lag)
+}
+
+fn with_labels_of(pipeline: &str) -> ListParams {
+    ListParams::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER},{PIPELINE_LABEL}={pipeline}"))
+}
+
+impl Workers {
+    /// The object that runs a worker's pods.
+    pub fn workload(&self, kind: ChildKind, name: &str) -> Option<&LiveChild> {
+        self.children.iter().find(|child| child.kind == kind && child.object.name_any() == name)
+    }
+}
+
+impl Stores {
+    /// Why one of them could not be looked at, if so.
+    pub fn into_failure(self) -> Option<Error> {
+        let database = self.table.err().map(|source| Error::Database { source });
+        database.or(self.topic.err().map(|source| Error::Kafka { source }))
+    }
+}
+
+impl Pipeline {
+    /// Under which the operator remembers it.
+    pub fn key(&self) -> PipelineKey {
+        (self.id.namespace.clone(), self.id.name.clone())
+    }
+}

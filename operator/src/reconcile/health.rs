@@ -1,0 +1,236 @@
+//! What there is to say about the workers: from what their controller counted, what Kubernetes says of their pods
+//! and what they say themselves. Pure.
+
+use crds::{pipeline::Suspend, status::Reason, worker::Component};
+use k8s_openapi::api::core::v1::ContainerStatus;
+use kube::ResourceExt;
+
+use super::{
+    apply::WorkerOutcome,
+    fetch::{LiveChild, WorkerPod},
+};
+use crate::build::pod::CONTAINER_NAME;
+
+/// What a condition says, before it is compared with what it said before.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// Whether the condition holds.
+    pub holds: bool,
+    /// A CamelCase word; most are a [`Reason`], workers may say others.
+    pub reason: String,
+    /// One sentence or more for a person.
+    pub message: String,
+}
+
+/// A worker that says so has started a moment ago.
+const STARTING: &str = "Starting";
+
+/// Whether one kind of worker does its work. `outcome` is what this reconciliation did to it; `None` where the spec
+/// is refused, so that nothing was done.
+pub fn judge_worker(
+    component: Component,
+    workload: Option<&LiveChild>,
+    pods: &[WorkerPod],
+    outcome: Option<&WorkerOutcome>,
+    suspend: Suspend,
+) -> Finding {
+    let problems = outcome.map_or(&[][..], |outcome| outcome.problems.as_slice());
+    if let Some(first) = problems.first() {
+        let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+        return Finding::fails(first.reason, messages.join("; "));
+    }
+    let is_written = outcome.is_some_and(|outcome| outcome.is_written);
+    let Some(workload) = workload else {
+        return match outcome {
+            Some(_) if is_written => {
+                Finding::fails(Reason::Progressing, format!("the {component} is created"))
+            }
+            Some(_) => Finding::fails(Reason::Pending, "waits for the topic and the table"),
+            None => Finding::fails(Reason::Pending, "waits for a spec that can be used"),
+        };
+    };
+    let rollout = workload.rollout();
+    if is_written {
+        return Finding::fails(Reason::Progressing, format!("the {component} is changed"));
+    }
+    if rollout.wanted == 0 && rollout.existing > 0 {
+        return Finding::fails(Reason::Progressing, format!("{} pods stop", rollout.existing));
+    }
+    if rollout.wanted == 0 {
+        return Finding::fails(Reason::Suspended, why_none_runs(component, suspend));
+    }
+    let pods = || {
+        pods.iter().filter(|pod| pod.component == component && pod.pod.metadata.deletion_timestamp.is_none())
+    };
+    if !rollout.is_complete() {
+        return pods().find_map(pod_problem).unwrap_or_else(|| {
+            Finding::fails(Reason::Progressing, format!("{} of {} ready", rollout.ready, rollout.wanted))
+        });
+    }
+    let warning = pods().find_map(|pod| Some((pod.pod.name_any(), pod.report.as_ref()?.problem.clone()?)));
+    match warning {
+        Some((pod, problem)) => Finding {
+            holds: true,
+            reason: problem.reason,
+            message: format!("pod {pod} works, but: {}", problem.message),
+        },
+        None => Finding {
+            holds: true,
+            reason: Reason::AsSpecified.to_string(),
+            message: format!("{} of {} ready", rollout.ready, rollout.wanted),
+        },
+    }
+}
+
+impl Finding {
+    /// A condition that does not hold.
+    pub fn fails(reason: Reason, message: impl Into<String>) -> Self {
+        Self { holds: false, reason: reason.to_string(), message: message.into() }
+    }
+}
+
+fn why_none_runs(component: Component, suspend: Suspend) -> String {
+    let gathers = match component {
+        Component::Bridge => "messages gather at the MQTT broker, as far as its limits allow",
+        Component::Processor => "messages gather in Kafka, as long as the topic's retention keeps them",
+    };
+    match suspend {
+        Suspend::None => format!("spec.{component}.replicas is 0: {gathers}"),
+        Suspend::Processor | Suspend::All => {
+            format!("spec.suspend is {suspend:?}: {gathers}; set it to None to go on")
+        }
+    }
+}
+
+/// Why a pod is not ready, as far as that can be told. What changes from second to second (the back-off between two
+/// attempts, the attempt itself) is left out, so that the status stays as it is while the trouble does.
+fn pod_problem(pod: &WorkerPod) -> Option<Finding> {
+    let name = pod.pod.name_any();
+    let status = pod.pod.status.as_ref()?;
+    let container =
+        status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER_NAME);
+    if let Some(problem) = container.and_then(container_problem) {
+        return Some(Finding::fails(Reason::WorkersNotReady, format!("pod {name}: {problem}")));
+    }
+    if let Some(problem) = pod.report.as_ref().and_then(|report| report.problem.as_ref()) {
+        let is_starting = problem.reason == STARTING;
+        let reason = if is_starting { Reason::Progressing.to_string() } else { problem.reason.clone() };
+        return Some(Finding { holds: false, reason, message: format!("pod {name}: {}", problem.message) });
+    }
+    let unschedulable = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("Unschedulable")
+    })?;
+    let message = unschedulable.message.as_deref().unwrap_or_default();
+    Some(Finding::fails(Reason::WorkersNotReady, format!("pod {name} finds no node: {message}")))
+}
+
+fn container_problem(container: &ContainerStatus) -> Option<String> {
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let waiting_reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+    match waiting_reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => Some(format!(
+            "ImagePullBackOff: image {} cannot be had; check its name, the registry and imagePullSecrets",
+            container.image
+        )),
+        "" | "ContainerCreating" | "PodInitializing" | "CrashLoopBackOff" => {
+            let last = container.last_state.as_ref()?.terminated.as_ref()?;
+            let out_of_memory = last.reason.as_deref() == Some("OOMKilled");
+            (!container.ready && out_of_memory)
+                .then(|| "OOMKilled: the container needs more memory than its limit".to_owned())
+                .or_else(|| {
+                    (!container.ready && waiting_reason == "CrashLoopBackOff").then(|| {
+                        format!(
+                            "CrashLoopBackOff: the container ends with exit code {}; `kubectl logs --previous` \
+                             tells why",
+                            last.exit_code
+                        )
+                    })
+                })
+        }
+        reason => {
+            let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+            Some(format!("{reason}: {message}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{build::ChildKind, change::Refusal};
+
+    fn workload(wanted: i32, ready: i32) -> LiveChild {
+        let object = json!({
+            "metadata": {"name": "line-bridge", "generation": 1},
+            "spec": {"replicas": wanted},
+            "status": {"observedGeneration": 1, "replicas": wanted, "updatedReplicas": wanted, "readyReplicas": ready},
+        });
+        LiveChild { kind: ChildKind::StatefulSet, object: serde_json::from_value(object).unwrap() }
+    }
+
+    fn pod(status: Value, problem: Option<(&str, &str)>) -> WorkerPod {
+        let report = problem.map(|(reason, message)| {
+            json!({
+                "component": "bridge", "version": "1", "ready": false,
+                "problem": {"reason": reason, "message": message},
+            })
+        });
+        WorkerPod {
+            component: Component::Bridge,
+            pod: serde_json::from_value(json!({"metadata": {"name": "line-bridge-0"}, "status": status}))
+                .unwrap(),
+            report: report.map(|report| serde_json::from_value(report).unwrap()),
+        }
+    }
+
+    fn waiting(reason: &str) -> Value {
+        json!({"containerStatuses": [{
+            "name": "worker", "image": "worker:1", "imageID": "", "ready": false, "restartCount": 2,
+            "state": {"waiting": {"reason": reason, "message": "back-off 40s restarting failed container"}},
+            "lastState": {"terminated": {"exitCode": 1}},
+        }]})
+    }
+
+    fn judge(workload: Option<&LiveChild>, pods: &[WorkerPod], outcome: Option<&WorkerOutcome>) -> String {
+        let finding = judge_worker(Component::Bridge, workload, pods, outcome, Suspend::All);
+        format!("{} {}: {}", finding.holds, finding.reason, finding.message)
+    }
+
+    #[test]
+    fn workers_are_judged_by_what_is_known_best() {
+        let running = json!({"phase": "Running"});
+        let current = WorkerOutcome { is_current: true, ..WorkerOutcome::default() };
+        let written = WorkerOutcome { is_current: true, is_written: true, problems: Vec::new() };
+        let refused = WorkerOutcome {
+            problems: vec![Refusal { reason: Reason::ResourceConflict, message: "in the way".to_owned() }],
+            ..WorkerOutcome::default()
+        };
+        let cases = [
+            judge(Some(&workload(1, 1)), &[pod(running.clone(), None)], Some(&current)),
+            judge(
+                Some(&workload(1, 1)),
+                &[pod(running.clone(), Some(("SlowBroker", "it is slow.")))],
+                Some(&current),
+            ),
+            judge(Some(&workload(1, 0)), &[pod(running.clone(), None)], Some(&current)),
+            judge(
+                Some(&workload(1, 0)),
+                &[pod(running.clone(), Some(("BrokerUnreachable", "refused.")))],
+                None,
+            ),
+            judge(Some(&workload(1, 0)), &[pod(running, Some(("Starting", "just started.")))], None),
+            judge(Some(&workload(1, 0)), &[pod(waiting("CrashLoopBackOff"), None)], Some(&current)),
+            judge(Some(&workload(1, 0)), &[pod(waiting("ErrImagePull"), None)], Some(&current)),
+            judge(Some(&workload(1, 0)), &[pod(waiting("CreateContainerConfigError"), None)], Some(&current)),
+            judge(Some(&workload(1, 1)), &[], Some(&written)),
+            judge(Some(&workload(1, 1)), &[], Some(&refused)),
+            judge(Some(&workload(0, 0)), &[], Some(&current)),
+            judge(None, &[], Some(&current)),
+            judge(None, &[], Some(&written)),
+            judge(None, &[], None),
+        ];
+        insta::assert_snapshot!(cases.join("\n"));
+    }
+}

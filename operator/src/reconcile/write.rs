@@ -1,0 +1,108 @@
+//! Every write of the operator to the Kubernetes API, each counted in `iotpipeline_api_writes_total`. Called by
+//! `apply`, `cleanup` and the end of a reconciliation; decides nothing.
+
+use crds::{IoTPipeline, IoTPipelineStatus, names::FIELD_MANAGER};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    core::ObjectMeta,
+    runtime::events::Event,
+};
+use serde_json::json;
+use snafu::ResultExt;
+
+use super::fetch::LiveChild;
+use crate::{
+    build::Child,
+    context::Context,
+    error::{ApplyChildSnafu, DeleteChildSnafu, Error, WriteFinalizersSnafu, WriteStatusSnafu},
+};
+
+/// Writes a child as a whole (server-side apply): what the operator no longer names goes.
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer.
+pub async fn apply_child(context: &Context, namespace: &str, child: &Child) -> Result<(), Error> {
+    let Child { kind, name, object } = child;
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource());
+    tracing::info!(namespace, %kind, name, "Applying an object");
+    context.metrics.record_write("patch", kind);
+    api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
+        .await
+        .context(ApplyChildSnafu { kind: *kind, name })?;
+    Ok(())
+}
+
+/// Deletes a child, if it still is the same object. One that is gone already is deleted already.
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer.
+pub async fn delete_child(context: &Context, namespace: &str, child: &LiveChild) -> Result<(), Error> {
+    let kind = child.kind;
+    let name = child.object.name_any();
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource());
+    let same_object = Preconditions { uid: child.object.uid(), resource_version: None };
+    tracing::info!(namespace, %kind, name, "Deleting an object");
+    context.metrics.record_write("delete", kind);
+    match api.delete(&name, &DeleteParams::background().preconditions(same_object)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        result => result.map(|_| ()).context(DeleteChildSnafu { kind, name }),
+    }
+}
+
+/// Writes the whole status.
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer.
+pub async fn write_status(
+    context: &Context,
+    object: &IoTPipeline,
+    status: &IoTPipelineStatus,
+) -> Result<(), Error> {
+    let api: Api<IoTPipeline> =
+        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": IoTPipeline::api_version(&()),
+        "kind": IoTPipeline::kind(&()),
+        // Without it an apply would create a pipeline that was deleted a moment ago.
+        "metadata": {"uid": object.uid()},
+        "status": status,
+    });
+    context.metrics.record_write("patch", "IoTPipeline/status");
+    api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch))
+        .await
+        .context(WriteStatusSnafu)?;
+    Ok(())
+}
+
+/// Replaces the finalizers of a pipeline, if nothing else has changed it meanwhile.
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer, a conflict included.
+pub async fn write_finalizers(
+    context: &Context,
+    pipeline: &ObjectMeta,
+    finalizers: &[String],
+) -> Result<(), Error> {
+    // As an untyped object, so that one that this operator cannot read can be let go too.
+    let resource = kube::api::ApiResource::erase::<IoTPipeline>(&());
+    let namespace = pipeline.namespace.as_deref().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
+    let patch = json!({
+        "metadata": {"resourceVersion": pipeline.resource_version, "finalizers": finalizers},
+    });
+    context.metrics.record_write("patch", "IoTPipeline");
+    api.patch(pipeline.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .context(WriteFinalizersSnafu)?;
+    Ok(())
+}
+
+/// Publishes an Event about a pipeline. One that cannot be published is only logged: nothing depends on it, and a
+/// namespace that is being deleted takes none.
+pub async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: Event) {
+    context.metrics.record_write("create", "Event");
+    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
+        tracing::warn!(reason = event.reason, note = event.note, %error, "An Event could not be published");
+    }
+}
