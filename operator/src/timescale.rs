@@ -1,5 +1,6 @@
 //! Hypertables: what is there, what is to change, and the traits through which the operator reads and changes
-//! a database. This file holds the vocabulary and does no I/O; `session` and `observe` do, the rest is pure.
+//! a database. This file holds the vocabulary and does no I/O; `session`, `observe`, `effects` and `execute` do,
+//! the rest is pure.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -13,11 +14,18 @@ use crate::{
     pipeline::{SortOrder, SqlIdent, Table},
 };
 
+mod bookkeeping;
+mod effects;
 mod error;
+mod execute;
 mod lag;
+mod observe;
 mod plan;
+mod relation;
 mod retention;
+mod rights;
 mod session;
+mod sql;
 
 pub use error::Error;
 pub use lag::lag;

@@ -1,0 +1,103 @@
+//! The operator's own tables in the table's schema, whose columns crds::names documents, and the markers in
+//! them. Pure: SQL only.
+//!
+//! The tables have a version. A schema at version n runs the migrations after the n-th, so a new operator brings
+//! old tables up; an old one refuses tables that are newer than it knows.
+
+use crds::{
+    names::{MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, VERSION_TABLE},
+    worker::PipelineId,
+};
+
+use super::{
+    TableStep,
+    sql::{literal, qualified},
+};
+
+/// The bookkeeping tables; `_iotpipeline_version` says up to where they exist.
+pub(super) const TABLES: [&str; 4] = [VERSION_TABLE, MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE];
+
+/// The version that this operator makes and knows.
+pub(super) const CURRENT_VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// Each makes version n + 1 of version n.
+const MIGRATIONS: [fn(&str) -> String; 1] = [first_tables];
+
+/// Brings the bookkeeping of a schema from a version to the current one; `None` where it is current.
+pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
+    let done = usize::try_from(from_version).unwrap_or(0);
+    let pending = MIGRATIONS.get(done..).filter(|pending| !pending.is_empty())?;
+    let mut sql: String = pending.iter().map(|migration| migration(schema)).collect();
+    // Two pipelines may make the tables of a new schema one after the other: one row all the same.
+    let version = qualified(schema, VERSION_TABLE);
+    sql.push_str(&format!(
+        "INSERT INTO {version} (version) SELECT 0 WHERE NOT EXISTS (SELECT FROM {version});\n\
+         UPDATE {version} SET version = {CURRENT_VERSION};\n"
+    ));
+    Some(TableStep { changes: Vec::new(), sql })
+}
+
+/// Says that this pipeline creates the table. Fails where there is a marker already.
+pub(super) fn claim_table(schema: &str, table: &str, pipeline: &PipelineId) -> TableStep {
+    let sql = format!(
+        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline) VALUES ({}, {}, {}, {});\n",
+        qualified(schema, MARKER_TABLE),
+        literal(table),
+        literal(&pipeline.cluster_name),
+        literal(&pipeline.namespace),
+        literal(&pipeline.name),
+    );
+    TableStep { changes: Vec::new(), sql }
+}
+
+/// Positions tell which records are rows of the table; in a new, empty table none are.
+pub(super) fn forget_positions(schema: &str, table: &str) -> String {
+    format!("DELETE FROM {} WHERE table_name = {};\n", qualified(schema, POSITION_TABLE), literal(table))
+}
+
+fn first_tables(schema: &str) -> String {
+    let [version, markers, topic_markers, positions] = TABLES.map(|table| qualified(schema, table));
+    format!(
+        "CREATE TABLE IF NOT EXISTS {version} (version int NOT NULL);\n\
+         CREATE TABLE IF NOT EXISTS {markers} (\n  \
+           table_name text PRIMARY KEY,\n  \
+           cluster_name text NOT NULL,\n  \
+           namespace text NOT NULL,\n  \
+           pipeline text NOT NULL,\n  \
+           created_at timestamptz NOT NULL DEFAULT now()\n\
+         );\n\
+         CREATE TABLE IF NOT EXISTS {topic_markers} (\n  \
+           kafka_cluster_id text NOT NULL,\n  \
+           topic text NOT NULL,\n  \
+           cluster_name text NOT NULL,\n  \
+           namespace text NOT NULL,\n  \
+           pipeline text NOT NULL,\n  \
+           created_at timestamptz NOT NULL DEFAULT now(),\n  \
+           PRIMARY KEY (kafka_cluster_id, topic)\n\
+         );\n\
+         CREATE TABLE IF NOT EXISTS {positions} (\n  \
+           table_name text NOT NULL,\n  \
+           kafka_cluster_id text NOT NULL,\n  \
+           topic text NOT NULL,\n  \
+           partition int NOT NULL,\n  \
+           next_offset bigint NOT NULL,\n  \
+           last_offset bigint,\n  \
+           last_timestamp timestamptz,\n  \
+           last_hash bytea,\n  \
+           updated_at timestamptz NOT NULL DEFAULT now(),\n  \
+           PRIMARY KEY (table_name, kafka_cluster_id, topic, partition)\n\
+         );\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_schema_gets_all_tables_and_a_current_one_nothing() {
+        insta::assert_snapshot!(migrate("plant_7", 0).unwrap().sql);
+        assert_eq!(migrate("plant_7", CURRENT_VERSION), None);
+        assert_eq!(migrate("plant_7", CURRENT_VERSION + 1), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! The one place where names and values become SQL. Pure.
+
+use std::time::Duration;
+
+/// A name as SQL takes it, whatever is in it.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A name in a schema.
+pub(super) fn qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", identifier(schema), identifier(name))
+}
+
+/// A text as SQL takes it, whatever is in it.
+pub(super) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// A table as an argument of TimescaleDB's functions.
+pub(super) fn regclass(schema: &str, name: &str) -> String {
+    format!("{}::regclass", literal(&qualified(schema, name)))
+}
+
+/// A length of time as an argument of TimescaleDB's functions.
+pub(super) fn interval(duration: Duration) -> String {
+    format!("INTERVAL {}", literal(&duration_text(duration)))
+}
+
+/// A length of time in the largest unit that divides it, such as `90 days`; for SQL and for people.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (unit_seconds, unit) = [(86_400, "day"), (3_600, "hour"), (60, "minute")]
+        .into_iter()
+        .find(|(unit_seconds, _)| seconds.is_multiple_of(*unit_seconds))
+        .unwrap_or((1, "second"));
+    let number = seconds / unit_seconds;
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_name_or_value_holds_it_stays_one() {
+        assert_eq!(identifier("a\"; DROP TABLE b; --"), "\"a\"\"; DROP TABLE b; --\"");
+        assert_eq!(literal("a'; DROP TABLE b; --"), "'a''; DROP TABLE b; --'");
+        assert_eq!(literal("a\\'; DROP"), "E'a\\\\''; DROP'");
+        assert_eq!(regclass("s'", "t\""), "'\"s''\".\"t\"\"\"'::regclass");
+    }
+
+    #[test]
+    fn durations_are_told_in_the_largest_unit() {
+        let text = |seconds| duration_text(Duration::from_secs(seconds));
+        assert_eq!(
+            [text(7_776_000), text(86_400), text(7_200), text(90 * 60), text(61)],
+            ["90 days", "1 day", "2 hours", "90 minutes", "61 seconds"]
+        );
+        assert_eq!(interval(Duration::from_secs(3600)), "INTERVAL '1 hour'");
+    }
+}
