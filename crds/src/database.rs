@@ -52,7 +52,8 @@ impl DatabaseAccess {
     }
 
     fn from_parts(value_of: &impl Fn(&str) -> Option<String>) -> Result<Self, DatabaseSecretError> {
-        let required = |key| value_of(key).filter(|value| !value.is_empty()).ok_or(DatabaseSecretError::Missing(key));
+        let required =
+            |key| value_of(key).filter(|value| !value.is_empty()).ok_or(DatabaseSecretError::Missing(key));
         let port = match value_of("port") {
             Some(port) => {
                 port.trim().parse().map_err(|_| DatabaseSecretError::Unusable("port", "it is no TCP port"))?
@@ -61,7 +62,10 @@ impl DatabaseAccess {
         };
         let host = required("host")?;
         if host.starts_with('/') {
-            return Err(DatabaseSecretError::Unusable("host", "it is a path; a host name or an address is needed"));
+            return Err(DatabaseSecretError::Unusable(
+                "host",
+                "it is a path; a host name or an address is needed",
+            ));
         }
         Ok(Self {
             host,
@@ -74,13 +78,16 @@ impl DatabaseAccess {
 
     fn from_uri(key: &'static str, uri: &str) -> Result<Self, DatabaseSecretError> {
         let unusable = |why| DatabaseSecretError::Unusable(key, why);
-        let url = Url::parse(uri).map_err(|_| unusable("it is no URI; write postgres://user:password@host:port/dbname"))?;
+        let url = Url::parse(uri)
+            .map_err(|_| unusable("it is no URI; write postgres://user:password@host:port/dbname"))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(unusable("its scheme is not postgres"));
         }
         // Parameters such as sslkey or passfile name files; the spec is the place for such settings.
         if url.query_pairs().any(|(name, _)| name != "sslmode" && name != "application_name") {
-            return Err(unusable("it has parameters; only sslmode and application_name are allowed, and ignored"));
+            return Err(unusable(
+                "it has parameters; only sslmode and application_name are allowed, and ignored",
+            ));
         }
         let decoded = |text: &str| {
             percent_encoding::percent_decode_str(text)
@@ -129,9 +136,8 @@ mod tests {
     use super::*;
 
     fn read(secret: &[(&str, &str)]) -> Result<DatabaseAccess, DatabaseSecretError> {
-        let value_of = |key: &str| {
-            secret.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
-        };
+        let value_of =
+            |key: &str| secret.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned());
         DatabaseAccess::from_secret(value_of, "plant-7")
     }
 
@@ -144,8 +150,13 @@ mod tests {
             username: "app".into(),
             password: "p@ss/word".into(),
         };
-        let parts =
-            [("host", "db"), ("port", "6432"), ("dbname", "iot"), ("username", "app"), ("password", "p@ss/word")];
+        let parts = [
+            ("host", "db"),
+            ("port", "6432"),
+            ("dbname", "iot"),
+            ("username", "app"),
+            ("password", "p@ss/word"),
+        ];
         assert_eq!(read(&parts).as_ref(), Ok(&expected));
         assert_eq!(read(&[("uri", "postgresql://app:p%40ss%2Fword@db:6432/iot")]), Ok(expected));
     }
@@ -160,11 +171,23 @@ mod tests {
     fn what_is_wrong_is_named_by_key_and_never_by_value() {
         for (secret, message) in [
             (vec![], "has no key host (it needs uri, or host, dbname, username and password)"),
-            (vec![("host", "/run/postgresql")], "has a key host that cannot be used: it is a path; a host name or an address is needed"),
-            (vec![("uri", "postgres://a:b@h/x?sslkey=/etc/key")], "has a key uri that cannot be used: it has parameters; only sslmode and application_name are allowed, and ignored"),
+            (
+                vec![("host", "/run/postgresql")],
+                "has a key host that cannot be used: it is a path; a host name or an address is needed",
+            ),
+            (
+                vec![("uri", "postgres://a:b@h/x?sslkey=/etc/key")],
+                "has a key uri that cannot be used: it has parameters; only sslmode and application_name are allowed, and ignored",
+            ),
             (vec![("uri", "postgres://a@h/x")], "has a key uri that cannot be used: it has no password"),
-            (vec![("uri", "mysql://a:b@h/x")], "has a key uri that cannot be used: its scheme is not postgres"),
-            (vec![("uri", "postgres://a:b@%2Frun%2Fpg/x")], "has a key uri that cannot be used: it names no host"),
+            (
+                vec![("uri", "mysql://a:b@h/x")],
+                "has a key uri that cannot be used: its scheme is not postgres",
+            ),
+            (
+                vec![("uri", "postgres://a:b@%2Frun%2Fpg/x")],
+                "has a key uri that cannot be used: it names no host",
+            ),
             (vec![("host", "h"), ("port", "none")], "has a key port that cannot be used: it is no TCP port"),
         ] {
             assert_eq!(read(&secret).unwrap_err().to_string(), message);

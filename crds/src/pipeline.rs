@@ -93,7 +93,10 @@ pub struct IoTPipelineSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MqttSpec {
     /// `mqtt://host:port`; the port defaults to 1883. A host without a dot is a Service in this namespace.
-    #[schemars(length(max = 300), regex(pattern = r"^mqtt://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$"))]
+    #[schemars(
+        length(max = 300),
+        regex(pattern = r"^mqtt://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$")
+    )]
     pub url: String,
     /// V5 (default) or V3_1_1.
     #[serde(default)]
@@ -180,7 +183,10 @@ pub struct SecretRef {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KafkaSpec {
     /// Comma-separated `host:port`. A host without a dot is a Service in this namespace.
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[A-Za-z0-9.-]+:[0-9]{1,5}(,[A-Za-z0-9.-]+:[0-9]{1,5})*$"))]
+    #[schemars(
+        length(min = 1, max = 2048),
+        regex(pattern = r"^[A-Za-z0-9.-]+:[0-9]{1,5}(,[A-Za-z0-9.-]+:[0-9]{1,5})*$")
+    )]
     pub bootstrap_servers: String,
     /// The topic that the operator creates and keeps.
     pub topic: TopicSpec,
@@ -189,7 +195,12 @@ pub struct KafkaSpec {
     pub key: KeySpec,
     /// Where a pipeline without a stored position begins: Earliest (default), Latest or an RFC 3339 time.
     #[serde(default = "default_start_from")]
-    #[schemars(length(max = 40), regex(pattern = r"^(Earliest|Latest|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2}))$"))]
+    #[schemars(
+        length(max = 40),
+        regex(
+            pattern = r"^(Earliest|Latest|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2}))$"
+        )
+    )]
     pub start_from: String,
     /// The consumer group, for ACLs and lag tools; default `iotp.<namespace>.<name>`. Positions do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,10 +20,8 @@ pub struct ByteSizeText(pub String);
 impl DurationText {
     /// The length of time, or `None` where the text is no duration or does not fit (100 years at most).
     pub fn parse(&self) -> Option<Duration> {
-        let (number, seconds_per_unit) = split_unit(
-            &self.0,
-            &[("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 604_800)],
-        )?;
+        let (number, seconds_per_unit) =
+            split_unit(&self.0, &[("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 604_800)])?;
         let seconds = number.checked_mul(seconds_per_unit)?;
         (seconds <= 100 * 366 * 86_400).then(|| Duration::from_secs(seconds))
     }
@@ -111,7 +109,8 @@ mod tests {
         assert_eq!(seconds("24h"), Some(86_400));
         assert_eq!(seconds("7d"), Some(604_800));
         assert_eq!(seconds("12w"), Some(7_257_600));
-        for wrong in ["", "0s", "-1s", "1.5h", "30", "s", "1h30m", "1y", "99999999999999999999w", "9999999w"] {
+        for wrong in ["", "0s", "-1s", "1.5h", "30", "s", "1h30m", "1y", "99999999999999999999w", "9999999w"]
+        {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }

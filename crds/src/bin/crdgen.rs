@@ -1,8 +1,18 @@
-//! Prints the CustomResourceDefinition of `IoTPipeline` as YAML, for `crds/yaml` and the chart.
+//! Prints the CustomResourceDefinition of `IoTPipeline`: as YAML for `crds/yaml`, or with `--chart` as the
+//! template of the Helm chart.
 
-use std::io::{self, Write};
+use std::{
+    env,
+    io::{self, Write},
+};
 
 fn main() -> io::Result<()> {
-    let yaml = crds::manifest().map_err(io::Error::other)?;
-    io::stdout().write_all(yaml.as_bytes())
+    let text = match env::args().nth(1).as_deref() {
+        None => crds::manifest(),
+        Some("--chart") => crds::chart_template(),
+        Some(other) => {
+            return Err(io::Error::other(format!("unknown argument {other}; it takes --chart or none")));
+        }
+    };
+    io::stdout().write_all(text.map_err(io::Error::other)?.as_bytes())
 }
