@@ -153,6 +153,11 @@ fn rejected(source: &str, diagnostics: DiagnosticList) -> CompileError {
 }
 
 impl Program {
+    /// Whether the program reads anything of `%`; without it [`Metadata::default`] does.
+    pub fn reads_metadata(&self) -> bool {
+        self.used_metadata != UsedMetadata::default()
+    }
+
     /// Runs the program on one event.
     pub fn run(&self, mut event: Value, metadata: &Metadata<'_>) -> Outcome {
         let mut metadata = metadata_value(metadata, self.used_metadata);
@@ -196,7 +201,8 @@ pub fn rows(event: Value) -> Outcome {
     }
 }
 
-fn kind_name(value: &Value) -> &'static str {
+/// What a value is, with its article, for messages.
+pub fn kind_name(value: &Value) -> &'static str {
     match value {
         Value::Bytes(_) | Value::String(_) => "a string",
         Value::Regex(_) => "a regular expression",
@@ -220,6 +226,8 @@ fn shortened(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn json(text: &str) -> Value {
@@ -237,7 +245,7 @@ mod tests {
             qos: Some(1),
             retained: Some(false),
             properties: &[("unit", "F")],
-            ingested_at: Some("2026-11-23T10:00:00.123456Z"),
+            ingested_at: Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_428_000_123_456)),
             partition: 4,
             offset: 42,
         }

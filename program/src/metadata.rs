@@ -1,6 +1,6 @@
 //! Where an event came from, as a program sees it below `%`. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use vrl::{
     path::{OwnedSegment, OwnedTargetPath, PathPrefix},
@@ -18,8 +18,8 @@ pub struct Metadata<'a> {
     pub retained: Option<bool>,
     /// `%properties`: the MQTT 5 user properties; of two with one name the last counts.
     pub properties: &'a [(&'a str, &'a str)],
-    /// `%ingested_at`: RFC 3339, when the bridge received the message.
-    pub ingested_at: Option<&'a str>,
+    /// `%ingested_at`: when the bridge received the message.
+    pub ingested_at: Option<SystemTime>,
     /// `%partition`: the Kafka partition.
     pub partition: i32,
     /// `%offset`: the Kafka offset.
@@ -107,10 +107,7 @@ pub(crate) fn metadata_value(metadata: &Metadata<'_>, used: UsedMetadata) -> Val
             metadata.properties.iter().map(|(name, value)| (KeyString::from(*name), Value::from(*value)));
         add(true, "properties", Some(Value::Object(properties.collect())));
     }
-    if used.ingested_at {
-        let time = metadata.ingested_at.and_then(|text| text.parse().ok()).map(Value::Timestamp);
-        add(true, "ingested_at", time);
-    }
+    add(used.ingested_at, "ingested_at", metadata.ingested_at.map(|time| Value::Timestamp(time.into())));
     add(used.partition, "partition", Some(Value::from(metadata.partition)));
     add(used.offset, "offset", Some(Value::from(metadata.offset)));
     Value::Object(object)

@@ -10,6 +10,7 @@ pub mod headers;
 pub mod health;
 pub mod http;
 pub mod key;
+pub mod rejection;
 pub mod run;
 pub mod shutdown;
 pub mod sink;

@@ -1,8 +1,9 @@
 //! The only file that joins source → transform → sink.
 
 mod bridge;
+mod processor;
 
-use crds::worker::{KafkaConfig, ProcessorConfig, RoleConfig, WorkerConfig};
+use crds::worker::{RoleConfig, WorkerConfig};
 use snafu::{ResultExt, Snafu};
 
 use crate::run::Context;
@@ -16,11 +17,17 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The processor failed.
+    #[snafu(transparent)]
+    Processor {
+        /// How.
+        source: processor::Error,
+    },
 }
 
 /// Moves data until `context.shutdown` is requested; blocks the calling thread.
 pub fn run(config: WorkerConfig, context: Context) -> Result<(), Error> {
-    let WorkerConfig { version: _, pipeline: _, kafka, role } = config;
+    let WorkerConfig { version: _, pipeline, kafka, role } = config;
     match role {
         RoleConfig::Bridge(bridge) => {
             let runtime =
@@ -30,10 +37,6 @@ pub fn run(config: WorkerConfig, context: Context) -> Result<(), Error> {
             runtime.shutdown_background();
             Ok(())
         }
-        RoleConfig::Processor(processor) => run_processor(kafka, processor, context),
+        RoleConfig::Processor(processor) => Ok(processor::run(pipeline, kafka, processor, context)?),
     }
-}
-
-fn run_processor(_kafka: KafkaConfig, _processor: ProcessorConfig, _context: Context) -> Result<(), Error> {
-    Ok(())
 }

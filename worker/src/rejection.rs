@@ -1,0 +1,67 @@
+//! Why a record becomes a dead letter rather than rows. Pure.
+
+use strum::{Display, EnumIter, IntoStaticStr};
+
+/// What is wrong with the record. The word is the `reason` of the dead letter and of its metric.
+#[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, IntoStaticStr, PartialEq)]
+pub enum Reason {
+    /// The payload has no bytes.
+    Empty,
+    /// The payload is no UTF-8, or the program made text that is none.
+    InvalidUtf8,
+    /// The payload is no JSON.
+    InvalidJson,
+    /// Values nest too deep.
+    TooDeep,
+    /// The rows of one record take too many bytes.
+    TooLarge,
+    /// The program failed.
+    ProgramFailed,
+    /// One record makes too many rows.
+    TooManyRows,
+    /// A row is not an object.
+    NotAnObject,
+    /// A column that is not nullable has no value.
+    MissingField,
+    /// A value does not fit the type of its column.
+    WrongType,
+    /// A value is outside the range of its column's type.
+    OutOfRange,
+    /// The event time is outside of what the pipeline accepts.
+    TimeOutOfRange,
+    /// Text holds U+0000, which PostgreSQL cannot store.
+    NulCharacter,
+    /// The database refused the row because of a constraint of the table.
+    Constraint,
+}
+
+/// Where on its way the record was rejected.
+#[derive(Clone, Copy, Debug, Display, Eq, IntoStaticStr, PartialEq)]
+pub enum Stage {
+    /// From bytes to an event.
+    Decode,
+    /// In the program.
+    Program,
+    /// From the event to columns.
+    Encode,
+    /// In the database.
+    Store,
+}
+
+/// A record that does not become rows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rejection {
+    /// What is wrong.
+    pub reason: Reason,
+    /// Where it was found.
+    pub stage: Stage,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A record that does not become rows.
+    pub fn new(reason: Reason, stage: Stage, message: impl Into<String>) -> Self {
+        Self { reason, stage, message: message.into() }
+    }
+}

@@ -1,0 +1,426 @@
+//! What one transaction writes: rows, dead letters, and up to where that gets each partition. Pure.
+
+use std::time::{Duration, Instant};
+
+use crds::names::MAX_DEAD_LETTER_PAYLOAD_BYTES;
+use program::Value;
+use sha2::{Digest, Sha256};
+
+use super::encode::RowEncoder;
+use crate::rejection::Rejection;
+
+/// A batch with so many rows is full.
+const MAX_ROWS: usize = 20_000;
+
+/// A batch with so many bytes is full.
+pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a batch that is not full waits for more records.
+pub const LINGER: Duration = Duration::from_millis(50);
+
+/// A record as the source hands it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Its partition.
+    pub partition: i32,
+    /// The assignment under which it was read.
+    pub epoch: u64,
+    /// Its offset.
+    pub offset: i64,
+    /// Its Kafka timestamp, milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    /// Its value; empty where it has none.
+    pub payload: &'a [u8],
+}
+
+/// What one transaction writes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    rows: Vec<u8>,
+    row_count: usize,
+    extents: Vec<Extent>,
+    dead_letters: Vec<DeadLetter>,
+    dead_letter_bytes: usize,
+    parts: Vec<Part>,
+    begun: Option<Instant>,
+    ingested_at: Vec<i64>,
+}
+
+/// Where the rows of one record end in the buffer.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    partition: i32,
+    offset: i64,
+    rows_end: usize,
+    row_count: u16,
+}
+
+/// The share of one partition.
+#[derive(Debug)]
+pub struct Part {
+    /// The partition.
+    pub partition: i32,
+    /// The assignment under which its records were read.
+    pub epoch: u64,
+    /// The offset of its last record.
+    pub last_offset: i64,
+    /// The Kafka timestamp of its last record, milliseconds since 1970.
+    pub last_timestamp: Option<i64>,
+    /// The value of its last record.
+    last_payload: Vec<u8>,
+    /// How many records it has.
+    pub records: u64,
+    /// How many of them the program dropped.
+    pub dropped: u64,
+    /// The sum of their values, bytes.
+    pub bytes: u64,
+}
+
+/// A record that does not become rows.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// Why.
+    pub rejection: Rejection,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its headers as a JSON object.
+    pub headers: Option<String>,
+    /// The beginning of its value.
+    pub payload: Vec<u8>,
+    /// The length of the whole value, bytes.
+    pub payload_bytes: i64,
+    /// The SHA-256 of the whole value.
+    pub payload_sha256: Vec<u8>,
+}
+
+impl Part {
+    /// The position behind its last record.
+    pub fn next_offset(&self) -> i64 {
+        self.last_offset + 1
+    }
+
+    /// The first 16 bytes of the SHA-256 of its last record's value.
+    pub fn last_hash(&self) -> Vec<u8> {
+        record_hash(&self.last_payload)
+    }
+}
+
+/// The first 16 bytes of the SHA-256 of a record's value: enough to tell records apart.
+pub fn record_hash(payload: &[u8]) -> Vec<u8> {
+    Sha256::digest(payload)[..16].to_vec()
+}
+
+impl Batch {
+    /// Adds the rows of a record, all or none; none are fine too. `now` is in microseconds since 1970.
+    ///
+    /// # Errors
+    /// Says which value does not fit its column; then nothing was added.
+    pub fn add_rows(
+        &mut self,
+        record: &Record<'_>,
+        rows: &[Value],
+        encoder: &RowEncoder,
+        now: i64,
+    ) -> Result<(), Rejection> {
+        encoder.encode(rows, now, &mut self.rows)?;
+        let part = self.part(record);
+        if rows.is_empty() {
+            part.dropped += 1;
+            return Ok(());
+        }
+        self.row_count += rows.len();
+        self.extents.push(Extent {
+            partition: record.partition,
+            offset: record.offset,
+            rows_end: self.rows.len(),
+            row_count: u16::try_from(rows.len()).unwrap_or(u16::MAX),
+        });
+        Ok(())
+    }
+
+    /// Adds a record that does not become rows.
+    pub fn add_dead_letter(
+        &mut self,
+        record: &Record<'_>,
+        rejection: Rejection,
+        key: Option<&[u8]>,
+        headers: Option<String>,
+    ) {
+        self.part(record);
+        let kept = record.payload.len().min(MAX_DEAD_LETTER_PAYLOAD_BYTES);
+        self.dead_letter_bytes += kept + rejection.message.len();
+        self.dead_letters.push(DeadLetter {
+            rejection,
+            partition: record.partition,
+            offset: record.offset,
+            key: key.map(<[u8]>::to_vec),
+            headers,
+            payload: record.payload[..kept].to_vec(),
+            payload_bytes: i64::try_from(record.payload.len()).unwrap_or(i64::MAX),
+            payload_sha256: Sha256::digest(record.payload).to_vec(),
+        });
+    }
+
+    /// Notes when the bridge received one of the records, microseconds since 1970.
+    pub fn note_ingestion(&mut self, ingested_at: i64) {
+        self.ingested_at.push(ingested_at);
+    }
+
+    /// The part of the record's partition, with the record in it.
+    fn part(&mut self, record: &Record<'_>) -> &mut Part {
+        self.begun.get_or_insert_with(Instant::now);
+        let index = match self.parts.iter().position(|part| part.partition == record.partition) {
+            Some(index) => index,
+            None => {
+                self.parts.push(Part::begin(record));
+                self.parts.len() - 1
+            }
+        };
+        let part = &mut self.parts[index];
+        part.last_offset = record.offset;
+        part.last_timestamp = record.timestamp;
+        part.last_payload.clear();
+        part.last_payload.extend_from_slice(record.payload);
+        part.records += 1;
+        part.bytes += record.payload.len() as u64;
+        part
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether it should be written rather than filled further.
+    pub fn is_full(&self) -> bool {
+        self.row_count + self.dead_letters.len() >= MAX_ROWS
+            || self.rows.len() + self.dead_letter_bytes >= MAX_BYTES
+            || self.parts.iter().map(|part| part.records).sum::<u64>() >= 4 * MAX_ROWS as u64
+    }
+
+    /// How long it has waited for more records.
+    pub fn age(&self) -> Duration {
+        self.begun.map_or(Duration::ZERO, |begun| begun.elapsed())
+    }
+
+    /// The rows in binary COPY form, without header and trailer.
+    pub fn rows(&self) -> &[u8] {
+        &self.rows
+    }
+
+    /// How many rows there are.
+    pub fn row_count(&self) -> usize {
+        self.row_count
+    }
+
+    /// The records that do not become rows.
+    pub fn dead_letters(&self) -> &[DeadLetter] {
+        &self.dead_letters
+    }
+
+    /// The partitions in it, in order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// When the bridge received some of the records, microseconds since 1970.
+    pub fn ingested_at(&self) -> &[i64] {
+        &self.ingested_at
+    }
+
+    /// How many records have rows: what [`Self::rows_of`] counts.
+    pub fn records_with_rows(&self) -> usize {
+        self.extents.len()
+    }
+
+    /// The rows of a range of the records that have any.
+    pub fn rows_of(&self, records: std::ops::Range<usize>) -> &[u8] {
+        let end_of = |index: usize| self.extents[index].rows_end;
+        let start = records.start.checked_sub(1).map_or(0, end_of);
+        let end = records.end.checked_sub(1).map_or(0, end_of);
+        &self.rows[start.min(end)..end]
+    }
+
+    /// Partition and offset of one of the records that have rows.
+    pub fn record(&self, index: usize) -> (i32, i64) {
+        (self.extents[index].partition, self.extents[index].offset)
+    }
+
+    /// Removes the partitions that `keep` refuses, and sorts the others.
+    pub fn retain(&mut self, keep: impl Fn(&Part) -> bool) {
+        let count = self.parts.len();
+        self.parts.retain(keep);
+        self.parts.sort_unstable_by_key(|part| part.partition);
+        if self.parts.len() == count {
+            return;
+        }
+        let kept: Vec<i32> = self.parts.iter().map(|part| part.partition).collect();
+        let is_kept = |partition: i32| kept.binary_search(&partition).is_ok();
+        self.dead_letters.retain(|letter| is_kept(letter.partition));
+        self.retain_rows(is_kept);
+    }
+
+    fn retain_rows(&mut self, is_kept: impl Fn(i32) -> bool) {
+        let (mut read, mut written, mut row_count) = (0, 0, 0);
+        let rows = &mut self.rows;
+        self.extents.retain_mut(|extent| {
+            let range = std::mem::replace(&mut read, extent.rows_end)..extent.rows_end;
+            if !is_kept(extent.partition) {
+                return false;
+            }
+            let length = range.len();
+            rows.copy_within(range, written);
+            written += length;
+            row_count += usize::from(extent.row_count);
+            extent.rows_end = written;
+            true
+        });
+        self.rows.truncate(written);
+        self.row_count = row_count;
+    }
+
+    /// Empties it and keeps its memory, unless a huge record made it grow out of proportion.
+    pub fn clear(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        let mut extents = std::mem::take(&mut self.extents);
+        rows.clear();
+        rows.shrink_to(MAX_BYTES + MAX_BYTES / 4);
+        extents.clear();
+        *self = Self { rows, extents, ..Self::default() };
+    }
+}
+
+impl Part {
+    fn begin(record: &Record<'_>) -> Self {
+        Self {
+            partition: record.partition,
+            epoch: record.epoch,
+            last_offset: record.offset,
+            last_timestamp: None,
+            last_payload: Vec::new(),
+            records: 0,
+            dropped: 0,
+            bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::{
+        pipeline::ColumnType,
+        worker::{AcceptTimeConfig, ColumnConfig, TableConfig},
+    };
+
+    use super::*;
+    use crate::{
+        codec::json::decode,
+        rejection::{Reason, Stage},
+    };
+
+    fn encoder() -> RowEncoder {
+        let table = TableConfig {
+            schema: "s".into(),
+            name: "t".into(),
+            columns: vec![ColumnConfig {
+                name: "v".into(),
+                column_type: ColumnType::Smallint,
+                from: vec!["v".into()],
+                nullable: false,
+            }],
+            time_column: "time".into(),
+            extra_column: None,
+        };
+        RowEncoder::new(&table, AcceptTimeConfig::default())
+    }
+
+    fn record(partition: i32, offset: i64, payload: &str) -> Record<'_> {
+        Record { partition, epoch: 1, offset, timestamp: Some(offset * 10), payload: payload.as_bytes() }
+    }
+
+    fn add(batch: &mut Batch, partition: i32, offset: i64, values: &[i64]) {
+        let rows: Vec<Value> =
+            values.iter().map(|value| decode(format!("{{\"v\":{value}}}").as_bytes()).unwrap()).collect();
+        batch.add_rows(&record(partition, offset, "{}"), &rows, &encoder(), 0).unwrap();
+    }
+
+    fn row(value: u8) -> Vec<u8> {
+        vec![0, 1, 0, 0, 0, 2, 0, value]
+    }
+
+    #[test]
+    fn rows_of_records_are_found_again() {
+        let mut batch = Batch::default();
+        add(&mut batch, 0, 5, &[1]);
+        add(&mut batch, 1, 9, &[2, 3]);
+        add(&mut batch, 0, 6, &[]);
+        add(&mut batch, 0, 8, &[4]);
+        assert_eq!((batch.row_count(), batch.records_with_rows()), (4, 3));
+        assert_eq!(batch.rows_of(0..3), batch.rows());
+        assert_eq!(batch.rows_of(1..2), [row(2), row(3)].concat());
+        assert_eq!(batch.rows_of(2..2), b"");
+        assert_eq!(batch.record(2), (0, 8));
+        let part = &batch.parts()[0];
+        assert_eq!(
+            (part.next_offset(), part.last_timestamp, part.records, part.dropped),
+            (9, Some(80), 3, 1)
+        );
+        assert_eq!(part.last_hash(), record_hash(b"{}"));
+    }
+
+    #[test]
+    fn a_revoked_partition_leaves_without_a_trace() {
+        let mut batch = Batch::default();
+        for (partition, offset, values) in [(1, 1, &[1, 2][..]), (0, 1, &[3]), (1, 2, &[4]), (2, 1, &[5])] {
+            add(&mut batch, partition, offset, values);
+        }
+        let rejection = Rejection::new(Reason::Empty, Stage::Decode, "");
+        batch.add_dead_letter(&record(1, 3, ""), rejection, None, None);
+        batch.retain(|part| part.partition != 1);
+        assert_eq!(batch.rows(), [row(3), row(5)].concat());
+        assert_eq!((batch.row_count(), batch.dead_letters().len()), (2, 0));
+        assert_eq!(batch.rows_of(1..2), row(5));
+        assert_eq!(batch.parts().iter().map(|part| part.partition).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
+    fn a_rejected_record_leaves_no_rows() {
+        let mut batch = Batch::default();
+        add(&mut batch, 0, 1, &[1]);
+        let bad = [decode(b"{\"v\":2}").unwrap(), decode(b"{\"v\":99999}").unwrap()];
+        let rejection = batch.add_rows(&record(0, 2, "{}"), &bad, &encoder(), 0).unwrap_err();
+        assert_eq!((rejection.reason, batch.rows()), (Reason::OutOfRange, &row(1)[..]));
+        assert_eq!(batch.parts()[0].last_offset, 1);
+        batch.add_dead_letter(&record(0, 2, "{}"), rejection, Some(b"k"), None);
+        assert_eq!(batch.parts()[0].last_offset, 2);
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_the_beginning_and_the_hash_of_the_whole() {
+        let payload = "x".repeat(MAX_DEAD_LETTER_PAYLOAD_BYTES + 1);
+        let mut batch = Batch::default();
+        let rejection = Rejection::new(Reason::InvalidJson, Stage::Decode, "");
+        batch.add_dead_letter(&record(0, 1, &payload), rejection, None, None);
+        let letter = &batch.dead_letters()[0];
+        assert_eq!(letter.payload.len(), MAX_DEAD_LETTER_PAYLOAD_BYTES);
+        assert_eq!(letter.payload_bytes, i64::try_from(payload.len()).unwrap());
+        assert_eq!(letter.payload_sha256, Sha256::digest(&payload).to_vec());
+    }
+
+    #[test]
+    fn a_batch_is_full_by_rows_and_by_bytes() {
+        let mut batch = Batch::default();
+        let values = vec![1; 1000];
+        for offset in 0..20 {
+            assert!(!batch.is_full());
+            add(&mut batch, 0, offset, &values);
+        }
+        assert!(batch.is_full());
+        batch.clear();
+        assert!(batch.is_empty() && !batch.is_full() && batch.rows().is_empty());
+    }
+}

@@ -1,0 +1,187 @@
+//! The sink's side of the source's thread: makes rows of records, fills a batch, hands it to the writer.
+//!
+//! There are two batches: one is filled while the other is written.
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{Receiver, TryRecvError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use program::Metadata;
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Headers},
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    batch::{Batch, LINGER, Record},
+    encode::RowEncoder,
+};
+use crate::{
+    headers::{self, Origin},
+    rejection::Rejection,
+    source::kafka::RecordSink,
+    transform::Transform,
+};
+
+/// One record in so many is timed from end to end.
+const TIMED: i64 = 32;
+
+/// Makes rows of records and fills batches.
+pub struct Intake {
+    transform: Transform,
+    encoder: RowEncoder,
+    /// The batch that is filled; `None` while the writer has both.
+    batch: Option<Batch>,
+    /// An empty batch that waits for its turn.
+    spare: Option<Batch>,
+    full: UnboundedSender<Batch>,
+    empty: Receiver<Batch>,
+    /// The clock, read once a burst; microseconds since 1970.
+    now: i64,
+}
+
+impl Intake {
+    /// Fills batches and sends them to `full`; gets them back from `empty`.
+    pub fn new(
+        transform: Transform,
+        encoder: RowEncoder,
+        full: UnboundedSender<Batch>,
+        empty: Receiver<Batch>,
+    ) -> Self {
+        Self {
+            transform,
+            encoder,
+            batch: Some(Batch::default()),
+            spare: Some(Batch::default()),
+            full,
+            empty,
+            now: now(),
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            // The writer is gone only when the worker stops; then nobody needs the batch.
+            let _ = self.full.send(batch);
+        }
+        self.batch = self.spare.take();
+    }
+
+    fn take_back(&mut self) {
+        if self.spare.is_none() {
+            match self.empty.try_recv() {
+                Ok(batch) => self.give(batch),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+            }
+        }
+    }
+
+    fn give(&mut self, batch: Batch) {
+        match self.batch {
+            None => self.batch = Some(batch),
+            Some(_) => self.spare = Some(batch),
+        }
+    }
+}
+
+impl RecordSink for Intake {
+    fn take(&mut self, message: &BorrowedMessage<'_>, epoch: u64, refused: Option<&Rejection>) {
+        let Some(batch) = &mut self.batch else { return };
+        let record = Record {
+            partition: message.partition(),
+            epoch,
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis(),
+            payload: message.payload().unwrap_or_default(),
+        };
+        let is_timed = record.offset % TIMED == 0;
+        let origin = if is_timed || self.transform.reads_metadata() {
+            message.headers().and_then(headers::decode)
+        } else {
+            None
+        };
+        let result = match refused {
+            Some(rejection) => Err(rejection.clone()),
+            None => with_metadata(&record, origin.as_ref(), |metadata| {
+                self.transform.apply(record.payload, metadata)
+            })
+            .and_then(|rows| batch.add_rows(&record, &rows, &self.encoder, self.now)),
+        };
+        if let Err(rejection) = result {
+            batch.add_dead_letter(&record, rejection, message.key(), headers_as_json(message));
+        }
+        if let (true, Some(origin)) = (is_timed, origin) {
+            batch.note_ingestion(origin.ingested_at.as_microsecond());
+        }
+        if batch.is_full() {
+            self.take_back();
+            self.hand_over();
+        }
+    }
+
+    fn turn(&mut self) {
+        self.now = now();
+        self.take_back();
+        let has_waited = self.batch.as_ref().is_some_and(|batch| !batch.is_empty() && batch.age() >= LINGER);
+        // While the writer is busy the batch goes on filling: larger batches are cheaper.
+        if has_waited && self.spare.is_some() {
+            self.hand_over();
+        }
+    }
+
+    fn has_room(&mut self, limit: Duration) -> bool {
+        if self.batch.is_none() {
+            self.batch = if limit.is_zero() {
+                self.empty.try_recv().ok()
+            } else {
+                self.empty.recv_timeout(limit).ok()
+            };
+        }
+        self.batch.is_some()
+    }
+
+    fn cut(&mut self) {
+        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            self.take_back();
+            self.hand_over();
+        }
+    }
+}
+
+/// Calls with what the record's headers and place say.
+fn with_metadata<T>(
+    record: &Record<'_>,
+    origin: Option<&Origin<'_>>,
+    call: impl FnOnce(&Metadata<'_>) -> T,
+) -> T {
+    let place = Metadata { partition: record.partition, offset: record.offset, ..Metadata::default() };
+    let Some(origin) = origin else { return call(&place) };
+    let properties: Vec<(&str, &str)> =
+        origin.properties.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+    call(&Metadata {
+        topic: Some(&origin.topic),
+        qos: Some(origin.qos),
+        retained: Some(origin.retained),
+        properties: &properties,
+        ingested_at: Some(origin.ingested_at.into()),
+        ..place
+    })
+}
+
+/// The headers of a record as a JSON object; of two with one name the last counts. Made for dead letters only.
+fn headers_as_json(message: &BorrowedMessage<'_>) -> Option<String> {
+    let headers = message.headers()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
+    let object: BTreeMap<String, Option<String>> =
+        headers.iter().map(|header| (text(header.key.as_bytes()), header.value.map(text))).collect();
+    serde_json::to_string(&object).ok()
+}
+
+/// Microseconds since 1970.
+pub fn now() -> i64 {
+    Timestamp::now().as_microsecond()
+}

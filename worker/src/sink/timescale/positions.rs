@@ -1,0 +1,268 @@
+//! Where each partition goes on: read from the database, and put there for partitions that have no position yet.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crds::worker::{StartFrom, WorkerProblem};
+use snafu::{ResultExt, Snafu};
+use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::time::timeout;
+
+use super::{statements::Statements, transaction::Scope};
+use crate::{
+    health::problem,
+    source::kafka::offsets::{self, RecordTraits, TopicOffsets},
+};
+
+/// How long one statement may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why positions are not known.
+#[derive(Debug, Snafu)]
+pub enum Error {
+    /// The server refused a statement, or the connection broke.
+    #[snafu(display("failed to {step}"))]
+    Database {
+        /// What it was about.
+        step: &'static str,
+        /// Why it failed.
+        source: sqlx::Error,
+    },
+    /// The server did not answer.
+    #[snafu(display("the database did not answer within {} s", TIMEOUT.as_secs()))]
+    TimedOut,
+    /// Kafka did not answer.
+    #[snafu(display("failed to learn about the topic"))]
+    Kafka {
+        /// Why not.
+        source: offsets::Error,
+    },
+}
+
+/// A position and what is known of the record before it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Position {
+    /// The offset that comes next.
+    pub next_offset: i64,
+    /// The offset of the last record, if there was one.
+    pub last_offset: Option<i64>,
+    /// What tells that record from others.
+    pub last_record: RecordTraits,
+}
+
+/// Reads all positions of a table, cluster and topic.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn read(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    scope: &Scope,
+) -> Result<BTreeMap<i32, Position>, Error> {
+    type Row = (i32, i64, Option<i64>, Option<i64>, Option<Vec<u8>>);
+    let query = sqlx::query_as::<_, Row>(AssertSqlSafe(statements.read_positions.clone()))
+        .persistent(false)
+        .bind(&scope.table)
+        .bind(&scope.cluster_id)
+        .bind(&scope.topic)
+        .fetch_all(connection);
+    let rows = timeout(TIMEOUT, query)
+        .await
+        .map_err(|_| Error::TimedOut)?
+        .context(DatabaseSnafu { step: "read the positions" })?;
+    let position = |(partition, next_offset, last_offset, timestamp, hash): Row| {
+        let last_record = RecordTraits { timestamp, hash: hash.unwrap_or_default() };
+        (partition, Position { next_offset, last_offset, last_record })
+    };
+    Ok(rows.into_iter().map(position).collect())
+}
+
+/// Reads the positions and first inserts one for each of `owned` that has none. Another worker may do the same at
+/// the same time: whoever is first decides.
+///
+/// # Errors
+/// Where the database or Kafka does not answer.
+pub async fn read_or_begin(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    scope: &Scope,
+    topic: &dyn TopicOffsets,
+    owned: &[i32],
+    start_from: &StartFrom,
+) -> Result<BTreeMap<i32, Position>, Error> {
+    let stored = read(connection, statements, scope).await?;
+    let missing: Vec<i32> =
+        owned.iter().copied().filter(|partition| !stored.contains_key(partition)).collect();
+    if missing.is_empty() {
+        return Ok(stored);
+    }
+    let starts = if stored.is_empty() {
+        // The first worker decides for all partitions at once, so that Latest is one moment for all of them.
+        let all: Vec<i32> = (0..topic.partition_count().context(KafkaSnafu)?).collect();
+        starts(topic, &all, start_from)?
+    } else {
+        // The topic has grown: nothing of the new partitions may be skipped.
+        starts(topic, &missing, &StartFrom::Earliest)?
+    };
+    tracing::info!(?starts, ?start_from, "Partitions without a position begin");
+    insert(connection, statements, scope, &starts).await?;
+    read(connection, statements, scope).await
+}
+
+fn starts(
+    topic: &dyn TopicOffsets,
+    partitions: &[i32],
+    start_from: &StartFrom,
+) -> Result<Vec<(i32, i64)>, Error> {
+    let watermarks = |partition: &i32| Ok((*partition, topic.watermarks(*partition).context(KafkaSnafu)?));
+    match start_from {
+        StartFrom::Earliest => {
+            partitions.iter().map(|partition| watermarks(partition).map(|(p, (low, _))| (p, low))).collect()
+        }
+        StartFrom::Latest => {
+            partitions.iter().map(|partition| watermarks(partition).map(|(p, (_, high))| (p, high))).collect()
+        }
+        StartFrom::Timestamp(time) => topic.offsets_at(partitions, *time).context(KafkaSnafu),
+    }
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    scope: &Scope,
+    starts: &[(i32, i64)],
+) -> Result<(), Error> {
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = starts.iter().copied().unzip();
+    let query = sqlx::query(AssertSqlSafe(statements.insert_positions.clone()))
+        .persistent(false)
+        .bind(&scope.table)
+        .bind(&scope.cluster_id)
+        .bind(&scope.topic)
+        .bind(partitions)
+        .bind(offsets)
+        .execute(connection);
+    timeout(TIMEOUT, query)
+        .await
+        .map_err(|_| Error::TimedOut)?
+        .context(DatabaseSnafu { step: "insert the positions" })?;
+    Ok(())
+}
+
+/// Whether Kafka still has what comes next, and is the topic that the position was written for.
+///
+/// # Errors
+/// Where Kafka does not answer.
+pub fn check(
+    topic: &dyn TopicOffsets,
+    positions: &BTreeMap<i32, Position>,
+) -> Result<BTreeMap<i32, WorkerProblem>, Error> {
+    let mut problems = BTreeMap::new();
+    let mut comparable = Vec::new();
+    for (partition, position) in positions {
+        let (low, high) = topic.watermarks(*partition).context(KafkaSnafu)?;
+        match compare_offsets(*partition, position, low, high) {
+            Some(problem) => drop(problems.insert(*partition, problem)),
+            None => comparable
+                .extend(position.last_offset.filter(|last| *last >= low).map(|last| (*partition, last))),
+        }
+    }
+    if comparable.is_empty() {
+        return Ok(problems);
+    }
+    for (partition, found) in topic.records(&comparable).context(KafkaSnafu)? {
+        match (found, positions.get(&partition)) {
+            (Some(found), Some(position)) if found != position.last_record => {
+                problems.insert(partition, recreated(partition));
+            }
+            (None, _) => {
+                tracing::warn!(partition, "Cannot read the last record again, so it is not compared")
+            }
+            _ => {}
+        }
+    }
+    Ok(problems)
+}
+
+fn compare_offsets(partition: i32, position: &Position, low: i64, high: i64) -> Option<WorkerProblem> {
+    if position.next_offset > high {
+        return Some(recreated(partition));
+    }
+    if position.next_offset < low {
+        let message = format!(
+            "Partition {partition}: the next record has offset {}, and the oldest that Kafka still has is {low}. \
+             {} records are lost to retention. To go on without them, set next_offset to {low} in the table of \
+             positions and restart the processor.",
+            position.next_offset,
+            low - position.next_offset
+        );
+        return Some(problem("OffsetLost", message));
+    }
+    None
+}
+
+fn recreated(partition: i32) -> WorkerProblem {
+    let message = format!(
+        "Partition {partition}: the record before the stored position is not the one that became rows, so the \
+         topic was deleted and created again. To begin it anew, delete its rows in the table of positions and \
+         restart the processor."
+    );
+    problem("TopicRecreated", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A topic whose partition n has the offsets 10 n to 100, and at each offset a record that hashes to it.
+    struct FakeTopic;
+
+    impl TopicOffsets for FakeTopic {
+        fn cluster_id(&self) -> Result<String, offsets::Error> {
+            Ok("cluster".into())
+        }
+        fn partition_count(&self) -> Result<i32, offsets::Error> {
+            Ok(3)
+        }
+        fn watermarks(&self, partition: i32) -> Result<(i64, i64), offsets::Error> {
+            Ok((i64::from(partition) * 10, 100))
+        }
+        fn offsets_at(&self, partitions: &[i32], time: i64) -> Result<Vec<(i32, i64)>, offsets::Error> {
+            Ok(partitions.iter().map(|partition| (*partition, time)).collect())
+        }
+        fn records(&self, wanted: &[(i32, i64)]) -> Result<Vec<(i32, Option<RecordTraits>)>, offsets::Error> {
+            Ok(wanted.iter().map(|(partition, offset)| (*partition, Some(traits(*offset)))).collect())
+        }
+    }
+
+    fn traits(offset: i64) -> RecordTraits {
+        RecordTraits { timestamp: Some(offset), hash: vec![u8::try_from(offset).unwrap()] }
+    }
+
+    #[test]
+    fn partitions_begin_where_the_pipeline_says() {
+        assert_eq!(starts(&FakeTopic, &[0, 2], &StartFrom::Earliest).unwrap(), [(0, 0), (2, 20)]);
+        assert_eq!(starts(&FakeTopic, &[0, 2], &StartFrom::Latest).unwrap(), [(0, 100), (2, 100)]);
+        assert_eq!(starts(&FakeTopic, &[1], &StartFrom::Timestamp(55)).unwrap(), [(1, 55)]);
+    }
+
+    #[test]
+    fn a_position_is_compared_with_the_topic() {
+        let at = |next_offset: i64, last_record: RecordTraits| Position {
+            next_offset,
+            last_offset: Some(next_offset - 1),
+            last_record,
+        };
+        let reason = |partition: i32, position: Position| {
+            let problems = check(&FakeTopic, &BTreeMap::from([(partition, position)])).unwrap();
+            problems.get(&partition).map(|problem| problem.reason.clone())
+        };
+        assert_eq!(reason(0, at(50, traits(49))), None);
+        assert_eq!(reason(0, at(100, traits(99))), None);
+        assert_eq!(reason(0, at(101, traits(100))).as_deref(), Some("TopicRecreated"));
+        assert_eq!(reason(0, at(50, traits(48))).as_deref(), Some("TopicRecreated"));
+        assert_eq!(reason(2, at(19, traits(18))).as_deref(), Some("OffsetLost"));
+        // Retention took the record before the position: nothing is lost, and nothing can be compared.
+        assert_eq!(reason(2, at(20, traits(3))), None);
+        let fresh = Position { next_offset: 30, last_offset: None, last_record: traits(0) };
+        assert_eq!(reason(2, fresh), None);
+    }
+}

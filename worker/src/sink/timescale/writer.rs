@@ -1,0 +1,450 @@
+//! Writes batches, one after the other, on a thread of its own, and gives partitions their positions.
+//!
+//! Outages are waited for, with the batch kept; a moved position voids what was read of its partition; a record
+//! that the database refuses is named to the source, which reads it again and makes it a dead letter.
+
+use std::{
+    sync::{Arc, mpsc::Sender},
+    time::{Duration, Instant},
+};
+
+use crds::worker::{StartFrom, WorkerProblem};
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{sleep, timeout},
+};
+
+use super::{
+    batch::Batch,
+    connect::Connector,
+    failure::{Failure, classify, classify_connect},
+    intake::now,
+    metrics::ProcessorMetrics,
+    positions,
+    readiness::Readiness,
+    statements::Statements,
+    transaction::{self, Scope},
+};
+use crate::{
+    health::problem,
+    rejection::{Rejection, Stage},
+    shutdown::Shutdown,
+    source::kafka::{
+        assignment::Assignment,
+        offsets::{self, TopicOffsets},
+    },
+    telemetry::chain,
+};
+
+/// The first and the longest pause between two attempts during an outage.
+const OUTAGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// The pause between two attempts while a person must change something.
+const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often an idle connection is looked at.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
+
+/// Shows committed positions to lag tools.
+pub trait PositionMirror: Send {
+    /// Tells Kafka the next offset of partitions. Nothing depends on it.
+    fn show(&self, positions: &[(i32, i64)]);
+}
+
+/// Writes batches.
+pub struct Writer {
+    /// How to reach the database.
+    pub connector: Connector,
+    /// What to say to it.
+    pub statements: Statements,
+    /// The target table.
+    pub table: String,
+    /// The topic.
+    pub topic_name: String,
+    /// What Kafka knows of the topic.
+    pub topic: Box<dyn TopicOffsets>,
+    /// Where positions are shown.
+    pub mirror: Box<dyn PositionMirror>,
+    /// Where a topic without any position begins.
+    pub start_from: StartFrom,
+    /// What source and sink agree on.
+    pub assignment: Arc<Assignment>,
+    /// Where problems are reported.
+    pub readiness: Arc<Readiness>,
+    /// What is counted.
+    pub metrics: ProcessorMetrics,
+    /// When to stop.
+    pub shutdown: Shutdown,
+}
+
+/// A writer at work.
+struct Work {
+    writer: Writer,
+    connection: Option<PgConnection>,
+    scope: Option<Scope>,
+    attempts: u32,
+}
+
+/// What became of an attempt that failed.
+enum Setback {
+    /// The positions were read again: look at the batch anew.
+    Again,
+    /// Wait so long, then try again.
+    Wait(Duration),
+    /// The batch is void; its records are read again.
+    Void,
+}
+
+impl Writer {
+    /// Writes the batches of `full` and returns them, emptied, to `empty`, until `full` is closed.
+    pub async fn run(self, mut full: UnboundedReceiver<Batch>, empty: Sender<Batch>) {
+        let mut work = Work { writer: self, connection: None, scope: None, attempts: 0 };
+        let assignment = Arc::clone(&work.writer.assignment);
+        let mut pause = work.tend().await;
+        loop {
+            tokio::select! {
+                biased;
+                () = assignment.wanted() => pause = work.tend().await,
+                batch = full.recv() => match batch {
+                    Some(mut batch) => {
+                        work.write(&mut batch).await;
+                        batch.clear();
+                        // The source is gone only when the worker stops.
+                        let _ = empty.send(batch);
+                    }
+                    None => break,
+                },
+                () = sleep(pause) => pause = work.tend().await,
+            }
+        }
+        if let Some(connection) = work.connection {
+            let _ = timeout(Duration::from_secs(1), connection.close()).await;
+        }
+    }
+}
+
+impl Work {
+    /// Keeps a connection and gives positions. Returns when to look again.
+    async fn tend(&mut self) -> Duration {
+        if self.writer.shutdown.is_requested() {
+            return IDLE_CHECK;
+        }
+        match self.try_tend().await {
+            Ok(()) => {
+                self.writer.readiness.set_database(None);
+                self.attempts = 0;
+                IDLE_CHECK
+            }
+            Err(failure) => self.step_back(failure),
+        }
+    }
+
+    async fn try_tend(&mut self) -> Result<(), Failure> {
+        self.connect().await?;
+        self.ping().await?;
+        self.give_positions().await?;
+        self.settle_doubts()
+    }
+
+    async fn write(&mut self, batch: &mut Batch) {
+        loop {
+            if self.writer.shutdown.is_requested() {
+                return;
+            }
+            let assignment = &self.writer.assignment;
+            batch
+                .retain(|part| assignment.get(part.partition).is_some_and(|owned| owned.epoch == part.epoch));
+            if batch.is_empty() {
+                return;
+            }
+            let setback = match self.try_write(batch).await {
+                Ok(()) => return,
+                Err(setback) => setback,
+            };
+            match setback {
+                Setback::Again => {}
+                Setback::Void => return,
+                Setback::Wait(pause) => {
+                    self.writer.metrics.retried();
+                    let mut shutdown = self.writer.shutdown.clone();
+                    let _ = timeout(pause, shutdown.requested()).await;
+                }
+            }
+        }
+    }
+
+    async fn try_write(&mut self, batch: &Batch) -> Result<(), Setback> {
+        if self.connection.is_none() {
+            // Connecting reads the positions, which may void parts of the batch.
+            return match self.try_tend().await {
+                Ok(()) => Err(Setback::Again),
+                Err(failure) => Err(Setback::Wait(self.step_back(failure))),
+            };
+        }
+        let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else {
+            return Err(Setback::Again);
+        };
+        let assignment = &self.writer.assignment;
+        let expected: Vec<i64> = batch
+            .parts()
+            .iter()
+            .filter_map(|part| {
+                assignment.get(part.partition).filter(|owned| owned.epoch == part.epoch)?.position
+            })
+            .collect();
+        if expected.len() != batch.parts().len() {
+            return Err(Setback::Again);
+        }
+        let begun = Instant::now();
+        match transaction::write(connection, &self.writer.statements, scope, batch, &expected).await {
+            Ok(()) => {
+                self.committed(batch, begun.elapsed());
+                Ok(())
+            }
+            Err(error) => Err(self.set_back(batch, error).await),
+        }
+    }
+
+    fn committed(&mut self, batch: &Batch, duration: Duration) {
+        let mut positions = Vec::with_capacity(batch.parts().len());
+        for part in batch.parts() {
+            self.writer.assignment.advance(part.partition, part.epoch, part.next_offset());
+            positions.push((part.partition, part.next_offset()));
+        }
+        self.writer.metrics.committed(batch, duration, now());
+        self.writer.mirror.show(&positions);
+        if self.attempts > 0 {
+            tracing::info!(attempts = self.attempts, "The database takes batches again");
+            self.attempts = 0;
+        }
+        self.writer.readiness.set_database(None);
+    }
+
+    async fn set_back(&mut self, batch: &Batch, error: transaction::Error) -> Setback {
+        let failure = match &error {
+            transaction::Error::Fenced { .. } => {
+                self.writer.metrics.fenced();
+                tracing::warn!(%error, "Another worker or an operator moved a position; reading it again");
+                return match self.roll_back_and_read().await {
+                    Ok(()) => Setback::Again,
+                    Err(failure) => Setback::Wait(self.step_back(failure)),
+                };
+            }
+            transaction::Error::Database { source, .. } => classify(source),
+            transaction::Error::TimedOut => Failure::Outage(problem("DatabaseUnreachable", chain(&error))),
+        };
+        match failure {
+            Failure::Data { .. } => match self.name_refused(batch).await {
+                Ok(()) => Setback::Void,
+                Err(failure) => Setback::Wait(self.step_back(failure)),
+            },
+            failure => Setback::Wait(self.step_back(failure)),
+        }
+    }
+
+    /// Finds the records that the database refuses, names them to the source, and makes it read the partitions
+    /// again from their positions.
+    async fn name_refused(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        transaction::roll_back(connection).await.map_err(of_transaction)?;
+        let is_data = |error: &sqlx::Error| matches!(classify(error), Failure::Data { .. });
+        let refused = transaction::find_refused(connection, &self.writer.statements, batch, is_data)
+            .await
+            .map_err(of_transaction)?;
+        if refused.is_empty() {
+            let message = "The database refuses a batch, but none of its records alone.";
+            return Err(Failure::Misconfigured(problem("BatchRefused", message)));
+        }
+        tracing::warn!(records = refused.len(), "The database refused records; they become dead letters");
+        for (index, error) in refused {
+            let (partition, offset) = batch.record(index);
+            if let Failure::Data { reason, message } = classify(&error) {
+                self.writer.assignment.refuse(
+                    partition,
+                    offset,
+                    Rejection::new(reason, Stage::Store, message),
+                );
+            }
+        }
+        for part in batch.parts() {
+            if let Some(position) =
+                self.writer.assignment.get(part.partition).and_then(|owned| owned.position)
+            {
+                self.writer.assignment.rewind(part.partition, part.epoch, position);
+            }
+        }
+        Ok(())
+    }
+
+    async fn roll_back_and_read(&mut self) -> Result<(), Failure> {
+        if let Some(connection) = &mut self.connection {
+            transaction::roll_back(connection).await.map_err(of_transaction)?;
+        }
+        self.compare_positions().await
+    }
+
+    /// Reports a failure, gives the connection up, and says how long to wait.
+    fn step_back(&mut self, failure: Failure) -> Duration {
+        self.connection = None;
+        self.attempts = self.attempts.saturating_add(1);
+        let (problem, pause) = match failure {
+            Failure::Outage(problem) => (problem, outage_pause(self.attempts)),
+            Failure::Misconfigured(problem) => (problem, MISCONFIGURED_PAUSE),
+            Failure::Data { message, .. } => (problem("DatabaseRefused", message), MISCONFIGURED_PAUSE),
+        };
+        let WorkerProblem { reason, message } = &problem;
+        tracing::warn!(reason, attempts = self.attempts, ?pause, "Cannot write to the database: {message}");
+        self.writer.readiness.set_database(Some(problem));
+        pause
+    }
+
+    async fn connect(&mut self) -> Result<(), Failure> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let connection = self.writer.connector.connect().await.map_err(|error| classify_connect(&error))?;
+        self.connection = Some(connection);
+        // After a fail-over or a restore the positions may have gone back with the rows, and the outcome of the
+        // last commit may be unknown: what the database says counts.
+        self.compare_positions().await
+    }
+
+    async fn ping(&mut self) -> Result<(), Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        match timeout(Duration::from_secs(10), connection.ping()).await {
+            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Err(_) => Err(Failure::Outage(problem("DatabaseUnreachable", "The database does not answer."))),
+        }
+    }
+
+    /// Reads the positions of all owned partitions and voids what was read of those that stand elsewhere.
+    async fn compare_positions(&mut self) -> Result<(), Failure> {
+        let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else { return Ok(()) };
+        let stored =
+            positions::read(connection, &self.writer.statements, scope).await.map_err(of_positions)?;
+        for (partition, owned) in self.writer.assignment.owned() {
+            match (owned.position, stored.get(&partition).map(|position| position.next_offset)) {
+                (Some(seen), Some(stored)) if seen != stored => {
+                    tracing::warn!(
+                        partition,
+                        seen,
+                        stored,
+                        "The stored position is another one; going there"
+                    );
+                    self.writer.assignment.rewind(partition, owned.epoch, stored);
+                }
+                (Some(_), None) => self.writer.assignment.forget_position(partition, owned.epoch),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a position to every partition that waits for one.
+    async fn give_positions(&mut self) -> Result<(), Failure> {
+        let waiting = self.writer.assignment.without_position();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        if self.scope.is_none() {
+            let cluster_id = self.writer.topic.cluster_id().map_err(|error| self.of_kafka(&error))?;
+            let (table, topic) = (self.writer.table.clone(), self.writer.topic_name.clone());
+            self.scope = Some(Scope { table, cluster_id, topic });
+        }
+        let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else { return Ok(()) };
+        let partitions: Vec<i32> = waiting.iter().map(|(partition, _)| *partition).collect();
+        let Writer { statements, topic, start_from, .. } = &self.writer;
+        let mut stored =
+            positions::read_or_begin(connection, statements, scope, topic.as_ref(), &partitions, start_from)
+                .await
+                .map_err(of_positions)?;
+        stored.retain(|partition, _| partitions.contains(partition));
+        let problems = positions::check(topic.as_ref(), &stored).map_err(of_positions)?;
+        for (partition, epoch) in waiting {
+            match (problems.get(&partition), stored.get(&partition)) {
+                (Some(problem), _) => self.halt(partition, epoch, problem.clone()),
+                (None, Some(position)) => {
+                    self.writer.assignment.set_position(partition, epoch, position.next_offset);
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether Kafka still has the next records of partitions that seem to have lost them.
+    fn settle_doubts(&self) -> Result<(), Failure> {
+        for (partition, epoch, position) in self.writer.assignment.take_doubts() {
+            let position = positions::Position {
+                next_offset: position,
+                last_offset: None,
+                last_record: offsets::RecordTraits { timestamp: None, hash: Vec::new() },
+            };
+            let problems = positions::check(self.writer.topic.as_ref(), &[(partition, position)].into())
+                .map_err(of_positions)?;
+            if let Some(problem) = problems.into_values().next() {
+                self.halt(partition, epoch, problem);
+            }
+        }
+        Ok(())
+    }
+
+    fn halt(&self, partition: i32, epoch: u64, problem: WorkerProblem) {
+        tracing::error!(
+            partition,
+            reason = problem.reason,
+            "The partition stands still: {}",
+            problem.message
+        );
+        self.writer.assignment.halt(partition, epoch);
+        self.writer.readiness.halt(partition, problem);
+    }
+
+    fn of_kafka(&self, error: &offsets::Error) -> Failure {
+        of_kafka(error)
+    }
+}
+
+fn of_transaction(error: transaction::Error) -> Failure {
+    match &error {
+        transaction::Error::Database { source, .. } => classify(source),
+        other => Failure::Outage(problem("DatabaseUnreachable", chain(other))),
+    }
+}
+
+fn of_positions(error: positions::Error) -> Failure {
+    match &error {
+        positions::Error::Database { source, .. } => classify(source),
+        positions::Error::Kafka { source } => of_kafka(source),
+        positions::Error::TimedOut => Failure::Outage(problem("DatabaseUnreachable", chain(&error))),
+    }
+}
+
+fn of_kafka(error: &offsets::Error) -> Failure {
+    match error {
+        offsets::Error::TopicMissing { .. } => Failure::Outage(problem("TopicMissing", chain(error))),
+        _ => Failure::Outage(problem("KafkaUnreachable", chain(error))),
+    }
+}
+
+/// Doubles with every attempt up to a limit; the jitter keeps workers from coming back all at once.
+fn outage_pause(attempts: u32) -> Duration {
+    let (first, longest) = OUTAGE_PAUSES;
+    let pause = first.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(longest);
+    let jitter = f64::from(now().unsigned_abs() as u32 % 1000) / 1000.0;
+    pause.mul_f64(0.5 + jitter / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_vary_by_half() {
+        for (attempts, longest) in [(1, 100), (2, 200), (4, 800), (20, 5_000), (u32::MAX, 5_000)] {
+            let pause = outage_pause(attempts).as_millis();
+            assert!((longest / 2..=longest).contains(&pause), "{attempts}: {pause}");
+        }
+    }
+}
