@@ -12,6 +12,7 @@ use super::{
     write,
 };
 use crate::{
+    build::ChildKind,
     change::{Change, Refusal},
     context::Context,
     error::Error,
@@ -45,7 +46,7 @@ pub struct Outcome {
 pub struct WorkerOutcome {
     /// Whether the workers are told what the spec says; otherwise they keep what they were told before.
     pub is_current: bool,
-    /// Whether something was written, so that what was read before is out of date.
+    /// Whether the object that runs the pods was written, so that what was read of it before is out of date.
     pub is_written: bool,
     /// What stands in the way.
     pub problems: Vec<Refusal>,
@@ -229,7 +230,9 @@ async fn apply_worker(
     children.sort_by_key(|child| child.kind);
     for child in children {
         match write::apply_child(context, &pipeline.id.namespace, &child).await {
-            Ok(()) => outcome.is_written = true,
+            Ok(()) => {
+                outcome.is_written |= matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
+            }
             Err(error) => {
                 outcome.is_current = false;
                 outcome.problems.push(Refusal { reason: Reason::ReconcileFailed, message: chain(&error) });

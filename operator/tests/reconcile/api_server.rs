@@ -1,0 +1,181 @@
+//! A Kubernetes API server in memory: as much of one as the operator uses, and a log of what was written.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use http::{Method, Request, Response, StatusCode};
+use kube::client::Body;
+use serde_json::{Value, json};
+
+/// What happened, in order, in all fakes of one test.
+pub type Log = Arc<Mutex<Vec<String>>>;
+
+/// The server. Objects are named `<plural>/<name>`; there is one namespace.
+#[derive(Clone)]
+pub struct ApiServer {
+    objects: Arc<Mutex<BTreeMap<String, Value>>>,
+    log: Log,
+}
+
+impl ApiServer {
+    pub fn new(log: Log) -> Self {
+        Self { objects: Arc::default(), log }
+    }
+
+    /// A client of this server.
+    pub fn client(&self) -> kube::Client {
+        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let server = self.clone();
+        tokio::spawn(async move {
+            while let Some((request, reply)) = handle.next_request().await {
+                reply.send_response(server.answer(request).await);
+            }
+        });
+        kube::Client::new(service, "plant-7")
+    }
+
+    pub fn get(&self, key: &str) -> Value {
+        self.objects.lock().unwrap().get(key).cloned().unwrap_or_default()
+    }
+
+    pub fn put(&self, key: &str, object: Value) {
+        self.objects.lock().unwrap().insert(key.to_owned(), object);
+    }
+
+    pub fn remove(&self, key: &str) {
+        self.objects.lock().unwrap().remove(key).unwrap();
+    }
+
+    pub fn change(&self, key: &str, change: impl FnOnce(&mut Value)) {
+        change(self.objects.lock().unwrap().get_mut(key).unwrap());
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        self.objects.lock().unwrap().keys().cloned().collect()
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
+        let path: Vec<&str> = parts.uri.path().trim_start_matches('/').split('/').collect();
+        let from = path.iter().position(|segment| *segment == "namespaces").unwrap();
+        // `/api/v1/namespaces/plant-7` itself, or something in it.
+        let target = if path.len() == from + 2 { &path[from..] } else { &path[from + 2..] };
+        let query = parts.uri.query().unwrap_or_default();
+        let (code, answer) = match (&parts.method, target) {
+            (&Method::GET, [plural]) => (StatusCode::OK, self.list(plural, query)),
+            (&Method::GET, [plural, name]) => found(self.get(&format!("{plural}/{name}"))),
+            (&Method::POST, [plural]) => {
+                self.note(format!("create {plural}: {}", body["reason"].as_str().unwrap()));
+                (StatusCode::CREATED, body)
+            }
+            (&Method::PATCH, [plural, name]) if query.contains("fieldManager") => {
+                self.note(format!("apply {plural}/{}", without_hash(plural, name)));
+                (StatusCode::OK, self.apply(&format!("{plural}/{name}"), body))
+            }
+            (&Method::PATCH, [plural, name, "status"]) => {
+                self.note(format!("apply {plural}/{name}/status"));
+                let key = format!("{plural}/{name}");
+                self.change(&key, |object| object["status"] = body["status"].clone());
+                (StatusCode::OK, self.get(&key))
+            }
+            (&Method::PATCH, [plural, name]) => {
+                self.note(format!("merge {plural}/{name}"));
+                self.merge_finalizers(&format!("{plural}/{name}"), &body)
+            }
+            (&Method::DELETE, [plural, name]) => {
+                self.note(format!("delete {plural}/{}", without_hash(plural, name)));
+                assert!(body["preconditions"]["uid"].is_string(), "{body}");
+                self.remove(&format!("{plural}/{name}"));
+                (StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+            }
+            (method, target) => panic!("{method} {target:?}"),
+        };
+        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
+    }
+
+    fn list(&self, plural: &str, query: &str) -> Value {
+        let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap();
+        let selector = selector.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
+        let objects = self.objects.lock().unwrap();
+        let items: Vec<&Value> = objects
+            .iter()
+            .filter(|(key, _)| key.split('/').next() == Some(plural))
+            .map(|(_, object)| object)
+            .filter(|object| {
+                selector.split(',').all(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap();
+                    object["metadata"]["labels"][name] == value
+                })
+            })
+            .collect();
+        json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
+    }
+
+    /// As a server-side apply by the only manager: what is not named goes, but for what the server keeps itself.
+    fn apply(&self, key: &str, mut object: Value) -> Value {
+        let before = self.get(key);
+        for kept in ["/status", "/metadata/uid", "/metadata/generation"] {
+            let (parent, field) = kept.rsplit_once('/').unwrap();
+            if let Some(value) = before.pointer(kept) {
+                object.pointer_mut(parent).unwrap()[field] = value.clone();
+            }
+        }
+        object["metadata"]["uid"] = json!(format!("uid-of-{key}"));
+        if object["spec"].is_object() {
+            object["spec"]["defaultOfTheServer"] = json!(true);
+        }
+        if object["spec"] != before["spec"] {
+            object["metadata"]["generation"] =
+                json!(before["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+        }
+        // Lists of the real server do not repeat these.
+        object.as_object_mut().unwrap().remove("apiVersion");
+        object.as_object_mut().unwrap().remove("kind");
+        self.put(key, object.clone());
+        object
+    }
+
+    fn merge_finalizers(&self, key: &str, patch: &Value) -> (StatusCode, Value) {
+        let mut object = self.get(key);
+        if patch["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+            return failure(StatusCode::CONFLICT);
+        }
+        object["metadata"]["finalizers"] = patch["metadata"]["finalizers"].clone();
+        let is_gone = object["metadata"]["deletionTimestamp"].is_string()
+            && object["metadata"]["finalizers"].as_array().unwrap().is_empty();
+        if is_gone {
+            self.remove(key);
+        } else {
+            self.put(key, object.clone());
+        }
+        (StatusCode::OK, object)
+    }
+
+    fn note(&self, entry: String) {
+        self.log.lock().unwrap().push(entry);
+    }
+}
+
+fn found(object: Value) -> (StatusCode, Value) {
+    if object.is_null() { failure(StatusCode::NOT_FOUND) } else { (StatusCode::OK, object) }
+}
+
+fn failure(code: StatusCode) -> (StatusCode, Value) {
+    let reason = code.canonical_reason().unwrap().replace(' ', "");
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "code": code.as_u16(), "reason": reason, "message": reason,
+    });
+    (code, status)
+}
+
+/// The name of a ConfigMap ends with a hash of its content, which is nobody's business here.
+fn without_hash(plural: &str, name: &str) -> String {
+    match name.rsplit_once('-') {
+        Some((stem, _)) if plural == "configmaps" => format!("{stem}-*"),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,351 @@
+//! Reconciliation against an API server, a Kafka and a database that live in this process: what is written, in
+//! which order, and above all what is not.
+
+mod api_server;
+mod stores;
+mod world;
+
+use kube::runtime::controller::Action;
+use serde_json::json;
+
+use crate::world::{BRIDGE, DEPLOYMENT, PIPELINE, STATEFULSET, World};
+
+#[tokio::test]
+async fn a_new_pipeline_gets_its_stores_before_its_workers() {
+    let world = World::with(PIPELINE);
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        world.log(),
+        [
+            "database: plant_7.line made",
+            "database: topic plant-7.line claimed",
+            "kafka: plant-7.line created",
+            "apply configmaps/line-bridge-*",
+            "apply services/line-bridge",
+            "apply poddisruptionbudgets/line-bridge",
+            "apply statefulsets/line-bridge",
+            "apply configmaps/line-processor-*",
+            "apply services/line-processor",
+            "apply poddisruptionbudgets/line-processor",
+            "apply deployments/line-processor",
+            // The schema, the table, its dead letters, the topic.
+            "create events: Changed",
+            "create events: Changed",
+            "create events: Changed",
+            "create events: Changed",
+            "apply iotpipelines/line/status",
+        ]
+    );
+    assert_eq!(world.status()["appliedGeneration"], 1);
+    assert_eq!(world.condition("Ready"), "False Progressing");
+}
+
+#[tokio::test]
+async fn nothing_is_written_at_rest() {
+    let world = World::at_rest(PIPELINE).await;
+    assert_eq!(world.condition("Ready"), "True AsSpecified");
+    for _ in 0..3 {
+        world.reconcile().await.unwrap();
+    }
+    assert_eq!(world.log(), [""; 0]);
+}
+
+#[tokio::test]
+async fn drift_is_repaired_even_while_kafka_and_the_database_are_down() {
+    let world = World::at_rest(PIPELINE).await;
+    world.kafka.set_down(true);
+    world.databases.set_down(true);
+    world.api.change(DEPLOYMENT, |deployment| deployment["spec"]["replicas"] = json!(7));
+    world.api.change(STATEFULSET, |statefulset| {
+        statefulset["spec"]["template"]["spec"]["containers"][0]["image"] = json!("evil:1");
+    });
+    world.api.remove("services/line-bridge");
+    world.reconcile().await.unwrap_err();
+    let log = world.log();
+    for repaired in
+        ["apply services/line-bridge", "apply statefulsets/line-bridge", "apply deployments/line-processor"]
+    {
+        assert!(log.iter().any(|entry| entry == repaired), "{repaired} in {log:?}");
+    }
+    assert_eq!(world.api.get(DEPLOYMENT)["spec"]["replicas"], 1);
+}
+
+#[tokio::test]
+async fn running_workers_stay_while_stores_are_down_and_the_conditions_say_so() {
+    let world = World::at_rest(PIPELINE).await;
+    world.kafka.set_down(true);
+    world.databases.set_down(true);
+    let error = world.reconcile().await.unwrap_err();
+    assert_eq!(error.category(), "database");
+    assert_eq!(world.condition("TableReady"), "False DatabaseUnreachable");
+    assert_eq!(world.condition("TopicReady"), "False KafkaUnreachable");
+    assert_eq!(world.condition("BridgeReady"), "True AsSpecified");
+    assert_eq!(world.condition("Ready"), "False KafkaUnreachable");
+    assert_eq!(world.status()["table"]["edition"], "Apache2", "what is not known now stays as it was");
+    // Said once; tried again, it is no news.
+    world.log();
+    world.reconcile().await.unwrap_err();
+    assert_eq!(world.log(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_first_workers_wait_for_the_stores() {
+    let world = World::with(PIPELINE);
+    world.databases.set_down(true);
+    world.reconcile().await.unwrap_err();
+    assert_eq!(world.api.get(STATEFULSET), json!(null));
+    assert_eq!(world.api.get(DEPLOYMENT), json!(null));
+    assert_eq!(world.condition("BridgeReady"), "False Pending");
+    assert_eq!(world.status()["appliedGeneration"], json!(null));
+    world.databases.set_down(false);
+    world.reconcile().await.unwrap();
+    assert_ne!(world.api.get(STATEFULSET), json!(null));
+}
+
+#[tokio::test]
+async fn a_changed_configuration_waits_for_the_table_that_it_needs() {
+    let world = World::at_rest(PIPELINE).await;
+    world.databases.set_down(true);
+    world.edit(|spec| spec["processing"] = json!({"program": ".device = \"x\""}));
+    world.reconcile().await.unwrap_err();
+    assert!(!world.log().iter().any(|entry| entry.starts_with("apply deployments")));
+    assert_eq!(world.status()["observedGeneration"], 2);
+    assert_eq!(world.status()["appliedGeneration"], 1);
+    world.databases.set_down(false);
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"apply deployments/line-processor".to_owned()), "{log:?}");
+    assert!(
+        !log.contains(&"apply statefulsets/line-bridge".to_owned()),
+        "the program is not the bridge's: {log:?}"
+    );
+    assert_eq!(world.status()["appliedGeneration"], 2);
+}
+
+#[tokio::test]
+async fn an_old_configuration_goes_after_the_roll_that_replaced_it() {
+    let world = World::at_rest(PIPELINE).await;
+    world.edit(|spec| spec["processing"] = json!({"program": ".device = \"x\""}));
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert!(!world.log().iter().any(|entry| entry.starts_with("delete")), "pods may still need it");
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    let deleted: Vec<_> = world.log().into_iter().filter(|entry| entry.starts_with("delete")).collect();
+    assert_eq!(deleted, ["delete configmaps/line-processor-*"]);
+}
+
+#[tokio::test]
+async fn an_invalid_edit_leaves_everything_as_it_is() {
+    let world = World::at_rest(PIPELINE).await;
+    world.edit(|spec| spec["processing"] = json!({"program": ".x = no_such_function()"}));
+    let action = world.reconcile().await.unwrap();
+    assert_eq!(world.log(), ["create events: ProgramInvalid", "apply iotpipelines/line/status"]);
+    assert_eq!(world.condition("Ready"), "False ProgramInvalid");
+    assert_eq!(world.condition("BridgeReady"), "True AsSpecified");
+    assert_eq!(world.status()["observedGeneration"], 2);
+    assert_eq!(world.status()["appliedGeneration"], 1);
+    assert_eq!(action, Action::await_change());
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_looked_for_again() {
+    let world = World::at_rest(PIPELINE).await;
+    world.api.remove("secrets/tsdb-app");
+    let action = world.reconcile().await.unwrap();
+    assert_ne!(action, Action::await_change());
+    assert_eq!(world.condition("Ready"), "False SecretMissing");
+}
+
+#[tokio::test]
+async fn a_refused_change_of_the_topic_does_not_hold_the_rest() {
+    let world = World::at_rest(PIPELINE).await;
+    world.edit(|spec| {
+        spec["kafka"]["topic"]["partitions"] = json!(1);
+        spec["processor"] = json!({"replicas": 2});
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TopicReady"), "False TopicChangeRefused");
+    assert_eq!(world.status()["topic"]["partitions"], 3);
+    assert_eq!(world.api.get(DEPLOYMENT)["spec"]["replicas"], 2);
+}
+
+#[tokio::test]
+async fn a_refused_change_of_the_table_leaves_the_processor_on_what_fits() {
+    let world = World::at_rest(PIPELINE).await;
+    let before = world.api.get(DEPLOYMENT);
+    world.edit(|spec| spec["timescale"]["columns"][1]["type"] = json!("bigint"));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "False TableChangeRefused");
+    assert_eq!(world.api.get(DEPLOYMENT), before);
+    assert_eq!(world.status()["appliedGeneration"], 1);
+}
+
+#[tokio::test]
+async fn what_belongs_to_somebody_else_is_not_taken_over() {
+    let world = World::with(PIPELINE);
+    world.api.put(
+        STATEFULSET,
+        json!({"metadata": {"name": "line-bridge", "uid": "theirs"}, "spec": {"replicas": 3}}),
+    );
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("BridgeReady"), "False ResourceConflict");
+    assert_eq!(world.api.get(STATEFULSET)["spec"]["replicas"], 3);
+    assert_ne!(world.api.get(DEPLOYMENT), json!(null), "the other worker does not mind");
+}
+
+#[tokio::test]
+async fn suspending_scales_to_nothing_and_says_so() {
+    let world = World::at_rest(PIPELINE).await;
+    world.edit(|spec| spec["suspend"] = json!("Processor"));
+    world.reconcile().await.unwrap();
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get(DEPLOYMENT)["spec"]["replicas"], 0);
+    assert_eq!(world.api.get(STATEFULSET)["spec"]["replicas"], 1);
+    assert_eq!(world.condition("ProcessorReady"), "False Suspended");
+    assert_eq!(world.condition("Ready"), "False Suspended");
+}
+
+#[tokio::test]
+async fn what_a_pod_reports_is_in_the_condition() {
+    let world = World::at_rest(PIPELINE).await;
+    world.api.change(STATEFULSET, |statefulset| statefulset["status"]["readyReplicas"] = json!(0));
+    world.api.put(
+        "pods/line-bridge-0",
+        json!({
+            "metadata": {"name": "line-bridge-0", "labels": BRIDGE.labels()},
+            "status": {"phase": "Pending", "containerStatuses": [{
+                "name": "worker", "image": "worker:1", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ImagePullBackOff"}},
+            }]},
+        }),
+    );
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("BridgeReady"), "False WorkersNotReady");
+    assert!(
+        world.message("Ready").contains("pod line-bridge-0: ImagePullBackOff"),
+        "{}",
+        world.message("Ready")
+    );
+}
+
+#[tokio::test]
+async fn a_pipeline_that_retains_has_no_finalizer_and_one_that_deletes_has() {
+    let world = World::at_rest(PIPELINE).await;
+    assert_eq!(world.api.get("iotpipelines/line")["metadata"]["finalizers"], json!(null));
+    world.edit(|spec| spec["deletionPolicy"] = json!({"table": "Delete"}));
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        world.api.get("iotpipelines/line")["metadata"]["finalizers"],
+        json!(["iotpipeline.dev/cleanup"])
+    );
+    world.edit(|spec| spec["deletionPolicy"] = json!({}));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get("iotpipelines/line")["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn deletion_stops_the_workers_then_deletes_topic_and_table() {
+    let world = World::deleted_after_rest().await;
+    world
+        .api
+        .put("pods/line-bridge-0", json!({"metadata": {"name": "line-bridge-0", "labels": BRIDGE.labels()}}));
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        world.log(),
+        [
+            "delete statefulsets/line-bridge",
+            "delete deployments/line-processor",
+            "apply iotpipelines/line/status",
+        ]
+    );
+    assert_eq!(world.condition("Ready"), "False CleanupPending");
+    world.api.remove("pods/line-bridge-0");
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        world.log(),
+        [
+            "kafka: plant-7.line deleted",
+            "database: topic plant-7.line released",
+            "database: plant_7.line deleted",
+            "create events: Changed",
+            "create events: Changed",
+            "merge iotpipelines/line",
+        ]
+    );
+    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
+}
+
+#[tokio::test]
+async fn a_deletion_that_cannot_succeed_is_let_go_by_annotation() {
+    let world = World::deleted_after_rest().await;
+    world.databases.set_down(true);
+    world.reconcile().await.unwrap();
+    let error = world.reconcile().await.unwrap_err();
+    assert_eq!(error.category(), "clean_up");
+    world.log();
+    world.api.change("iotpipelines/line", |pipeline| {
+        pipeline["metadata"]["annotations"] = json!({"iotpipeline.dev/skip-cleanup": "true"});
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), ["create events: CleanupAbandoned", "merge iotpipelines/line"]);
+    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
+}
+
+#[tokio::test]
+async fn a_namespace_that_goes_is_not_held_by_a_secret_that_went_first() {
+    let world = World::deleted_after_rest().await;
+    world.api.remove("secrets/tsdb-app");
+    world.api.put(
+        "namespaces/plant-7",
+        json!({"metadata": {"name": "plant-7", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    );
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
+}
+
+#[tokio::test]
+async fn a_topic_that_another_pipeline_made_survives() {
+    let world = World::deleted_after_rest().await;
+    world.databases.give_topic_to("other");
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(!log.iter().any(|entry| entry.starts_with("kafka")), "{log:?}");
+    assert!(log.contains(&"create events: TopicNotOwned".to_owned()), "{log:?}");
+    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_reported_and_stops_nothing() {
+    let world = World::with(PIPELINE);
+    world.edit(|spec| spec["mqtt"] = json!("not a block"));
+    let error = world.reconcile().await.unwrap_err();
+    assert_eq!(error.category(), "read_pipeline");
+    assert_eq!(world.log(), ["create events: InvalidSpec"]);
+}
+
+#[tokio::test]
+async fn expired_chunks_are_dropped_by_the_operator_where_there_are_no_policies() {
+    let world = World::with(PIPELINE);
+    world.edit(|spec| spec["timescale"]["retention"] = json!({"dropAfter": "90d"}));
+    world.reconcile().await.unwrap();
+    world.log();
+    world.reconcile().await.unwrap();
+    assert!(world.log().contains(&"database: expired chunks dropped".to_owned()));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), [""; 0], "not due again for an hour");
+}
+
+#[tokio::test]
+async fn lag_is_reported_and_read_once_a_minute() {
+    let world = World::at_rest(PIPELINE).await;
+    assert_eq!(world.status()["lag"]["messages"], 1200, "two digits of 1,234");
+    let reads = world.kafka.watermark_reads();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.kafka.watermark_reads(), reads);
+}

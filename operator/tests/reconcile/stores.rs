@@ -1,0 +1,324 @@
+//! A Kafka and a database in memory, behind the operator's own traits. What they observe is what was made.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crds::{database::DatabaseAccess, names::dead_letter_table, worker::PipelineId};
+use futures::{FutureExt, future::BoxFuture};
+use operator::{
+    change::Change,
+    kafka::{
+        self, ExistingTopic, ObservedTopic, TopicAction, TopicAdmin, TopicKey, TopicSetting, TopicStep,
+        Watermarks,
+    },
+    pipeline::{SortOrder, SqlIdent, Table, TopicName},
+    timescale::{
+        self, Databases, Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedHypertable,
+        ObservedIndex, ObservedRelation, ObservedTable, Position, Rights, Session, TablePlan,
+    },
+};
+
+use crate::api_server::Log;
+
+/// Kafka with at most one topic.
+#[derive(Clone, Default)]
+pub struct FakeKafka(Arc<Mutex<KafkaState>>, Log);
+
+#[derive(Default)]
+struct KafkaState {
+    is_down: bool,
+    topic: Option<ExistingTopic>,
+    watermark_reads: u32,
+}
+
+/// A database with at most one pipeline's table.
+#[derive(Clone, Default)]
+pub struct FakeDatabases(Arc<Mutex<DatabaseState>>, Log);
+
+#[derive(Default)]
+struct DatabaseState {
+    is_down: bool,
+    table: Option<Table>,
+    topic_marker: Option<PipelineId>,
+}
+
+impl FakeKafka {
+    pub fn new(log: Log) -> Self {
+        Self(Arc::default(), log)
+    }
+
+    pub fn set_down(&self, is_down: bool) {
+        self.0.lock().unwrap().is_down = is_down;
+    }
+
+    pub fn watermark_reads(&self) -> u32 {
+        self.0.lock().unwrap().watermark_reads
+    }
+
+    fn ask<T>(&self, answer: impl FnOnce(&mut KafkaState) -> T) -> Result<T, kafka::Error> {
+        let mut state = self.0.lock().unwrap();
+        if state.is_down {
+            return Err(kafka::Error::Unreachable {
+                action: "ask".to_owned(),
+                bootstrap_servers: "kafka:9092".to_owned(),
+            });
+        }
+        Ok(answer(&mut state))
+    }
+}
+
+impl TopicAdmin for FakeKafka {
+    fn observe<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a TopicName,
+    ) -> BoxFuture<'a, Result<ObservedTopic, kafka::Error>> {
+        let observed =
+            self.ask(|state| ObservedTopic { cluster_id: "kafka-1".to_owned(), topic: state.topic.clone() });
+        async { observed }.boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        _: &'a str,
+        topic: &'a TopicName,
+        step: &'a TopicStep,
+    ) -> BoxFuture<'a, Result<(), kafka::Error>> {
+        let TopicAction::Create { partitions, replication_factor, config } = &step.action else {
+            panic!("{step:?}");
+        };
+        let setting = |(name, value): (&String, &String)| {
+            (name.clone(), TopicSetting { value: value.clone(), set_on_topic: true })
+        };
+        let made = ExistingTopic {
+            partitions: *partitions,
+            replication_factor: *replication_factor,
+            config: config.iter().map(setting).collect(),
+        };
+        self.1.lock().unwrap().push(format!("kafka: {topic} created"));
+        let result = self.ask(|state| state.topic = Some(made));
+        async { result }.boxed()
+    }
+
+    fn delete<'a>(&'a self, _: &'a str, topic: &'a TopicName) -> BoxFuture<'a, Result<(), kafka::Error>> {
+        self.1.lock().unwrap().push(format!("kafka: {topic} deleted"));
+        let result = self.ask(|state| state.topic = None);
+        async { result }.boxed()
+    }
+
+    fn watermarks<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a TopicName,
+    ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, kafka::Error>> {
+        let result = self.ask(|state| {
+            state.watermark_reads += 1;
+            BTreeMap::from([(0, Watermarks { low: 0, high: 1234 })])
+        });
+        async { result }.boxed()
+    }
+}
+
+impl FakeDatabases {
+    pub fn new(log: Log) -> Self {
+        Self(Arc::default(), log)
+    }
+
+    pub fn set_down(&self, is_down: bool) {
+        self.0.lock().unwrap().is_down = is_down;
+    }
+
+    pub fn give_topic_to(&self, name: &str) {
+        self.0.lock().unwrap().topic_marker.as_mut().unwrap().name = name.to_owned();
+    }
+
+    fn note(&self, entry: String) {
+        self.1.lock().unwrap().push(format!("database: {entry}"));
+    }
+}
+
+impl Databases for FakeDatabases {
+    fn open<'a>(
+        &'a self,
+        _: &'a DatabaseAccess,
+    ) -> BoxFuture<'a, Result<Box<dyn Session>, timescale::Error>> {
+        let answer: Result<Box<dyn Session>, _> = if self.0.lock().unwrap().is_down {
+            Err(timescale::Error::Unreachable {
+                action: "connect".to_owned(),
+                database: "timescaledb:5432/iot".to_owned(),
+                explanation: "look whether it runs".to_owned(),
+            })
+        } else {
+            Ok(Box::new(self.clone()))
+        };
+        async { answer }.boxed()
+    }
+}
+
+impl Session for FakeDatabases {
+    fn observe<'a>(
+        &'a mut self,
+        _: &'a Table,
+        _: Option<&'a TopicKey>,
+    ) -> BoxFuture<'a, Result<ObservedTable, timescale::Error>> {
+        let state = self.0.lock().unwrap();
+        let observed = observed(state.table.as_ref(), state.topic_marker.clone());
+        async { Ok(observed) }.boxed()
+    }
+
+    fn apply<'a>(
+        &'a mut self,
+        table: &'a Table,
+        _: &'a TablePlan,
+    ) -> BoxFuture<'a, Result<(), timescale::Error>> {
+        self.note(format!("{table} made"));
+        self.0.lock().unwrap().table = Some(table.clone());
+        async { Ok(()) }.boxed()
+    }
+
+    fn claim_topic<'a>(
+        &'a mut self,
+        _: &'a SqlIdent,
+        pipeline: &'a PipelineId,
+        topic: &'a TopicKey,
+    ) -> BoxFuture<'a, Result<(), timescale::Error>> {
+        self.note(format!("topic {} claimed", topic.topic));
+        self.0.lock().unwrap().topic_marker = Some(pipeline.clone());
+        async { Ok(()) }.boxed()
+    }
+
+    fn release_topic<'a>(
+        &'a mut self,
+        _: &'a SqlIdent,
+        _: &'a PipelineId,
+        topic: &'a TopicKey,
+    ) -> BoxFuture<'a, Result<(), timescale::Error>> {
+        self.note(format!("topic {} released", topic.topic));
+        self.0.lock().unwrap().topic_marker = None;
+        async { Ok(()) }.boxed()
+    }
+
+    fn drop_expired_chunks<'a>(
+        &'a mut self,
+        _: &'a Table,
+    ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
+        self.note("expired chunks dropped".to_owned());
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn positions<'a>(
+        &'a mut self,
+        _: &'a Table,
+        _: &'a TopicKey,
+    ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, timescale::Error>> {
+        async { Ok(BTreeMap::new()) }.boxed()
+    }
+
+    fn delete_table<'a>(
+        &'a mut self,
+        table: &'a Table,
+        _: &'a PipelineId,
+    ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
+        self.note(format!("{table} deleted"));
+        self.0.lock().unwrap().table = None;
+        let change = Change {
+            object: format!("table {table}"),
+            field: String::new(),
+            from: table.to_string(),
+            to: String::new(),
+        };
+        async { Ok(vec![change]) }.boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        async {}.boxed()
+    }
+}
+
+/// A database of the Apache-2 edition in which `table` was made as it was wanted then.
+fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> ObservedTable {
+    let pipeline = PipelineId {
+        cluster_name: "test".to_owned(),
+        namespace: "plant-7".to_owned(),
+        name: "line".to_owned(),
+    };
+    let column = |name: &str, sql_type: &str, nullable: bool| ObservedColumn {
+        name: name.to_owned(),
+        sql_type: sql_type.to_owned(),
+        nullable,
+        has_default: false,
+    };
+    let relation = |time_column: &str, chunk_interval: Duration, columns, indexes| ObservedRelation {
+        is_table: true,
+        owned: true,
+        hypertable: Some(ObservedHypertable {
+            time_column: time_column.to_owned(),
+            chunk_interval: Some(chunk_interval),
+            has_chunks: true,
+        }),
+        columns,
+        indexes,
+        retention: None,
+    };
+    ObservedTable {
+        server_version: "17.5".to_owned(),
+        database: "iot".to_owned(),
+        role: "app".to_owned(),
+        extension: ObservedExtension {
+            available: true,
+            trusted: true,
+            installed: Some(InstalledExtension {
+                version: "2.19.3".to_owned(),
+                schema: "public".to_owned(),
+                edition: Edition::Apache2,
+            }),
+        },
+        rights: Rights {
+            superuser: false,
+            create_in_database: true,
+            create_in_schema: true,
+            use_bookkeeping: true,
+        },
+        schema_exists: table.is_some(),
+        bookkeeping_version: i32::from(table.is_some()),
+        marker: table.map(|_| pipeline),
+        topic_marker,
+        table: table.map(|table| {
+            let columns = table
+                .columns
+                .iter()
+                .map(|one| column(one.name.as_str(), one.column_type.sql(), one.nullable))
+                .collect();
+            relation(table.time_column.as_str(), table.chunk_interval, columns, Vec::new())
+        }),
+        dead_letters: table.map(|table| {
+            let columns = [
+                ("time", "timestamp with time zone", false),
+                ("reason", "text", false),
+                ("stage", "text", false),
+                ("error", "text", false),
+                ("topic", "text", false),
+                ("partition", "integer", false),
+                ("offset", "bigint", false),
+                ("key", "bytea", true),
+                ("headers", "jsonb", true),
+                ("payload", "bytea", true),
+                ("payload_bytes", "bigint", false),
+                ("payload_sha256", "bytea", false),
+            ];
+            let index = ObservedIndex {
+                name: dead_letter_table(table.name.as_str()),
+                columns: vec![("time".to_owned(), SortOrder::Descending)],
+            };
+            relation(
+                "time",
+                Duration::from_secs(7 * 86_400),
+                columns.map(|(name, sql_type, nullable)| column(name, sql_type, nullable)).into(),
+                vec![index],
+            )
+        }),
+    }
+}
