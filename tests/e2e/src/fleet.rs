@@ -166,14 +166,18 @@ impl Fleet {
         while let Some(device) = self.devices.join_next().await {
             entries.extend(device.context(TaskSnafu)?.context(DeviceSnafu)?);
         }
-        Ok(Ledger { entries, retried: self.progress.retried() })
+        Ok(Ledger { entries, lost_connections: self.progress.lost_connections().0 })
     }
 }
 
 impl Progress {
     /// How many messages of each kind the broker has acknowledged.
     pub fn counts(&self) -> BTreeMap<Kind, u64> {
-        Kind::ALL.into_iter().zip(&self.counts).map(|(kind, count)| (kind, count.load(Ordering::Relaxed))).collect()
+        Kind::ALL
+            .into_iter()
+            .zip(&self.counts)
+            .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+            .collect()
     }
 
     /// How many messages the broker has acknowledged.

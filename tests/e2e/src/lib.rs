@@ -1,4 +1,15 @@
 //! What the end-to-end tests and the demo are made of: a simulated fleet of devices, and a harness around a
 //! real cluster with Kafka, TimescaleDB and Mosquitto.
 
+pub mod cluster;
+pub mod database;
 pub mod fleet;
+pub mod kafka;
+pub mod manifest;
+pub mod pods;
+pub mod report;
+pub mod scenario;
+pub mod wait;
+
+/// The result of a step of a scenario; its error says what was tried, in words.
+pub type Result<T, E = snafu::Whatever> = std::result::Result<T, E>;

@@ -187,10 +187,14 @@ fn options(args: &Args) -> Result<Options, Whatever> {
 }
 
 fn broker(args: &Args) -> Result<Broker, Whatever> {
-    let url = url::Url::parse(&args.url).with_whatever_context(|_| format!("failed to read --url {}", args.url))?;
-    let host = url.host_str().with_whatever_context(|| format!("--url {} names no host", args.url))?.to_owned();
+    let url =
+        url::Url::parse(&args.url).with_whatever_context(|_| format!("failed to read --url {}", args.url))?;
+    let host =
+        url.host_str().with_whatever_context(|| format!("--url {} names no host", args.url))?.to_owned();
     let credentials = match (&args.credentials, &args.username, &args.password) {
-        (Some(directory), ..) => Some((file(&directory.join("username"))?, file(&directory.join("password"))?)),
+        (Some(directory), ..) => {
+            Some((file(&directory.join("username"))?, file(&directory.join("password"))?))
+        }
         (None, Some(username), Some(password)) => Some((username.clone(), password.clone())),
         _ => None,
     };
@@ -198,7 +202,8 @@ fn broker(args: &Args) -> Result<Broker, Whatever> {
 }
 
 fn series(path: &Path) -> Result<Series, Whatever> {
-    Series::parse(&file(path)?).with_whatever_context(|_| format!("failed to read the series {}", path.display()))
+    Series::parse(&file(path)?)
+        .with_whatever_context(|_| format!("failed to read the series {}", path.display()))
 }
 
 fn file(path: &Path) -> Result<String, Whatever> {

@@ -9,9 +9,9 @@ use super::message::{Kind, Message};
 pub struct Ledger {
     /// One entry for each publication.
     pub entries: Vec<Entry>,
-    /// How often a publication was made again because its acknowledgement was lost with the connection: so
-    /// many messages may have arrived twice.
-    pub retried: u64,
+    /// How often a connection was lost: what was not acknowledged then was published again, and may have arrived
+    /// twice.
+    pub lost_connections: u64,
 }
 
 /// One acknowledged publication.
@@ -86,9 +86,11 @@ pub fn differences(expected: &Rows, found: &Rows, duplicates_allowed: bool) -> V
     for (row, times) in expected {
         let found_times = found.get(row).copied().unwrap_or(0);
         if found_times < *times {
-            missing.push(format!("missing: {row:?} was published {times} times and found {found_times} times"));
+            missing
+                .push(format!("missing: {row:?} was published {times} times and found {found_times} times"));
         } else if found_times > *times && !duplicates_allowed {
-            surplus.push(format!("surplus: {row:?} was published {times} times and found {found_times} times"));
+            surplus
+                .push(format!("surplus: {row:?} was published {times} times and found {found_times} times"));
         }
     }
     for row in found.keys().filter(|row| !expected.contains_key(*row)) {
@@ -109,7 +111,9 @@ mod tests {
     use super::*;
 
     fn rows(list: &[(&str, i64, u64)]) -> Rows {
-        list.iter().map(|(device, seq, times)| (((*device).to_owned(), *seq, String::new()), *times)).collect()
+        list.iter()
+            .map(|(device, seq, times)| (((*device).to_owned(), *seq, String::new()), *times))
+            .collect()
     }
 
     #[test]

@@ -64,8 +64,7 @@ impl Series {
     pub fn parse(csv: &str) -> Result<Self, Error> {
         let mut lines = csv.lines();
         let names: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
-        let column =
-            |name| names.iter().position(|other| *other == name).context(ColumnSnafu { name });
+        let column = |name| names.iter().position(|other| *other == name).context(ColumnSnafu { name });
         let (date, temperature) = (column("date")?, column("temperature")?);
         let (pressure, wind) = (column("pressure")?, column("wind")?);
         let hours = lines
@@ -168,8 +167,14 @@ mod tests {
         for (csv, message) in [
             ("", "failed to find the column date in the first line"),
             ("date,pressure,temperature,wind\n", "failed to find any line below the first one"),
-            ("date,pressure,temperature,wind\n2010-01-01T01:00:00,1,x,1\n", "failed to read line 2 of the series"),
-            ("date,pressure,temperature,wind\nyesterday,1,1,1\n", "failed to read the time in line 2 of the series"),
+            (
+                "date,pressure,temperature,wind\n2010-01-01T01:00:00,1,x,1\n",
+                "failed to read line 2 of the series",
+            ),
+            (
+                "date,pressure,temperature,wind\nyesterday,1,1,1\n",
+                "failed to read the time in line 2 of the series",
+            ),
         ] {
             assert_eq!(Series::parse(csv).unwrap_err().to_string(), message);
         }

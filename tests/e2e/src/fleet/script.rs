@@ -100,7 +100,9 @@ mod tests {
 
     fn story(shares: Shares, length: i64) -> Vec<Message> {
         let mut script = Script::new(9, 3, shares);
-        (0..length).map(|second| script.next(Timestamp::from_second(1_780_000_000 + second).unwrap())).collect()
+        (0..length)
+            .map(|second| script.next(Timestamp::from_second(1_780_000_000 + second).unwrap()))
+            .collect()
     }
 
     #[test]
@@ -132,7 +134,9 @@ mod tests {
 
     #[test]
     fn late_means_a_minute_to_six_hours() {
-        for (second, message) in story(Shares { late: 1.0, repeated: 0.0, malformed: 0.0 }, 500).iter().enumerate() {
+        for (second, message) in
+            story(Shares { late: 1.0, repeated: 0.0, malformed: 0.0 }, 500).iter().enumerate()
+        {
             let age = 1_780_000_000 + second as i64 - message.reading.time.as_second();
             assert!((60..=21_601).contains(&age), "{age}");
         }

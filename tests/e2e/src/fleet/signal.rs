@@ -53,7 +53,8 @@ impl Device {
         let temp_f = self.mean_temp_f + self.daily_swing_f * wave + 0.4 * self.noise.normal();
         // Work comes in shifts of 40 seconds: on for 30, off for 10.
         let is_running = (seconds / 10.0 + self.battery_days) % 4.0 < 3.0;
-        let vibration = if is_running { self.mean_vibration } else { 0.02 } * (1.0 + 0.08 * self.noise.normal());
+        let vibration =
+            if is_running { self.mean_vibration } else { 0.02 } * (1.0 + 0.08 * self.noise.normal());
         let charge_seconds = self.battery_days * SECONDS_PER_DAY;
         let battery = 1.0 - 0.8 * ((seconds + self.battery_age_seconds) % charge_seconds) / charge_seconds;
         let details = json!({
@@ -83,14 +84,17 @@ mod tests {
     use super::*;
 
     fn day_of(device: &mut Device) -> Vec<Reading> {
-        (0..1440).map(|minute| device.read(minute, Timestamp::from_second(1_780_272_000 + minute * 60).unwrap())).collect()
+        (0..1440)
+            .map(|minute| device.read(minute, Timestamp::from_second(1_780_272_000 + minute * 60).unwrap()))
+            .collect()
     }
 
     #[test]
     fn a_device_is_warmer_in_the_afternoon_than_at_night() {
         for number in 0..20 {
             let day = day_of(&mut Device::new(1, number));
-            let mean = |readings: &[Reading]| readings.iter().map(|r| r.temp_f).sum::<f64>() / readings.len() as f64;
+            let mean =
+                |readings: &[Reading]| readings.iter().map(|r| r.temp_f).sum::<f64>() / readings.len() as f64;
             let (night, afternoon) = (mean(&day[2 * 60..4 * 60]), mean(&day[14 * 60..16 * 60]));
             assert!(afternoon > night + 4.0, "{number}: {night} {afternoon}");
         }

@@ -1,1 +1,12 @@
-//! Scenarios.
+//! What a user may rely on, each promise tried on a real cluster. Run inside `tests/e2e/cluster/run`, with the
+//! operator installed by `tests/e2e/install`.
+
+mod bad_specs;
+mod changes;
+mod children;
+mod crashes;
+mod dead_letters;
+mod delivery;
+mod drift;
+mod lifecycle;
+mod suspension;

@@ -1,0 +1,192 @@
+//! The Kubernetes cluster that the scenarios run on.
+
+use std::{fmt::Debug, time::Duration};
+
+use crds::IoTPipeline;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Pod, Secret},
+};
+use kube::{
+    Api, Client, Config, Resource,
+    api::{ListParams, Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::wait::{Condition, await_condition},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use snafu::{OptionExt, ResultExt};
+
+use crate::Result;
+
+/// Where the cluster's set-up left the credentials of the backends.
+pub const CREDENTIALS_NAMESPACE: &str = "iot-demo";
+/// The namespace of the operator.
+pub const OPERATOR_NAMESPACE: &str = "iotpipeline-system";
+/// Who writes what the scenarios write.
+pub const USER: &str = "e2e";
+
+/// A connection to the API server.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The client.
+    pub client: Client,
+}
+
+impl Cluster {
+    /// Connects as `$KUBECONFIG` says, or else to the local cluster of `tests/e2e/cluster`.
+    ///
+    /// # Errors
+    /// Fails where there is no cluster.
+    pub async fn connect() -> Result<Self> {
+        let path = std::env::var("KUBECONFIG").unwrap_or_else(|_| {
+            let state =
+                std::env::var("IOTPIPELINE_STATE").unwrap_or_else(|_| "/var/lib/iotpipeline".to_owned());
+            format!("{state}/kubeconfig")
+        });
+        let kubeconfig =
+            Kubeconfig::read_from(&path).with_whatever_context(|_| format!("failed to read {path}"))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .with_whatever_context(|_| format!("failed to use {path}"))?;
+        let client = Client::try_from(config).whatever_context("failed to make a client")?;
+        client.apiserver_version().await.whatever_context("failed to reach the API server")?;
+        Ok(Self { client })
+    }
+
+    /// The objects of one kind in one namespace.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The pipelines of one namespace.
+    pub fn pipelines(&self, namespace: &str) -> Api<IoTPipeline> {
+        self.api(namespace)
+    }
+
+    /// What `kubectl apply` does with one pipeline: server-side apply.
+    ///
+    /// # Errors
+    /// Fails where the API server refuses it; the error holds the API server's message.
+    pub async fn apply_pipeline(&self, manifest: &Value) -> Result<IoTPipeline, kube::Error> {
+        self.apply_with(manifest, &PatchParams::apply(USER).force()).await
+    }
+
+    /// Whether the API server would take this pipeline; nothing is stored.
+    ///
+    /// # Errors
+    /// Fails where the API server refuses it; the error holds the API server's message.
+    pub async fn try_pipeline(&self, manifest: &Value) -> Result<IoTPipeline, kube::Error> {
+        self.apply_with(manifest, &PatchParams::apply(USER).force().dry_run()).await
+    }
+
+    async fn apply_with(&self, manifest: &Value, how: &PatchParams) -> Result<IoTPipeline, kube::Error> {
+        let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default().to_owned();
+        self.pipelines(&text("namespace")).patch(&text("name"), how, &Patch::Apply(manifest)).await
+    }
+
+    /// Waits, watching the object, until it is as `condition` says.
+    ///
+    /// # Errors
+    /// Fails after `deadline`, and where watching fails.
+    pub async fn wait_until<K>(
+        &self,
+        api: Api<K>,
+        name: &str,
+        what: &str,
+        deadline: Duration,
+        condition: impl Condition<K>,
+    ) -> Result<Option<K>>
+    where
+        K: Clone + Debug + Send + DeserializeOwned + Resource + 'static,
+    {
+        tokio::time::timeout(deadline, await_condition(api, name, condition))
+            .await
+            .with_whatever_context(|_| {
+                format!("gave up after {} s waiting until {name} {what}", deadline.as_secs())
+            })?
+            .with_whatever_context(|_| format!("failed to watch {name}"))
+    }
+
+    /// One Secret's values.
+    ///
+    /// # Errors
+    /// Fails where there is no such Secret.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Secret> {
+        self.api::<Secret>(namespace)
+            .get(name)
+            .await
+            .with_whatever_context(|_| format!("failed to read the Secret {namespace}/{name}"))
+    }
+
+    /// The pods that have these labels.
+    ///
+    /// # Errors
+    /// Fails where the API server does.
+    pub async fn pods(&self, namespace: &str, labels: &str) -> Result<Vec<Pod>> {
+        let pods = self.api::<Pod>(namespace).list(&ListParams::default().labels(labels)).await;
+        Ok(pods.with_whatever_context(|_| format!("failed to list the pods of {namespace}"))?.items)
+    }
+
+    /// What the operator has counted under this name, all labels together (`iotpipeline_api_writes_total`).
+    ///
+    /// # Errors
+    /// Fails where no operator answers.
+    pub async fn operator_counter(&self, metric: &str) -> Result<u64> {
+        let pods = self.pods(OPERATOR_NAMESPACE, "app.kubernetes.io/name=iotpipeline-operator").await?;
+        let pod = pods
+            .first()
+            .and_then(|pod| pod.metadata.name.clone())
+            .whatever_context("there is no operator")?;
+        let metrics = self.pod_page(OPERATOR_NAMESPACE, &pod, "metrics").await?;
+        Ok(sum_of(&metrics, metric))
+    }
+
+    /// What a pod answers at a path of its HTTP port, asked through the API server.
+    ///
+    /// # Errors
+    /// Fails where the pod does not answer.
+    pub async fn pod_page(&self, namespace: &str, pod: &str, path: &str) -> Result<String> {
+        let port = crds::names::WORKER_HTTP_PORT;
+        let request =
+            http::Request::get(format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}"))
+                .body(Vec::new())
+                .whatever_context("failed to make a request")?;
+        self.client
+            .request_text(request)
+            .await
+            .with_whatever_context(|_| format!("failed to read /{path} of the pod {namespace}/{pod}"))
+    }
+}
+
+/// The value of one Secret's key as text.
+pub fn value_of(secret: &Secret, key: &str) -> Option<String> {
+    let bytes = &secret.data.as_ref()?.get(key)?.0;
+    String::from_utf8(bytes.clone()).ok()
+}
+
+/// The sum of a counter over all its labels, in the OpenMetrics text format.
+fn sum_of(metrics: &str, name: &str) -> u64 {
+    metrics
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum::<f64>() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_summed_over_its_labels() {
+        let metrics = "# TYPE a counter\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3\na_total_more 9\n# EOF\n";
+        assert_eq!(sum_of(metrics, "a_total"), 5);
+        assert_eq!(sum_of(metrics, "b_total"), 0);
+        assert_eq!(sum_of("a_total 7", "a_total"), 7);
+    }
+}

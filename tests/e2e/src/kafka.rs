@@ -1,0 +1,215 @@
+//! What Kafka holds, asked directly.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    types::RDKafkaErrorCode,
+};
+use snafu::{OptionExt, ResultExt};
+use tokio::task::spawn_blocking;
+
+use crate::Result;
+
+/// Where Kafka is, from within the cluster's network.
+pub const BOOTSTRAP_SERVERS: &str = "kafka.kafka:9092";
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection to Kafka.
+#[derive(Clone)]
+pub struct Kafka {
+    admin: Arc<AdminClient<DefaultClientContext>>,
+    consumer: Arc<BaseConsumer>,
+}
+
+/// One record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+impl Kafka {
+    /// Prepares a connection.
+    ///
+    /// # Errors
+    /// Fails where the client library does.
+    pub fn connect() -> Result<Self> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", BOOTSTRAP_SERVERS)
+            .set("group.id", "e2e-unused")
+            .set("enable.auto.commit", "false")
+            .set("allow.auto.create.topics", "false");
+        let admin = config.create().whatever_context("failed to make a Kafka admin client")?;
+        let consumer = config.create().whatever_context("failed to make a Kafka consumer")?;
+        Ok(Self { admin: Arc::new(admin), consumer: Arc::new(consumer) })
+    }
+
+    /// How many partitions a topic has; `None` where there is no such topic.
+    ///
+    /// # Errors
+    /// Fails where Kafka does not answer.
+    pub async fn partitions(&self, topic: &str) -> Result<Option<i32>> {
+        let (consumer, name) = (self.consumer.clone(), topic.to_owned());
+        let metadata = spawn_blocking(move || consumer.fetch_metadata(Some(&name), TIMEOUT)).await;
+        let metadata = metadata
+            .whatever_context("failed to wait for Kafka")?
+            .with_whatever_context(|_| format!("failed to describe the topic {topic}"))?;
+        let found = metadata.topics().first().filter(|found| found.error().is_none());
+        Ok(found.map(|found| i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)))
+    }
+
+    /// For each partition, the offset of the next record to be written.
+    ///
+    /// # Errors
+    /// Fails where there is no such topic.
+    pub async fn ends(&self, topic: &str) -> Result<BTreeMap<i32, i64>> {
+        let partitions =
+            self.partitions(topic).await?.with_whatever_context(|| format!("there is no topic {topic}"))?;
+        let (consumer, name) = (self.consumer.clone(), topic.to_owned());
+        let ends = spawn_blocking(move || {
+            let end = |partition| Ok((partition, consumer.fetch_watermarks(&name, partition, TIMEOUT)?.1));
+            (0..partitions).map(end).collect::<Result<_, rdkafka::error::KafkaError>>()
+        });
+        ends.await
+            .whatever_context("failed to wait for Kafka")?
+            .with_whatever_context(|_| format!("failed to read the ends of the topic {topic}"))
+    }
+
+    /// How many records a topic holds that was never trimmed.
+    ///
+    /// # Errors
+    /// Fails where there is no such topic.
+    pub async fn count(&self, topic: &str) -> Result<u64> {
+        Ok(self.ends(topic).await?.values().sum::<i64>().unsigned_abs())
+    }
+
+    /// All records of a topic, in order within each partition.
+    ///
+    /// # Errors
+    /// Fails where there is no such topic or reading takes longer than a minute.
+    pub async fn records(&self, topic: &str) -> Result<Vec<Record>> {
+        let ends = self.ends(topic).await?;
+        let (consumer, name) = (self.consumer.clone(), topic.to_owned());
+        let records = spawn_blocking(move || read_until(&consumer, &name, &ends)).await;
+        records
+            .whatever_context("failed to wait for Kafka")?
+            .with_whatever_context(|_| format!("failed to read the topic {topic}"))
+    }
+
+    /// The settings of a topic that are set on it: those that no default gives.
+    ///
+    /// # Errors
+    /// Fails where there is no such topic.
+    pub async fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>> {
+        let resource = ResourceSpecifier::Topic(topic);
+        let described = self.admin.describe_configs([&resource], &options()).await;
+        let mut described =
+            described.with_whatever_context(|_| format!("failed to describe the settings of {topic}"))?;
+        let found = described.pop().whatever_context("Kafka answered without an answer")?;
+        let found = found.with_whatever_context(|code| format!("failed to describe {topic}: {code}"))?;
+        let set = found.entries.into_iter().filter(|entry| !entry.is_default);
+        Ok(set.filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    }
+
+    /// Sets one setting as an administrator would by hand; the others of the topic stay.
+    ///
+    /// # Errors
+    /// Fails where Kafka refuses.
+    pub async fn set(&self, topic: &str, name: &str, value: &str) -> Result<()> {
+        let mut settings = self.settings(topic).await?;
+        settings.insert(name.to_owned(), value.to_owned());
+        let resource = ResourceSpecifier::Topic(topic);
+        let change =
+            settings.iter().fold(AlterConfig::new(resource), |change, (name, value)| change.set(name, value));
+        let answers = self.admin.alter_configs([&change], &options()).await;
+        for answer in answers.with_whatever_context(|_| format!("failed to alter {topic}"))? {
+            answer
+                .map_err(|(_, code)| code)
+                .with_whatever_context(|_| format!("failed to set {name} of {topic}"))?;
+        }
+        Ok(())
+    }
+
+    /// Creates a topic that no pipeline created.
+    ///
+    /// # Errors
+    /// Fails where Kafka refuses.
+    pub async fn create(&self, topic: &str) -> Result<()> {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        let answers = self.admin.create_topics([&new], &options()).await;
+        for answer in answers.with_whatever_context(|_| format!("failed to create {topic}"))? {
+            answer
+                .map_err(|(_, code)| code)
+                .with_whatever_context(|_| format!("failed to create {topic}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic, if there is one.
+    ///
+    /// # Errors
+    /// Fails where Kafka refuses.
+    pub async fn delete(&self, topic: &str) -> Result<()> {
+        let answers = self.admin.delete_topics(&[topic], &options()).await;
+        for answer in answers.with_whatever_context(|_| format!("failed to delete {topic}"))? {
+            match answer {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((_, code)) => {
+                    return Err(code).with_whatever_context(|_| format!("failed to delete {topic}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_until(
+    consumer: &BaseConsumer,
+    topic: &str,
+    ends: &BTreeMap<i32, i64>,
+) -> Result<Vec<Record>, rdkafka::error::KafkaError> {
+    let mut missing: BTreeMap<i32, i64> = ends.clone().into_iter().filter(|(_, end)| *end > 0).collect();
+    let mut assignment = TopicPartitionList::new();
+    for partition in missing.keys() {
+        assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    let mut records = Vec::new();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while !missing.is_empty() && std::time::Instant::now() < end {
+        let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
+        let message = message?;
+        let (partition, offset) = (message.partition(), message.offset());
+        if missing.get(&partition).is_some_and(|end| offset + 1 >= *end) {
+            missing.remove(&partition);
+        }
+        records.push(Record {
+            partition,
+            offset,
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().unwrap_or_default().to_vec(),
+        });
+    }
+    consumer.unassign()?;
+    if missing.is_empty() {
+        Ok(records)
+    } else {
+        Err(rdkafka::error::KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut))
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
+}

@@ -1,0 +1,350 @@
+//! A scenario: a namespace of its own with the backends' Secrets, a pipeline to change, a fleet to publish, and
+//! questions to Kafka and the database. When it is over, nothing of it is left.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use crds::{
+    IoTPipeline,
+    names::{COMPONENT_LABEL, PIPELINE_LABEL},
+    status::{ConditionType, Reason},
+    worker::Component,
+};
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Namespace, Pod, Secret},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use snafu::{FromString, OptionExt, Report, ResultExt, Whatever};
+
+use crate::{
+    Result,
+    cluster::{CREDENTIALS_NAMESPACE, Cluster, value_of},
+    database::{Database, Table, quoted},
+    fleet::{self, Fleet, Ledger, Shares, differences},
+    kafka::Kafka,
+    manifest,
+    report::report,
+    wait::eventually,
+};
+
+/// The name of the pipeline of each scenario.
+pub const PIPELINE: &str = "telemetry";
+
+/// How long a pipeline may take from `kubectl apply` to Ready, seconds.
+const READY: Duration = Duration::from_secs(120);
+/// How long rows may take from the broker's acknowledgement to the database, seconds.
+const DRAINED: Duration = Duration::from_secs(180);
+
+/// What a scenario works with.
+#[derive(Clone)]
+pub struct Scenario {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The scenario's own namespace.
+    pub namespace: String,
+    /// The database.
+    pub database: Database,
+    /// Kafka.
+    pub kafka: Kafka,
+    broker: fleet::Broker,
+}
+
+/// Runs a scenario. Where it fails, a report of its namespace is printed.
+pub async fn scenario(name: &str, body: impl AsyncFnOnce(&Scenario) -> Result<()>) -> Report<Whatever> {
+    let scenario = match Scenario::set_up(name).await {
+        Ok(scenario) => scenario,
+        Err(error) => return Report::from_error(error),
+    };
+    let result = AssertUnwindSafe(body(&scenario)).catch_unwind().await;
+    if !matches!(result, Ok(Ok(()))) {
+        eprintln!("{}", report(&scenario.cluster, &scenario.namespace).await);
+    }
+    let cleaned = scenario.clean_up().await;
+    match result {
+        Ok(Ok(())) => Report::from(cleaned),
+        Ok(Err(error)) => Report::from_error(error),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+impl Scenario {
+    async fn set_up(name: &str) -> Result<Self> {
+        let cluster = Cluster::connect().await?;
+        let suffix = Timestamp::now().as_millisecond() % 1_000_000;
+        let namespace = format!("e2e-{name}-{suffix:06}");
+        let mqtt = cluster.secret(CREDENTIALS_NAMESPACE, "mqtt-user").await?;
+        let tsdb = cluster.secret(CREDENTIALS_NAMESPACE, "tsdb").await?;
+        create_namespace(&cluster, &namespace).await?;
+        for secret in [&mqtt, &tsdb] {
+            copy_secret(&cluster, secret, &namespace).await?;
+        }
+        let credentials = value_of(&mqtt, "username").zip(value_of(&mqtt, "password"));
+        Ok(Self {
+            database: Database::connect(&tsdb).await?,
+            kafka: Kafka::connect()?,
+            broker: fleet::Broker { host: "mosquitto.mqtt".to_owned(), port: 1883, credentials },
+            cluster,
+            namespace,
+        })
+    }
+
+    /// The pipelines first, so that the operator still sees them go; then what they were told to keep.
+    async fn clean_up(&self) -> Result<()> {
+        let pipelines = self.cluster.pipelines(&self.namespace);
+        for pipeline in
+            pipelines.list(&Default::default()).await.whatever_context("failed to list pipelines")?
+        {
+            self.delete(&pipeline.name_any()).await?;
+        }
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        let gone = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
+        gone.with_whatever_context(|_| format!("failed to delete the namespace {}", self.namespace))?;
+        self.kafka.delete(&self.topic()).await?;
+        self.database.execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&self.schema()))).await?;
+        Ok(())
+    }
+
+    /// The pipeline's topic.
+    pub fn topic(&self) -> String {
+        format!("{}.telemetry", self.namespace)
+    }
+
+    /// The pipeline's schema.
+    pub fn schema(&self) -> String {
+        self.namespace.replace('-', "_")
+    }
+
+    /// The pipeline's table.
+    pub fn table(&self) -> Table {
+        self.database.table(&self.schema())
+    }
+
+    /// The pipeline that scenarios start from.
+    ///
+    /// # Errors
+    /// Fails where the manifest is no YAML.
+    pub fn manifest(&self) -> Result<Value> {
+        let yaml = include_str!("../manifests/pipeline.yaml");
+        manifest::read(yaml, &[("NAMESPACE", &self.namespace), ("SCHEMA", &self.schema())])
+    }
+
+    /// Applies a pipeline and waits until it is Ready.
+    ///
+    /// # Errors
+    /// Fails where it is refused or does not become Ready in two minutes.
+    pub async fn start(&self, manifest: &Value) -> Result<IoTPipeline> {
+        self.apply(manifest).await?;
+        self.ready().await
+    }
+
+    /// Applies a pipeline.
+    ///
+    /// # Errors
+    /// Fails where the API server refuses it.
+    pub async fn apply(&self, manifest: &Value) -> Result<IoTPipeline> {
+        self.cluster.apply_pipeline(manifest).await.whatever_context("failed to apply the pipeline")
+    }
+
+    /// What `kubectl patch --type=merge` does with the pipeline.
+    ///
+    /// # Errors
+    /// Fails where the API server refuses it.
+    pub async fn patch(&self, patch: Value) -> Result<IoTPipeline> {
+        let pipelines = self.cluster.pipelines(&self.namespace);
+        let patched = pipelines.patch(PIPELINE, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.whatever_context("failed to patch the pipeline")
+    }
+
+    /// Waits until the newest spec is applied and Ready.
+    ///
+    /// # Errors
+    /// Fails after two minutes.
+    pub async fn ready(&self) -> Result<IoTPipeline> {
+        self.wait_for("is Ready with its newest spec", |pipeline| {
+            let status = pipeline.status.as_ref();
+            let applied = status.and_then(|status| status.applied_generation);
+            let ready = condition(pipeline, ConditionType::Ready);
+            applied == pipeline.metadata.generation
+                && ready.is_some_and(|ready| {
+                    ready.status == "True" && ready.observed_generation == pipeline.metadata.generation
+                })
+        })
+        .await
+    }
+
+    /// Waits until the newest spec is not Ready for this reason, and returns the message.
+    ///
+    /// # Errors
+    /// Fails after two minutes.
+    pub async fn not_ready(&self, reason: Reason) -> Result<String> {
+        let reason: &str = reason.into();
+        let pipeline = self
+            .wait_for(&format!("is not Ready because of {reason}"), |pipeline| {
+                condition(pipeline, ConditionType::Ready).is_some_and(|ready| {
+                    ready.status == "False"
+                        && ready.reason == reason
+                        && ready.observed_generation == pipeline.metadata.generation
+                })
+            })
+            .await?;
+        Ok(condition(&pipeline, ConditionType::Ready).map(|ready| ready.message.clone()).unwrap_or_default())
+    }
+
+    /// Waits until the pipeline is as `wanted` says.
+    ///
+    /// # Errors
+    /// Fails after two minutes.
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        wanted: impl Fn(&IoTPipeline) -> bool + Send,
+    ) -> Result<IoTPipeline> {
+        let pipelines = self.cluster.pipelines(&self.namespace);
+        let is_wanted = |pipeline: Option<&IoTPipeline>| pipeline.is_some_and(&wanted);
+        let found = self.cluster.wait_until(pipelines, PIPELINE, what, READY, is_wanted).await?;
+        found.whatever_context("the pipeline is gone")
+    }
+
+    /// Deletes a pipeline and waits until it and its pods are gone.
+    ///
+    /// # Errors
+    /// Fails after two minutes.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let pipelines = self.cluster.pipelines(&self.namespace);
+        let deleted = pipelines.delete(name, &DeleteParams::default()).await;
+        deleted.whatever_context("failed to delete the pipeline")?;
+        eventually(READY, "the pipeline and its pods are gone", async || {
+            let object = pipelines.get_opt(name).await.whatever_context("failed to read the pipeline")?;
+            let pods = self.cluster.pods(&self.namespace, &format!("{PIPELINE_LABEL}={name}")).await?;
+            let is_gone = object.is_none() && pods.is_empty();
+            Ok(is_gone.then_some(()).ok_or(format!("pipeline: {}, pods: {}", object.is_some(), pods.len())))
+        })
+        .await
+    }
+
+    /// The worker pods of one kind.
+    ///
+    /// # Errors
+    /// Fails where the API server does.
+    pub async fn workers(&self, component: Component) -> Result<Vec<Pod>> {
+        self.cluster
+            .pods(&self.namespace, &format!("{PIPELINE_LABEL}={PIPELINE},{COMPONENT_LABEL}={component}"))
+            .await
+    }
+
+    /// Starts a fleet that publishes what the pipeline subscribes to and remembers all of it. Without a count it
+    /// publishes until it is stopped.
+    pub fn fleet(&self, devices: usize, rate: f64, count: Option<u64>, shares: Shares) -> Fleet {
+        Fleet::start(fleet::Options {
+            broker: self.broker.clone(),
+            devices,
+            rate,
+            count,
+            seed: Timestamp::now().as_millisecond().unsigned_abs(),
+            shares,
+            topic: format!("{}/{{line}}/telemetry", self.namespace),
+            client_prefix: format!("{}-fleet", self.namespace),
+            keep_ledger: true,
+            replay: None,
+        })
+    }
+
+    /// Waits until a running fleet has published `count` messages.
+    ///
+    /// # Errors
+    /// Fails after three minutes.
+    pub async fn published(&self, fleet: &Fleet, count: u64) -> Result<()> {
+        let progress = fleet.progress();
+        eventually(DRAINED, &format!("the fleet has published {count} messages"), async || {
+            let published = progress.published();
+            let lost = progress.lost_connections();
+            Ok((published >= count).then_some(()).ok_or(format!("{published}; lost connections: {lost:?}")))
+        })
+        .await
+    }
+
+    /// Waits until all that was published is in Kafka, and all that is in Kafka is rows or dead letters.
+    ///
+    /// # Errors
+    /// Fails after three minutes.
+    pub async fn drained(&self, ledger: &Ledger) -> Result<()> {
+        let published = ledger.entries.len() as u64;
+        eventually(DRAINED, &format!("{published} messages are rows or dead letters"), async || {
+            let ends = self.kafka.ends(&self.topic()).await?;
+            let positions = self.table().positions().await?;
+            let in_kafka = ends.values().sum::<i64>().unsigned_abs();
+            let are_equal = ends.iter().all(|(partition, end)| positions.get(partition).unwrap_or(&0) == end);
+            let is_drained = in_kafka >= published && are_equal;
+            Ok(is_drained.then_some(()).ok_or(format!("ends of the topic {ends:?}, positions {positions:?}")))
+        })
+        .await
+    }
+
+    /// Fails unless the rows are those of the ledger: exactly those, or, where MQTT may have delivered again,
+    /// each at least as often as published.
+    ///
+    /// # Errors
+    /// Names the rows that differ.
+    pub async fn expect_rows(&self, ledger: &Ledger, mqtt_may_repeat: bool) -> Result<()> {
+        let found = self.table().rows().await?;
+        let differences = differences(&ledger.rows(), &found, mqtt_may_repeat || ledger.lost_connections > 0);
+        if differences.is_empty() { Ok(()) } else { Err(Whatever::without_source(differences.join("\n"))) }
+    }
+
+    /// Fails unless each record of the topic became rows, or a dead letter, exactly once.
+    ///
+    /// # Errors
+    /// Names records that were lost or repeated.
+    pub async fn expect_each_record_once(&self) -> Result<()> {
+        let records = self.kafka.records(&self.topic()).await?;
+        let mut origins = self.table().origins().await?;
+        let mut wrong = Vec::new();
+        for record in records {
+            let origin = (record.partition, record.offset);
+            match origins.remove(&origin) {
+                Some(1) => {}
+                times => wrong.push(format!("record {origin:?} became rows {} times", times.unwrap_or(0))),
+            }
+        }
+        wrong.extend(
+            origins.keys().map(|origin| format!("rows of a record {origin:?} that is not in the topic")),
+        );
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        wrong.truncate(20);
+        Err(Whatever::without_source(wrong.join("\n")))
+    }
+}
+
+/// One condition of a pipeline.
+pub fn condition(pipeline: &IoTPipeline, wanted: ConditionType) -> Option<&Condition> {
+    let wanted: &str = wanted.into();
+    pipeline.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == wanted)
+}
+
+async fn create_namespace(cluster: &Cluster, name: &str) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let namespace = serde_json::from_value(json!({"metadata": {
+        "name": name,
+        "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+    }}));
+    let namespace = namespace.whatever_context("failed to write a namespace")?;
+    let created = namespaces.create(&PostParams::default(), &namespace).await;
+    created.with_whatever_context(|_| format!("failed to create the namespace {name}"))?;
+    Ok(())
+}
+
+async fn copy_secret(cluster: &Cluster, secret: &Secret, namespace: &str) -> Result<()> {
+    let mut copy = Secret { data: secret.data.clone(), ..Secret::default() };
+    copy.metadata.name = secret.metadata.name.clone();
+    let created = cluster.api::<Secret>(namespace).create(&PostParams::default(), &copy).await;
+    created.with_whatever_context(|_| format!("failed to copy a Secret to {namespace}"))?;
+    Ok(())
+}

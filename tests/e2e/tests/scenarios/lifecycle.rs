@@ -1,0 +1,91 @@
+//! What is kept and what goes when a pipeline is deleted.
+
+use std::collections::BTreeSet;
+
+use crds::status::ConditionType;
+use e2e::{
+    fleet::Shares,
+    manifest::set,
+    scenario::{PIPELINE, Scenario, condition, scenario},
+};
+use serde_json::json;
+use snafu::{Report, ResultExt, Whatever};
+
+#[tokio::test]
+async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
+    scenario("retain", async |test: &Scenario| {
+        test.start(&test.manifest()?).await?;
+        let fleet = test.fleet(50, 300.0, None, Shares { late: 0.02, repeated: 0.01, malformed: 0.01 });
+        test.published(&fleet, 3_000).await?;
+
+        test.delete(PIPELINE).await?;
+        assert_eq!(test.kafka.partitions(&test.topic()).await?, Some(4), "the topic is retained");
+        let rows_at_deletion = test.table().count().await?;
+        assert!(rows_at_deletion > 0, "the rows are retained");
+        // Meanwhile the devices go on, and the MQTT broker keeps what they say.
+        test.published(&fleet, 6_000).await?;
+        assert_eq!(test.table().count().await?, rows_at_deletion, "no worker is left");
+
+        test.start(&test.manifest()?).await?;
+        test.published(&fleet, 9_000).await?;
+        fleet.stop();
+        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        test.drained(&ledger).await?;
+        test.expect_rows(&ledger, false).await?;
+        test.expect_each_record_once().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn delete_takes_topic_and_table_and_nothing_else() -> Report<Whatever> {
+    scenario("delete", async |test: &Scenario| {
+        let manifest =
+            set(test.manifest()?, "/spec/deletionPolicy", json!({"topic": "Delete", "table": "Delete"}))?;
+        let pipeline = test.start(&manifest).await?;
+        assert!(condition(&pipeline, ConditionType::Ready).is_some());
+        let fleet = test.fleet(20, 500.0, Some(2_000), Shares { late: 0.0, repeated: 0.0, malformed: 0.05 });
+        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        test.drained(&ledger).await?;
+        let neighbour_topic = format!("{}.neighbour", test.namespace);
+        test.kafka.create(&neighbour_topic).await?;
+        test.database.execute(&format!("CREATE TABLE {}.neighbour (value int)", test.schema())).await?;
+
+        test.delete(PIPELINE).await?;
+        assert_eq!(test.kafka.partitions(&test.topic()).await?, None, "the topic is gone");
+        let left = test.table().neighbours().await?;
+        assert_eq!(left, BTreeSet::from(["neighbour".to_owned()]), "tables of the schema");
+        assert_eq!(test.kafka.partitions(&neighbour_topic).await?, Some(1), "another topic stays");
+        test.kafka.delete(&neighbour_topic).await?;
+
+        // A pipeline of the same name begins anew.
+        test.start(&test.manifest()?).await?;
+        let fleet = test.fleet(20, 500.0, Some(500), Shares::NONE);
+        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        test.drained(&ledger).await?;
+        test.expect_rows(&ledger, false).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_a_pipeline_did_not_create_is_never_deleted() -> Report<Whatever> {
+    scenario("not-owned", async |test: &Scenario| {
+        test.kafka.create(&test.topic()).await?;
+        test.database.execute(&format!("CREATE SCHEMA {}", test.schema())).await?;
+        test.database.execute(&format!("CREATE TABLE {}.telemetry (value int)", test.schema())).await?;
+        let manifest =
+            set(test.manifest()?, "/spec/deletionPolicy", json!({"topic": "Delete", "table": "Delete"}))?;
+        test.apply(&manifest).await?;
+        test.wait_for("is looked at", |pipeline| {
+            condition(pipeline, ConditionType::Ready).is_some_and(|ready| ready.status == "False")
+        })
+        .await?;
+
+        test.delete(PIPELINE).await?;
+        assert_eq!(test.kafka.partitions(&test.topic()).await?, Some(1), "the topic stays");
+        assert!(test.table().neighbours().await?.contains("telemetry"), "the table stays");
+        Ok(())
+    })
+    .await
+}
