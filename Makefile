@@ -1,11 +1,17 @@
 # What there is to do here. Each target calls one script or tool, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help images cluster cluster-down cluster-status
+.PHONY: help demo demo-down images cluster cluster-down cluster-status
 
 CLUSTER := tests/e2e/cluster
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## from nothing to rows: the local cluster, the operator, a pipeline and 200 devices
+	tests/e2e/demo
+
+demo-down: ## take the demo and its cluster down; only the cache of built tools stays
+	$(CLUSTER)/down
 
 images: ## build the operator's and worker's images: target/images/{operator,worker}.tar
 	cargo build --release --package operator --package worker && images/build
