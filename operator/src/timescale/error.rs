@@ -31,6 +31,17 @@ pub enum Error {
         explanation: String,
     },
 
+    /// The answer is none that this operator can read: a server that is no PostgreSQL, or a fault of the operator.
+    #[snafu(display("failed to {action}: {database} answered something unexpected"))]
+    Unexpected {
+        /// What was to be done.
+        action: String,
+        /// Host, port and database.
+        database: String,
+        /// What sqlx says: names of columns and types, no values.
+        source: sqlx::Error,
+    },
+
     /// Another pipeline has claimed the topic.
     #[snafu(display(
         "failed to claim topic {topic}: it belongs to the IoTPipeline {owner}; choose another kafka.topic.name"
@@ -50,20 +61,20 @@ impl Error {
             Self::Unreachable { .. } => Reason::DatabaseUnreachable,
             Self::Refused { code, .. } if code == "42501" => Reason::PermissionMissing,
             Self::Refused { .. } => Reason::DatabaseRefused,
+            Self::Unexpected { .. } => Reason::ReconcileFailed,
             Self::TopicTaken { .. } => Reason::ResourceConflict,
         }
     }
 
     /// Sorts what sqlx says.
-    pub(super) fn from_sqlx(error: &sqlx::Error, action: &str, database: &str) -> Self {
+    pub(super) fn from_sqlx(error: sqlx::Error, action: &str, database: &str) -> Self {
         let (action, database) = (action.to_owned(), database.to_owned());
-        let Some(answer) = error.as_database_error() else {
-            let explanation = match error {
-                sqlx::Error::Io(error) => error.to_string(),
-                sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
-                _ => "the connection broke, or something else than PostgreSQL listens there".to_owned(),
-            };
-            return Self::Unreachable { action, database, explanation };
+        let answer = match &error {
+            sqlx::Error::Database(answer) => answer,
+            sqlx::Error::Io(error) => {
+                return Self::Unreachable { action, database, explanation: error.to_string() };
+            }
+            _ => return Self::Unexpected { action, database, source: error },
         };
         let code = answer.code().unwrap_or_default().into_owned();
         let explanation = explain(&code, answer.message());

@@ -230,11 +230,12 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
     let rows = statement(
         "SELECT pg_class.relname::text AS name, \
            amname = 'btree' AND indisvalid AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
-           (SELECT coalesce(array_agg(attname::text ORDER BY position), '{}') \
-              FROM unnest(indkey::int2[]) WITH ORDINALITY AS key (attribute, position) \
-              JOIN pg_attribute ON attrelid = indrelid AND attnum = attribute) AS columns, \
-           indoption::int2[] AS options \
+           columns, options \
          FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam \
+         CROSS JOIN LATERAL \
+           (SELECT array_agg(attname::text ORDER BY position) AS columns, array_agg(option ORDER BY position) AS options \
+              FROM unnest(indkey::int2[], indoption::int2[]) WITH ORDINALITY AS key (attribute, option, position) \
+              LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = attribute) AS keys \
          WHERE indrelid = $1",
     )
     .bind(table)
@@ -242,21 +243,21 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
     .await?;
     rows.iter()
         .map(|row| {
-            let columns: Vec<String> = row.try_get("columns")?;
-            let options: Vec<i16> = row.try_get("options")?;
+            let columns: Vec<Option<String>> = row.try_get("columns")?;
+            let options: Vec<Option<i16>> = row.try_get("options")?;
             // NULLS LAST for ascending and NULLS FIRST for descending, as `CREATE INDEX` has it by itself.
-            let orders = options.iter().map(|option| match option {
-                0 => Some(SortOrder::Ascending),
-                3 => Some(SortOrder::Descending),
+            let orders = options.into_iter().map(|option| match option {
+                Some(0) => Some(SortOrder::Ascending),
+                Some(3) => Some(SortOrder::Descending),
                 _ => None,
             });
-            let columns: Option<Vec<_>> = columns
-                .into_iter()
-                .zip(orders)
-                .map(|(column, order)| order.map(|order| (column, order)))
-                .collect();
-            let columns = if row.try_get("plain")? { columns.unwrap_or_default() } else { Vec::new() };
-            Ok(ObservedIndex { name: row.try_get("name")?, columns })
+            let columns: Option<Vec<_>> =
+                columns.into_iter().zip(orders).map(|(column, order)| column.zip(order)).collect();
+            let is_plain: bool = row.try_get("plain")?;
+            Ok(ObservedIndex {
+                name: row.try_get("name")?,
+                columns: columns.filter(|_| is_plain).unwrap_or_default(),
+            })
         })
         .collect()
 }

@@ -172,7 +172,7 @@ async fn within<T>(
     request: impl Future<Output = sqlx::Result<T>>,
 ) -> Result<T, Error> {
     match tokio::time::timeout(deadline, request).await {
-        Ok(result) => result.map_err(|error| Error::from_sqlx(&error, action, database)),
+        Ok(result) => result.map_err(|error| Error::from_sqlx(error, action, database)),
         Err(_) => Err(Error::Unreachable {
             action: action.to_owned(),
             database: database.to_owned(),
