@@ -7,6 +7,7 @@ mod connection;
 pub mod subscriptions;
 mod v311;
 mod v5;
+mod v5_session;
 pub mod window;
 
 use bytes::Bytes;

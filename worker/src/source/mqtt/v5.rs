@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crds::worker::{BridgeConfig, Subscription};
 use rumqttc_v5::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, ClientError, ConnectReturnCode, ConnectionError,
+    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError,
     DisconnectReasonCode, EventLoop, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PubAck,
     PubRec, Publish, QoS, RetainForwardRule, StateError, SubscribeFilterInput, SubscribeReasonCode,
     mqttbytes::Error as PacketError,
@@ -12,7 +12,7 @@ use rumqttc_v5::{
 
 use super::{
     BATCH, BROKER_REFUSED, BROKER_UNREACHABLE, CONNECT_TIMEOUT_SECONDS, Event, Failure, KEEP_ALIVE_SECONDS,
-    Message, PACKET_TOO_LARGE, connection::Credentials,
+    Message, PACKET_TOO_LARGE, connection::Credentials, v5_session::NothingUnderWay,
 };
 
 /// The acknowledgement of one message.
@@ -38,8 +38,7 @@ pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Resul
         .set_connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
         .set_clean_start(false)
         .set_session_expiry_interval(Some(config.session_expiry_seconds))
-        // This client starts without a memory of the session: what was under way at the broker comes again.
-        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+        .set_session_store(NothingUnderWay)
         .set_receive_maximum(Some(config.max_in_flight))
         .set_max_packet_size(Some(config.max_packet_size_bytes))
         .set_ack_mode(AckMode::Manual)

@@ -1,0 +1,288 @@
+//! What the bridge's tests need: real services, a bridge as a process, publishers and a reader of the topic.
+
+pub mod broker;
+pub mod network;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crds::{
+    pipeline::ProtocolVersion,
+    worker::{
+        BridgeConfig, KafkaConfig, KeyConfig, PipelineId, RoleConfig, Subscription, WORKER_CONFIG_VERSION,
+        WorkerConfig, WorkerStatus,
+    },
+};
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+};
+
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The partitions of every test's topic.
+pub const PARTITIONS: i32 = 3;
+
+/// A variable that `make test` sets.
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: these tests need real services, run `make test`"))
+}
+
+/// `host:port` of a real MQTT broker.
+pub fn mqtt_address() -> (String, u16) {
+    let address = variable("IOTPIPELINE_TEST_MQTT");
+    let (host, port) = address.rsplit_once(':').expect("host:port");
+    (host.to_owned(), port.parse().expect("a port"))
+}
+
+/// A real Kafka.
+pub fn kafka_address() -> String {
+    variable("IOTPIPELINE_TEST_KAFKA")
+}
+
+/// User name and password, where the broker wants them.
+pub fn credentials() -> Option<(String, String)> {
+    let username = std::env::var("IOTPIPELINE_TEST_MQTT_USERNAME").ok()?;
+    Some((username, variable("IOTPIPELINE_TEST_MQTT_PASSWORD")))
+}
+
+/// Names and files of one test, that no other test and no other run shares.
+pub struct Scenario {
+    pub name: String,
+    pub config: BridgeConfig,
+    directory: PathBuf,
+}
+
+impl Scenario {
+    /// A bridge from `<name>/#` to the topic `<name>`, which exists.
+    pub fn new(title: &str) -> Self {
+        let scenario = Self::without_topic(title);
+        scenario.create_topic();
+        scenario
+    }
+
+    /// The same before the topic exists.
+    pub fn without_topic(title: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        let name = format!("test-{title}-{now}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let (host, port) = mqtt_address();
+        let config = BridgeConfig {
+            host,
+            port,
+            protocol_version: ProtocolVersion::V5,
+            client_id: name.clone(),
+            subscriptions: vec![Subscription { filter: format!("{name}/#"), qos: 1 }],
+            session_expiry_seconds: 600,
+            max_packet_size_bytes: 1 << 20,
+            max_in_flight: 1000,
+            max_in_flight_bytes: 16 << 20,
+            has_credentials: credentials().is_some(),
+            key: KeyConfig::Topic,
+            max_record_bytes: 2 << 20,
+        };
+        let directory = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&directory).unwrap();
+        if let Some((username, password)) = credentials() {
+            fs::write(directory.join("username"), username).unwrap();
+            fs::write(directory.join("password"), password).unwrap();
+        }
+        Self { name, config, directory }
+    }
+
+    pub fn create_topic(&self) {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", kafka_address()).create().unwrap();
+        let topic = NewTopic::new(&self.name, PARTITIONS, TopicReplication::Fixed(1));
+        let created = admin.create_topics([&topic], &AdminOptions::new());
+        let results = tokio::runtime::Runtime::new().unwrap().block_on(created).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
+    }
+
+    /// Starts a bridge; does not wait for it.
+    pub fn start(&self) -> Bridge {
+        let config = WorkerConfig {
+            version: WORKER_CONFIG_VERSION,
+            pipeline: PipelineId {
+                cluster_name: "test".to_owned(),
+                namespace: "test".to_owned(),
+                name: self.name.clone(),
+            },
+            kafka: KafkaConfig { bootstrap_servers: kafka_address(), topic: self.name.clone() },
+            role: RoleConfig::Bridge(self.config.clone()),
+        };
+        let path = self.directory.join("worker.json");
+        fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+        let http = free_address();
+        let child = Command::new(env!("CARGO_BIN_EXE_iotpipeline-worker"))
+            .args(["bridge", "--http-address", &http.to_string()])
+            .args(["--config".as_ref(), path.as_os_str()])
+            .args(["--mqtt-secret".as_ref(), self.directory.as_os_str()])
+            .spawn()
+            .unwrap();
+        Bridge { child, http }
+    }
+
+    /// Starts a bridge and waits until it is ready.
+    pub fn start_ready(&self) -> Bridge {
+        let bridge = self.start();
+        bridge.wait_for("ready", |status| status.ready);
+        bridge
+    }
+}
+
+impl Drop for Scenario {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A bridge as a process of its own, killed when dropped.
+pub struct Bridge {
+    child: Child,
+    http: SocketAddr,
+}
+
+impl Bridge {
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.child.wait().unwrap()
+    }
+
+    /// The answer's status code and body.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.http).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: bridge\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    pub fn status(&self) -> Option<WorkerStatus> {
+        serde_json::from_str(&self.get("/status")?.1).ok()
+    }
+
+    /// Waits until the status fits; answers it.
+    pub fn wait_for(&self, what: &str, fits: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
+        let mut last = None;
+        wait_until(|| {
+            last = self.status();
+            last.as_ref().is_some_and(&fits)
+        })
+        .unwrap_or_else(|()| panic!("the bridge did not become {what}: {last:?}"));
+        last.unwrap()
+    }
+
+    /// The reason why it is not ready.
+    pub fn wait_for_problem(&self, reason: &str) -> WorkerStatus {
+        let fits =
+            |status: &WorkerStatus| status.problem.as_ref().is_some_and(|problem| problem.reason == reason);
+        self.wait_for(reason, |status| !status.ready && fits(status))
+    }
+
+    /// The value of a metric without labels, or with exactly these.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One record of the topic.
+pub struct Record {
+    pub key: String,
+    pub payload: Vec<u8>,
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Reads the topic from its beginning until it holds `expect` different payloads, then a little longer.
+pub fn read_topic(topic: &str, expect: usize) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka_address())
+        .set("group.id", "unused")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let mut records = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut deadline = Instant::now() + PATIENCE;
+    let mut complete = false;
+    while Instant::now() < deadline {
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let message = message.unwrap();
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = worker::headers::decode(message.headers().unwrap()).unwrap();
+        let payload = message.payload().unwrap_or_default().to_vec();
+        seen.insert(payload.clone());
+        records.push(Record { key: text(message.key()), payload, headers: as_text(&headers) });
+        if seen.len() >= expect && !complete {
+            complete = true;
+            // Duplicates that are still on their way belong to the truth too.
+            deadline = Instant::now() + Duration::from_secs(2);
+        }
+    }
+    records
+}
+
+fn as_text(origin: &worker::headers::Origin<'_>) -> BTreeMap<String, String> {
+    let mut text = BTreeMap::from([
+        ("topic".to_owned(), origin.topic.to_string()),
+        ("qos".to_owned(), origin.qos.to_string()),
+        ("retained".to_owned(), origin.retained.to_string()),
+    ]);
+    text.extend(origin.content_type.iter().map(|value| ("content_type".to_owned(), value.to_string())));
+    text.extend(
+        origin.properties.iter().map(|(name, value)| (format!("property.{name}"), value.to_string())),
+    );
+    text
+}
+
+/// Tries again until it holds, for [`PATIENCE`] at most.
+pub fn wait_until(mut holds: impl FnMut() -> bool) -> Result<(), ()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() > deadline {
+            return Err(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
