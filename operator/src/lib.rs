@@ -10,6 +10,7 @@ pub mod error;
 pub mod kafka;
 pub mod memory;
 pub mod pipeline;
+pub mod probe;
 pub mod rbac;
 pub mod reconcile;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use operator::{args::Args, run, telemetry};
+use operator::{args::Args, probe::Probe, run, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -12,6 +12,15 @@ async fn main() -> ExitCode {
     telemetry::start_logging();
     if provider.is_err() {
         tracing::warn!("Another TLS provider was installed before; it is used");
+    }
+    if let Some(probe) = Probe::asked_for(std::env::args_os()) {
+        return match probe.run().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(error = %telemetry::chain(&error), "The probe failed");
+                ExitCode::FAILURE
+            }
+        };
     }
     match run::run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -44,6 +44,10 @@ const fn rule(api_group: &'static str, resource: &'static str, verbs: &'static [
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use k8s_openapi::api::rbac::v1::PolicyRule;
+
     use super::*;
 
     #[test]
@@ -59,5 +63,40 @@ mod tests {
     fn secrets_can_only_be_read_by_name() {
         let secrets = RULES.iter().find(|rule| rule.resource == "secrets").unwrap();
         assert_eq!(secrets.verbs, ["get"]);
+    }
+
+    #[test]
+    fn the_chart_grants_these_rules_and_nothing_else() {
+        let in_words = |group: &str, resource: &str, verb: &str| format!("{verb} {group}/{resource}");
+        let expected: BTreeSet<_> = RULES
+            .iter()
+            .flat_map(|rule| rule.verbs.iter().map(|verb| in_words(rule.api_group, rule.resource, verb)))
+            .collect();
+        for (kind, rendered) in [
+            ("Role", include_str!("../../charts/iotpipeline-operator/tests/defaults.rendered.yaml")),
+            (
+                "ClusterRole",
+                include_str!("../../charts/iotpipeline-operator/tests/any-namespace.rendered.yaml"),
+            ),
+        ] {
+            let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(rendered).unwrap();
+            let role = documents
+                .iter()
+                .find(|document| {
+                    document["kind"] == kind && document["metadata"]["name"] == "iotpipeline-operator"
+                })
+                .unwrap();
+            let rules: Vec<PolicyRule> = serde_json::from_value(role["rules"].clone()).unwrap();
+            let mut granted = BTreeSet::new();
+            for rule in &rules {
+                assert_eq!((&rule.resource_names, &rule.non_resource_urls), (&None, &None));
+                for group in rule.api_groups.iter().flatten() {
+                    for resource in rule.resources.iter().flatten() {
+                        granted.extend(rule.verbs.iter().map(|verb| in_words(group, resource, verb)));
+                    }
+                }
+            }
+            assert_eq!(granted, expected, "{kind}");
+        }
     }
 }
