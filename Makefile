@@ -14,7 +14,7 @@ demo-down: ## take the demo and its cluster down; only the cache of built tools 
 	$(CLUSTER)/down
 
 images: ## build the operator's and worker's images: target/images/{operator,worker}.tar
-	cargo build --release --package operator --package worker && images/build
+	cargo build --release && images/build
 
 cluster: ## bring up a local cluster with Kafka, TimescaleDB and Mosquitto
 	$(CLUSTER)/up

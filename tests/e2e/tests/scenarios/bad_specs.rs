@@ -231,10 +231,12 @@ async fn two_pipelines_never_manage_one_table_or_one_topic() -> Report<Whatever>
 }
 
 async fn expect_refusal(test: &Scenario, manifest: &Value, message: &str) -> Result<()> {
-    match test.cluster.try_pipeline(manifest).await {
-        Ok(_) => panic!("taken, though it should be refused with {message:?}"),
-        Err(error) => assert!(error.to_string().contains(message), "{error}\nshould say: {message}"),
-    }
+    let refused =
+        test.cluster.try_pipeline(manifest).await.map(|_| "taken").map_err(|error| error.to_string());
+    assert!(
+        refused.as_ref().is_err_and(|error| error.contains(message)),
+        "{refused:?}\nshould say: {message}"
+    );
     Ok(())
 }
 

@@ -50,13 +50,14 @@ async fn children_are_restricted_owned_and_without_secrets() -> Report<Whatever>
             assert!(volumes.iter().all(|volume| volume.projected.is_none()), "a token in {}", pod.name_any());
         }
 
+        let owner = pipeline.uid().unwrap_or_default();
         let mut texts =
             vec![serde_json::to_string(&test.wait_for("exists", |_| true).await?).unwrap_or_default()];
-        texts.extend(owned::<ConfigMap>(test, &pipeline.uid()).await?);
-        texts.extend(owned::<Deployment>(test, &pipeline.uid()).await?);
-        texts.extend(owned::<PodDisruptionBudget>(test, &pipeline.uid()).await?);
-        texts.extend(owned::<Service>(test, &pipeline.uid()).await?);
-        texts.extend(owned::<StatefulSet>(test, &pipeline.uid()).await?);
+        texts.extend(owned::<ConfigMap>(test, &owner).await?);
+        texts.extend(owned::<Deployment>(test, &owner).await?);
+        texts.extend(owned::<PodDisruptionBudget>(test, &owner).await?);
+        texts.extend(owned::<Service>(test, &owner).await?);
+        texts.extend(owned::<StatefulSet>(test, &owner).await?);
         for pod in pods {
             texts.push(serde_json::to_string(&pod).unwrap_or_default());
             texts.push(log(test, &pod).await?);
@@ -105,7 +106,7 @@ where
 }
 
 /// The children of one kind as text, each of which is owned by the pipeline and labelled as its own.
-async fn owned<K>(test: &Scenario, owner: &Option<String>) -> Result<Vec<String>>
+async fn owned<K>(test: &Scenario, owner: &str) -> Result<Vec<String>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -115,8 +116,8 @@ where
 {
     let children = children::<K>(test).await?;
     for child in &children {
-        let owners: Vec<_> = child.owner_references().iter().map(|owner| Some(owner.uid.clone())).collect();
-        assert_eq!(owners, [owner.clone()], "the owners of {} {}", K::kind(&()), child.name_any());
+        let owners: Vec<_> = child.owner_references().iter().map(|reference| reference.uid.clone()).collect();
+        assert_eq!(owners, [owner], "the owners of {} {}", K::kind(&()), child.name_any());
         for foreign in ["app.kubernetes.io/instance", "argocd.argoproj.io/instance"] {
             assert!(!child.labels().contains_key(foreign), "{} {}", K::kind(&()), child.name_any());
         }
