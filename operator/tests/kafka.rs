@@ -1,5 +1,7 @@
 //! The operator's Kafka half against a real broker, named by `IOTPIPELINE_TEST_KAFKA`.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, time::SystemTime};
 
 use crds::{status::Reason, worker::PipelineId};

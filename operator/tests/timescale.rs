@@ -2,6 +2,8 @@
 //! superuser of an Apache-2 server, `IOTPIPELINE_TEST_TIMESCALE_COMMUNITY` a Community server that may be one
 //! PostgreSQL session for ever (so its scenarios run one after the other, each in a schema of its own).
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 use std::time::{Duration, SystemTime};
 
 use crds::{database::DatabaseAccess, pipeline::ColumnType, status::Reason, worker::PipelineId};

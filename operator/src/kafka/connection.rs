@@ -168,7 +168,7 @@ impl Connection {
             });
         let answers = block_on(self.admin.alter_configs([&request], &options()))
             .map_err(|error| self.error(&error, &action))?;
-        for (_, code) in answers.into_iter().filter_map(Result::err) {
+        if let Some((_, code)) = answers.into_iter().find_map(Result::err) {
             return Err(self.error_of_code(code, &action));
         }
         self.check_config(topic, &merged, &action)

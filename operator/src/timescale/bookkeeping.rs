@@ -50,9 +50,12 @@ pub(super) fn claim_table(schema: &str, table: &str, pipeline: &PipelineId) -> T
     TableStep { changes: Vec::new(), sql }
 }
 
-/// Positions tell which records are rows of the table; in a new, empty table none are.
-pub(super) fn forget_positions(schema: &str, table: &str) -> String {
-    format!("DELETE FROM {} WHERE table_name = {};\n", qualified(schema, POSITION_TABLE), literal(table))
+/// Positions tell which records are rows of the table. In a new, empty table none are, and a table that goes
+/// takes them along.
+pub(super) fn forget_positions(schema: &str, table: &str) -> TableStep {
+    let sql =
+        format!("DELETE FROM {} WHERE table_name = {};\n", qualified(schema, POSITION_TABLE), literal(table));
+    TableStep { changes: Vec::new(), sql }
 }
 
 fn first_tables(schema: &str) -> String {

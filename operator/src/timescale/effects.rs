@@ -170,7 +170,7 @@ pub(super) async fn delete_table(
     for relation in [dead_letter_table(name).as_str(), name] {
         run(&mut transaction, format!("DROP TABLE IF EXISTS {}", qualified(schema, relation))).await?;
     }
-    run(&mut transaction, forget_positions(schema, name)).await?;
+    run(&mut transaction, forget_positions(schema, name).sql).await?;
     statement(format!("DELETE FROM {} WHERE table_name = $1", qualified(schema, MARKER_TABLE)))
         .bind(name.to_owned())
         .execute(&mut *transaction)

@@ -35,6 +35,9 @@ pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
     if observed.marker.is_none() {
         steps.push(bookkeeping::claim_table(schema, wanted.name.as_str(), pipeline));
     }
+    if observed.table.is_none() {
+        steps.push(bookkeeping::forget_positions(schema, wanted.name.as_str()));
+    }
     let table = WantedRelation::target(wanted).plan(observed.table.as_ref(), &extension.schema);
     let dead_letters =
         WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);

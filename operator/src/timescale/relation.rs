@@ -6,18 +6,18 @@
 
 use std::time::Duration;
 
-use crds::{names::MAX_IDENTIFIER_BYTES, status::Reason};
-use sha2::{Digest, Sha256};
+use crds::status::Reason;
 
 use super::{
     ObservedColumn, ObservedHypertable, ObservedRelation, TableStep,
-    bookkeeping::forget_positions,
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
     change::{Change, Refusal},
     pipeline::{SortOrder, Table},
 };
+
+mod indexes;
 
 /// How long the chunks of a dead-letter table are.
 const DEAD_LETTER_CHUNK_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
@@ -131,7 +131,7 @@ impl WantedRelation {
             changes: vec![self.change("", "", &self.name)],
             sql: format!(
                 "CREATE TABLE {} (\n{}\n);\n\
-                 SELECT {}.create_hypertable({}, {}.by_range({}, {}), create_default_indexes => false);\n{}",
+                 SELECT {}.create_hypertable({}, {}.by_range({}, {}), create_default_indexes => false);\n",
                 self.sql_name(),
                 columns.join(",\n"),
                 identifier(functions),
@@ -139,7 +139,6 @@ impl WantedRelation {
                 identifier(functions),
                 super::sql::literal(&self.time_column),
                 interval(self.chunk_interval),
-                forget_positions(&self.schema, &self.name),
             ),
         }];
         steps.extend(
@@ -247,27 +246,6 @@ impl WantedRelation {
         }
     }
 
-    fn plan_indexes(&self, relation: &ObservedRelation, plan: &mut RelationPlan) {
-        for columns in &self.indexes {
-            if relation.indexes.iter().any(|found| found.columns == *columns) {
-                continue;
-            }
-            let name = self.index_name(columns);
-            if relation.indexes.iter().any(|found| found.name == name) {
-                plan.refusals.push(self.refused(format!(
-                    "index {name} of {} exists with another definition; run: DROP INDEX {};",
-                    self.display_name(),
-                    qualified(&self.schema, &name)
-                )));
-                continue;
-            }
-            plan.steps.push(TableStep {
-                changes: vec![self.change("index", "", &name)],
-                sql: self.create_index(columns),
-            });
-        }
-    }
-
     fn set_chunk_interval(&self, found: Duration, functions: &str) -> TableStep {
         TableStep {
             changes: vec![self.change(
@@ -282,40 +260,6 @@ impl WantedRelation {
                 interval(self.chunk_interval)
             ),
         }
-    }
-
-    fn create_index(&self, columns: &[(String, SortOrder)]) -> String {
-        let list: Vec<_> = columns
-            .iter()
-            .map(|(name, order)| match order {
-                SortOrder::Ascending => identifier(name),
-                SortOrder::Descending => format!("{} DESC", identifier(name)),
-            })
-            .collect();
-        format!(
-            "CREATE INDEX {} ON {} ({});\n",
-            identifier(&self.index_name(columns)),
-            self.sql_name(),
-            list.join(", ")
-        )
-    }
-
-    /// `<table>_<column>[_desc]…_idx`, or where that is too long for PostgreSQL, its beginning and a hash.
-    fn index_name(&self, columns: &[(String, SortOrder)]) -> String {
-        let parts: String = columns
-            .iter()
-            .map(|(name, order)| match order {
-                SortOrder::Ascending => format!("_{name}"),
-                SortOrder::Descending => format!("_{name}_desc"),
-            })
-            .collect();
-        let name = format!("{}{parts}_idx", self.name);
-        if name.len() <= MAX_IDENTIFIER_BYTES {
-            return name;
-        }
-        let hash: String = Sha256::digest(&name).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        let room = MAX_IDENTIFIER_BYTES - "__idx".len() - hash.len();
-        format!("{}_{hash}_idx", name.get(..room).unwrap_or_default())
     }
 
     fn other_type(&self, wanted: &WantedColumn, found: &ObservedColumn) -> Refusal {

@@ -1,0 +1,157 @@
+//! Reads one table with its columns, indexes and what TimescaleDB knows of it. I/O.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row, postgres::types::Oid};
+
+use crate::{
+    pipeline::SortOrder,
+    timescale::{
+        ObservedColumn, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedRetention,
+        execute::statement,
+    },
+};
+
+/// The table, or whatever has its name.
+pub(super) async fn read_relation(
+    connection: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    has_timescale: bool,
+) -> sqlx::Result<Option<ObservedRelation>> {
+    let row = statement(
+        "SELECT pg_class.oid, relkind = 'r' AS is_table, pg_has_role(relowner, 'USAGE') AS owned \
+         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2",
+    )
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let oid: Oid = row.try_get("oid")?;
+    let mut relation = ObservedRelation {
+        is_table: row.try_get("is_table")?,
+        owned: row.try_get("owned")?,
+        hypertable: None,
+        columns: read_columns(connection, oid).await?,
+        indexes: read_indexes(connection, oid).await?,
+        retention: None,
+    };
+    if has_timescale {
+        relation.hypertable = read_hypertable(connection, schema, name).await?;
+        relation.retention = read_retention(connection, schema, name).await?;
+    }
+    Ok(Some(relation))
+}
+
+async fn read_columns(connection: &mut PgConnection, table: Oid) -> sqlx::Result<Vec<ObservedColumn>> {
+    let rows = statement(
+        "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS sql_type, \
+           NOT attnotnull AS nullable, atthasdef OR attidentity <> '' AS has_default \
+         FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(ObservedColumn {
+                name: row.try_get("name")?,
+                sql_type: row.try_get("sql_type")?,
+                nullable: row.try_get("nullable")?,
+                has_default: row.try_get("has_default")?,
+            })
+        })
+        .collect()
+}
+
+async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result<Vec<ObservedIndex>> {
+    let rows = statement(
+        "SELECT pg_class.relname::text AS name, \
+           amname = 'btree' AND indisvalid AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
+           columns, options \
+         FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam \
+         CROSS JOIN LATERAL \
+           (SELECT array_agg(attname::text ORDER BY position) AS columns, array_agg(option ORDER BY position) AS options \
+              FROM unnest(indkey::int2[], indoption::int2[]) WITH ORDINALITY AS key (attribute, option, position) \
+              LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = attribute) AS keys \
+         WHERE indrelid = $1",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let columns: Vec<Option<String>> = row.try_get("columns")?;
+            let options: Vec<Option<i16>> = row.try_get("options")?;
+            // NULLS LAST for ascending and NULLS FIRST for descending, as `CREATE INDEX` has it by itself.
+            let orders = options.into_iter().map(|option| match option {
+                Some(0) => Some(SortOrder::Ascending),
+                Some(3) => Some(SortOrder::Descending),
+                _ => None,
+            });
+            let columns: Option<Vec<_>> =
+                columns.into_iter().zip(orders).map(|(column, order)| column.zip(order)).collect();
+            let is_plain: bool = row.try_get("plain")?;
+            Ok(ObservedIndex {
+                name: row.try_get("name")?,
+                columns: columns.filter(|_| is_plain).unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+async fn read_hypertable(
+    connection: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> sqlx::Result<Option<ObservedHypertable>> {
+    let row = statement(
+        "SELECT column_name::text AS time_column, extract(epoch FROM time_interval)::bigint AS chunk_seconds, \
+           num_chunks > 0 AS has_chunks \
+         FROM timescaledb_information.hypertables JOIN timescaledb_information.dimensions \
+           USING (hypertable_schema, hypertable_name) \
+         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND dimension_number = 1",
+    )
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(ObservedHypertable {
+            time_column: row.try_get("time_column")?,
+            chunk_interval: row.try_get::<Option<i64>, _>("chunk_seconds")?.and_then(seconds),
+            has_chunks: row.try_get("has_chunks")?,
+        })
+    })
+    .transpose()
+}
+
+async fn read_retention(
+    connection: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> sqlx::Result<Option<ObservedRetention>> {
+    let row = statement(
+        "SELECT extract(epoch FROM (config ->> 'drop_after')::interval)::bigint AS drop_after, \
+           extract(epoch FROM schedule_interval)::bigint AS check_interval, scheduled \
+         FROM timescaledb_information.jobs \
+         WHERE proc_name = 'policy_retention' AND hypertable_schema = $1 AND hypertable_name = $2",
+    )
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(ObservedRetention {
+            drop_after: row.try_get::<Option<i64>, _>("drop_after")?.and_then(seconds),
+            check_interval: seconds(row.try_get("check_interval")?).unwrap_or_default(),
+            scheduled: row.try_get("scheduled")?,
+        })
+    })
+    .transpose()
+}
+
+fn seconds(seconds: i64) -> Option<Duration> {
+    u64::try_from(seconds).ok().map(Duration::from_secs)
+}
