@@ -1,0 +1,384 @@
+//! What the processor's tests need: real services, processors as processes, a producer, and SQL.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crds::{
+    names::{POSITION_TABLE, dead_letter_table},
+    pipeline::{CodecType, ColumnType},
+    worker::{
+        AcceptTimeConfig, ColumnConfig, KafkaConfig, PipelineId, ProcessorConfig, RoleConfig, StartFrom,
+        TableConfig, WORKER_CONFIG_VERSION, WorkerConfig, WorkerStatus,
+    },
+};
+use rdkafka::{
+    ClientConfig, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The target table of every test, in a schema of its own.
+pub const TABLE: &str = "telemetry";
+
+/// A variable that `make test` sets.
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: these tests need real services, run `make test`"))
+}
+
+fn kafka_address() -> String {
+    variable("IOTPIPELINE_TEST_KAFKA")
+}
+
+/// Topic, schema and files of one test, that no other test and no other run shares.
+pub struct Scenario {
+    pub name: String,
+    pub config: ProcessorConfig,
+    directory: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Scenario {
+    /// A topic with so many partitions, and an empty table.
+    pub fn new(title: &str, partitions: i32) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        let name = format!("test_{title}_{now}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("uri"), variable("IOTPIPELINE_TEST_TIMESCALE")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let config = config(&name);
+        let scenario = Self { name, config, directory, runtime };
+        scenario.create_topic(partitions);
+        scenario.create_tables();
+        scenario
+    }
+
+    pub fn create_topic(&self, partitions: i32) {
+        let topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(1));
+        let created =
+            self.runtime.block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
+        created.into_iter().for_each(|result| drop(result.unwrap()));
+    }
+
+    pub fn grow_topic(&self, partitions: usize) {
+        let grown = NewPartitions::new(&self.name, partitions);
+        let results =
+            self.runtime.block_on(self.admin().create_partitions([&grown], &AdminOptions::new())).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
+    }
+
+    /// Deletes the records of partition 0 before an offset, as retention would.
+    pub fn delete_records(&self, before: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(&self.name, 0, rdkafka::Offset::Offset(before)).unwrap();
+        self.runtime.block_on(self.admin().delete_records(&offsets, &AdminOptions::new())).unwrap();
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", kafka_address()).create().unwrap()
+    }
+
+    /// The operator's work, from the column lists in `crds::names`.
+    fn create_tables(&self) {
+        let Self { name, .. } = self;
+        let dead_letters = dead_letter_table(TABLE);
+        self.execute(&format!(
+            "CREATE SCHEMA {name};
+             CREATE TABLE {name}.{TABLE} (time timestamptz NOT NULL, device text NOT NULL, n bigint, \
+               value double precision, extra jsonb);
+             SELECT create_hypertable('{name}.{TABLE}', by_range('time', INTERVAL '1 day'));
+             CREATE TABLE {name}.{dead_letters} (time timestamptz NOT NULL DEFAULT now(), \
+               reason text NOT NULL, stage text NOT NULL, error text NOT NULL, topic text NOT NULL, \
+               partition int NOT NULL, \"offset\" bigint NOT NULL, key bytea, headers jsonb, payload bytea, \
+               payload_bytes bigint NOT NULL, payload_sha256 bytea NOT NULL);
+             SELECT create_hypertable('{name}.{dead_letters}', by_range('time'));
+             CREATE TABLE {name}.{POSITION_TABLE} (table_name text NOT NULL, kafka_cluster_id text NOT NULL, \
+               topic text NOT NULL, partition int NOT NULL, next_offset bigint NOT NULL, last_offset bigint, \
+               last_timestamp timestamptz, last_hash bytea, updated_at timestamptz NOT NULL DEFAULT now(), \
+               PRIMARY KEY (table_name, kafka_cluster_id, topic, partition));"
+        ));
+    }
+
+    async fn connect() -> PgConnection {
+        PgConnection::connect(&variable("IOTPIPELINE_TEST_TIMESCALE")).await.unwrap()
+    }
+
+    /// Runs statements; `{schema}` stands for the test's schema.
+    pub fn execute(&self, sql: &str) {
+        let sql = sql.replace("{schema}", &self.name);
+        self.runtime.block_on(async {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut Self::connect().await).await.unwrap();
+        });
+    }
+
+    /// The rows of a query as text, columns separated by `|`; `{schema}` stands for the test's schema.
+    pub fn query(&self, sql: &str) -> Vec<String> {
+        let sql = sql.replace("{schema}", &self.name);
+        // The simple protocol answers text, whatever the types.
+        let rows = self.runtime.block_on(async {
+            sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut Self::connect().await).await.unwrap()
+        });
+        let text = |row: &PgRow| {
+            let columns = (0..row.len()).map(|index| row.try_get_raw(index).unwrap());
+            columns.map(|value| value.as_str().unwrap_or("null").to_owned()).collect::<Vec<_>>().join("|")
+        };
+        rows.iter().map(text).collect()
+    }
+
+    /// The only number that a query answers.
+    pub fn number(&self, sql: &str) -> i64 {
+        self.query(sql)[0].parse().unwrap()
+    }
+
+    /// Holds a lock on the table, so that COPY waits, for as long as `during` runs.
+    pub fn with_locked_table(&self, during: impl FnOnce()) {
+        let sql = format!("BEGIN; LOCK TABLE {}.{TABLE} IN ACCESS EXCLUSIVE MODE", self.name);
+        let mut connection = self.runtime.block_on(Self::connect());
+        self.runtime.block_on(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection)).unwrap();
+        during();
+        self.runtime.block_on(connection.close()).unwrap();
+    }
+
+    /// Waits until the table has so many rows, then a little longer, and checks that each of 0..rows is there
+    /// once.
+    pub fn assert_each_once(&self, rows: i64) {
+        let count = || self.number("SELECT count(*) FROM {schema}.telemetry");
+        wait_until(|| count() >= rows).unwrap_or_else(|()| panic!("{} of {rows} rows arrived", count()));
+        // Duplicates that are still on their way belong to the truth too.
+        thread::sleep(Duration::from_secs(2));
+        let found = self.query("SELECT count(*), count(DISTINCT n), min(n), max(n) FROM {schema}.telemetry");
+        assert_eq!(found, [format!("{rows}|{rows}|0|{}", rows - 1)], "rows, distinct, first, last");
+    }
+
+    /// Waits until there are so many dead letters; answers offset, reason and stage of each.
+    pub fn dead_letters(&self, count: usize) -> Vec<String> {
+        let sql = "SELECT \"offset\", reason, stage FROM {schema}.telemetry_dead_letters \
+                   ORDER BY partition, \"offset\"";
+        let _ = wait_until(|| self.query(sql).len() >= count);
+        self.query(sql)
+    }
+
+    /// Starts a processor; does not wait for it.
+    pub fn start(&self) -> Processor {
+        let config = WorkerConfig {
+            version: WORKER_CONFIG_VERSION,
+            pipeline: PipelineId {
+                cluster_name: "test".into(),
+                namespace: "test".into(),
+                name: self.name.clone(),
+            },
+            kafka: KafkaConfig { bootstrap_servers: kafka_address(), topic: self.name.clone() },
+            role: RoleConfig::Processor(self.config.clone()),
+        };
+        let path = self.directory.join("worker.json");
+        fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+        let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_iotpipeline-worker"))
+            .args(["process", "--http-address", &http.to_string()])
+            .args(["--config".as_ref(), path.as_os_str()])
+            .args(["--timescale-secret".as_ref(), self.directory.as_os_str()])
+            .spawn()
+            .unwrap();
+        Processor { child, http }
+    }
+
+    /// Starts a processor and waits until it is ready.
+    pub fn start_ready(&self) -> Processor {
+        let processor = self.start();
+        processor.wait_for("ready", |status| status.ready);
+        processor
+    }
+
+    pub fn producer(&self) -> Records {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", kafka_address())
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .create()
+            .unwrap();
+        Records { producer, topic: self.name.clone() }
+    }
+}
+
+impl Drop for Scenario {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+        if !thread::panicking() {
+            self.execute("DROP SCHEMA {schema} CASCADE");
+            let deleted = self.admin();
+            let _ = self.runtime.block_on(deleted.delete_topics(&[&self.name], &AdminOptions::new()));
+        }
+    }
+}
+
+fn config(name: &str) -> ProcessorConfig {
+    let column = |name: &str, column_type, nullable| ColumnConfig {
+        name: name.into(),
+        column_type,
+        from: vec![name.into()],
+        nullable,
+    };
+    ProcessorConfig {
+        consumer_group: name.into(),
+        start_from: StartFrom::Earliest,
+        codec: CodecType::Json,
+        program: None,
+        accept_time: AcceptTimeConfig::default(),
+        table: TableConfig {
+            schema: name.into(),
+            name: TABLE.into(),
+            columns: vec![
+                column("time", ColumnType::Timestamptz, false),
+                column("device", ColumnType::Text, false),
+                column("n", ColumnType::Bigint, true),
+                column("value", ColumnType::DoublePrecision, true),
+            ],
+            time_column: "time".into(),
+            extra_column: Some("extra".into()),
+        },
+    }
+}
+
+/// Writes records to the topic.
+pub struct Records {
+    producer: ThreadedProducer<DefaultProducerContext>,
+    topic: String,
+}
+
+impl Records {
+    /// One record to one partition.
+    pub fn send(&self, partition: i32, payload: &[u8], headers: &[(&str, &str)]) {
+        let owned = headers.iter().fold(OwnedHeaders::new(), |owned, (key, value)| {
+            owned.insert(Header { key, value: Some(*value) })
+        });
+        let mut record =
+            BaseRecord::to(&self.topic).partition(partition).key("device").payload(payload).headers(owned);
+        while let Err((error, back)) = self.producer.send(record) {
+            assert_eq!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+            thread::sleep(Duration::from_millis(10));
+            record = back;
+        }
+    }
+
+    /// Numbered events, over the partitions in turn.
+    pub fn send_events(&self, numbers: std::ops::Range<i64>, partitions: i32) {
+        for n in numbers {
+            self.send(i32::try_from(n % i64::from(partitions)).unwrap(), event(n).as_bytes(), &[]);
+        }
+    }
+
+    /// Waits until Kafka has everything.
+    pub fn flush(&self) {
+        self.producer.flush(PATIENCE).unwrap();
+    }
+}
+
+/// An event with a number.
+pub fn event(n: i64) -> String {
+    format!(
+        r#"{{"time":{},"device":"d{}","n":{n},"value":{}.5}}"#,
+        1_795_428_000 + n % 1000,
+        n % 200,
+        n % 100
+    )
+}
+
+/// A processor as a process of its own, killed when dropped.
+pub struct Processor {
+    child: Child,
+    http: SocketAddr,
+}
+
+impl Processor {
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.child.wait().unwrap()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.http).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: processor\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    pub fn status(&self) -> Option<WorkerStatus> {
+        serde_json::from_str(&self.get("/status")?).ok()
+    }
+
+    /// Waits until the status fits; answers it.
+    pub fn wait_for(&self, what: &str, fits: impl Fn(&WorkerStatus) -> bool) -> WorkerStatus {
+        let mut last = None;
+        wait_until(|| {
+            last = self.status();
+            last.as_ref().is_some_and(&fits)
+        })
+        .unwrap_or_else(|()| panic!("the processor did not become {what}: {last:?}"));
+        last.unwrap()
+    }
+
+    /// Waits until it is not ready for this reason.
+    pub fn wait_for_problem(&self, reason: &str) {
+        self.wait_for(reason, |status| {
+            !status.ready && status.problem.as_ref().is_some_and(|problem| problem.reason == reason)
+        });
+    }
+
+    /// The value of a metric with these labels; 0 where it was never counted.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("iotpipeline_processor_{name} ")));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+impl Drop for Processor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Tries again until it holds, for [`PATIENCE`] at most.
+pub fn wait_until(mut holds: impl FnMut() -> bool) -> Result<(), ()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() > deadline {
+            return Err(());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
