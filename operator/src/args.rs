@@ -1,4 +1,4 @@
-//! The operator's command line. Every option can be given as an environment variable too.
+//! The operator's command line. Every option with a value can be given as an environment variable too.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -23,7 +23,7 @@ pub struct Args {
     pub watch_namespaces: Vec<String>,
 
     /// Look after the IoTPipelines of all namespaces.
-    #[arg(long, env = "IOTPIPELINE_WATCH_ANY_NAMESPACE")]
+    #[arg(long)]
     pub watch_any_namespace: bool,
 
     /// The image that workers run.

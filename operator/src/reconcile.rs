@@ -35,7 +35,7 @@ use crate::{
     pipeline::Pipeline,
 };
 
-/// When to look again at a pipeline that is not ready: its workers' reports send no events.
+/// When to look again where something is on its way: what workers report sends no events.
 const SETTLING: Duration = Duration::from_secs(10);
 
 /// When to look again for a Secret that is missing: its appearance sends no event.
@@ -126,8 +126,7 @@ async fn report(
     Ok(())
 }
 
-/// Whether only a change of the spec or of the world can make a difference.
+/// Whether only a change of the spec or of the world can make a difference: nothing is on its way.
 fn is_settled(status: &IoTPipelineStatus) -> bool {
-    status::ready(status)
-        .is_some_and(|ready| ready.status == "True" || ready.reason == Reason::Suspended.to_string())
+    status::ready(status).is_some_and(|ready| !status::is_transient(&ready.reason))
 }

@@ -140,10 +140,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     metrics.count_pipelines(stores.clone());
 
     let listener = TcpListener::bind(http_address).await.context(HttpSnafu { address: http_address })?;
-    let served = http::serve(listener, metrics, stores, stop.clone());
-    let watched = stream::select_all(reconciliations).for_each(|()| async {});
-    let ((), served) = tokio::join!(watched, served);
-    served.context(HttpSnafu { address: http_address })?;
+    let served = http::serve(listener, metrics, stores, stop);
+    let watched = stream::select_all(reconciliations).for_each(|()| async {}).map(Ok);
+    tokio::try_join!(watched, served).context(HttpSnafu { address: http_address })?;
     tracing::info!("The operator stopped");
     Ok(())
 }

@@ -21,6 +21,7 @@ use kube::{
 use super::{
     announce,
     fetch::{LiveChild, Workers, fetch_secrets, fetch_workers, is_namespace_terminating},
+    plan::deletes_something,
     status,
     validate::validate,
     write,
@@ -96,8 +97,11 @@ async fn attempt(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> R
             });
         }
     };
+    if !deletes_something(&object.spec.deletion_policy) {
+        return Ok(Progress::Done(Vec::new()));
+    }
     let secrets = fetch_secrets(object, context).await?;
-    let pipeline = match validate(object, &secrets, &context.settings) {
+    let pipeline = match validate(&without_program(object), &secrets, &context.settings) {
         Ok(pipeline) => pipeline,
         Err(invalid) => {
             let namespace = object.namespace().unwrap_or_default();
@@ -114,6 +118,13 @@ async fn attempt(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> R
         Ok(changes) => Progress::Done(changes),
         Err(message) => Progress::Fails { message, is_hopeless: false },
     })
+}
+
+/// A program that does not compile is no reason to leave a topic behind.
+fn without_program(object: &IoTPipeline) -> IoTPipeline {
+    let mut object = object.clone();
+    object.spec.processing.program = None;
+    object
 }
 
 /// Deletes the workers; says what it waits for while some of their pods still run.

@@ -227,3 +227,123 @@ fn configuration_of(workload: &LiveChild) -> Option<&str> {
     let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
     volume.pointer("/configMap/name")?.as_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::test_support::{QUICKSTART, image, pipeline};
+
+    /// The children of a pipeline as they are in the cluster, all pods new and ready.
+    fn children(pipeline: &Pipeline) -> Vec<LiveChild> {
+        let mut children = Vec::new();
+        for component in [Component::Bridge, Component::Processor] {
+            let configuration = build_configuration(pipeline, component).unwrap();
+            children.extend(build_worker(pipeline, component, &configuration.name, &image()).unwrap());
+            children.push(configuration);
+        }
+        let settled = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
+        children
+            .into_iter()
+            .map(|child| live(child.kind, child.object, |object| object["status"] = settled.clone()))
+            .collect()
+    }
+
+    fn live(kind: ChildKind, mut object: Value, change: impl FnOnce(&mut Value)) -> LiveChild {
+        change(&mut object);
+        LiveChild { kind, object: serde_json::from_value(object).unwrap() }
+    }
+
+    fn names(children: &[Child]) -> Vec<String> {
+        children.iter().map(|child| format!("{} {}", child.kind, child.name)).collect()
+    }
+
+    fn workers(children: Vec<LiveChild>) -> Workers {
+        Workers { children, pods: Vec::new() }
+    }
+
+    fn plan_bridge(pipeline: &Pipeline, workers: &Workers) -> WorkerPlan {
+        plan_worker(pipeline, Component::Bridge, workers, &image()).unwrap()
+    }
+
+    fn orphans_of(pipeline: &Pipeline, workers: &Workers) -> Vec<String> {
+        let bridge = plan_bridge(pipeline, workers);
+        let processor = plan_worker(pipeline, Component::Processor, workers, &image()).unwrap();
+        let orphans = orphans(pipeline, workers, [&bridge, &processor]).unwrap();
+        orphans.iter().map(|orphan| orphan.object.name_any()).collect()
+    }
+
+    #[test]
+    fn finalizers_follow_the_policy_and_leave_those_of_others() {
+        let plan = |policy: Value, finalizers: &[&str]| {
+            let finalizers: Vec<String> = finalizers.iter().map(|name| (*name).to_owned()).collect();
+            plan_finalizers(&serde_json::from_value(policy).unwrap(), &finalizers)
+        };
+        let (retain, delete) = (json!({}), json!({"topic": "Delete"}));
+        assert_eq!(plan(retain.clone(), &["other/x"]), None);
+        assert_eq!(plan(delete.clone(), &[FINALIZER]), None);
+        assert_eq!(plan(delete, &["other/x"]), Some(vec!["other/x".to_owned(), FINALIZER.to_owned()]));
+        assert_eq!(plan(retain, &["other/x", FINALIZER]), Some(vec!["other/x".to_owned()]));
+    }
+
+    #[test]
+    fn children_that_are_as_wanted_are_left_alone() {
+        let pipeline = pipeline(QUICKSTART);
+        let workers = workers(children(&pipeline));
+        let plan = plan_bridge(&pipeline, &workers);
+        assert!(plan.keep.is_empty() && plan.roll.is_empty() && plan.problems.is_empty(), "{plan:?}");
+        assert_eq!(orphans_of(&pipeline, &workers), [""; 0]);
+    }
+
+    #[test]
+    fn only_a_new_configuration_waits_for_the_stores() {
+        let before = pipeline(QUICKSTART);
+        let workers = workers(children(&before));
+        let larger = pipeline(&format!("{QUICKSTART}  bridge: {{resources: {{limits: {{memory: 1Gi}}}}}}\n"));
+        let plan = plan_bridge(&larger, &workers);
+        assert_eq!(names(&plan.keep), ["StatefulSet line-bridge"]);
+        assert_eq!(names(&plan.roll), [""; 0]);
+        let other_filter = pipeline(&QUICKSTART.replace("plants/+", "sites/+"));
+        let plan = plan_bridge(&other_filter, &workers);
+        assert_eq!(names(&plan.keep), [""; 0]);
+        assert_eq!(plan.roll.len(), 2, "{plan:?}");
+    }
+
+    #[test]
+    fn a_superseded_configuration_is_kept_until_the_roll_is_complete() {
+        let before = pipeline(QUICKSTART);
+        let after = pipeline(&QUICKSTART.replace("plants/+", "sites/+"));
+        let old_configuration = build_configuration(&before, Component::Bridge).unwrap();
+        let mut world = children(&after);
+        world.push(live(ChildKind::ConfigMap, old_configuration.object, |_| {}));
+        assert_eq!(orphans_of(&after, &workers(world.clone())), [old_configuration.name]);
+        for child in &mut world {
+            if child.kind == ChildKind::StatefulSet {
+                child.object.data["status"]["readyReplicas"] = json!(0);
+            }
+        }
+        assert_eq!(orphans_of(&after, &workers(world)), [""; 0]);
+    }
+
+    #[test]
+    fn an_object_is_ours_by_its_owner_and_not_by_its_name() {
+        let pipeline = pipeline(QUICKSTART);
+        let judged = |owner: Value, labels: Value| {
+            let metadata = json!({"name": "line-bridge", "ownerReferences": owner, "labels": labels});
+            let child = live(ChildKind::StatefulSet, json!({"metadata": metadata}), |_| {});
+            match ownership(&pipeline, &child) {
+                Ownership::Ours => "ours",
+                Ownership::Going => "going",
+                Ownership::SomebodyElses => "somebody else's",
+            }
+        };
+        let owner = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
+        assert_eq!(judged(owner("IoTPipeline", "line", "6f2b"), json!({})), "ours");
+        assert_eq!(judged(owner("IoTPipeline", "line", "0000"), json!({})), "going");
+        assert_eq!(judged(owner("IoTPipeline", "other", "1111"), json!({})), "somebody else's");
+        assert_eq!(judged(owner("Kafka", "line", "2222"), json!({})), "somebody else's");
+        assert_eq!(judged(json!([]), json!({PIPELINE_LABEL: "line"})), "ours");
+        assert_eq!(judged(json!([]), json!({})), "somebody else's");
+    }
+}

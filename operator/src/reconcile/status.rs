@@ -284,3 +284,92 @@ fn coarse(lag: &LagStatus) -> LagStatus {
     };
     LagStatus { messages: round(lag.messages), seconds: round(lag.seconds) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{QUICKSTART, object};
+
+    fn parts(findings: &[(bool, Reason)]) -> Vec<(ConditionType, Option<Finding>)> {
+        [ConditionType::TopicReady, ConditionType::TableReady, ConditionType::BridgeReady]
+            .into_iter()
+            .zip(findings)
+            .map(|(condition_type, (holds, reason))| {
+                let finding =
+                    Finding { holds: *holds, reason: reason.to_string(), message: "so it is".to_owned() };
+                (condition_type, Some(finding))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn ready_names_what_is_wrong_before_what_is_on_its_way() {
+        let fine = (true, Reason::AsSpecified);
+        let summary = |findings: &[(bool, Reason)]| {
+            let Finding { holds, reason, message } = summarise(&parts(findings));
+            format!("{holds} {reason}: {message}")
+        };
+        assert_eq!(summary(&[fine, fine, fine]), "true AsSpecified: messages become rows");
+        assert_eq!(
+            summary(&[
+                (false, Reason::Pending),
+                (false, Reason::PermissionMissing),
+                (false, Reason::Progressing)
+            ]),
+            "false PermissionMissing: TableReady: so it is"
+        );
+        assert_eq!(
+            summary(&[fine, fine, (false, Reason::Progressing)]),
+            "false Progressing: BridgeReady: so it is"
+        );
+    }
+
+    #[test]
+    fn the_time_of_a_condition_is_that_of_its_last_turn() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let finding = |holds| Some(Finding { holds, ..Finding::fails(Reason::Progressing, "starts") });
+        let make = |holds, before: Option<&Condition>, second| {
+            condition(ConditionType::Ready, finding(holds), before, Some(1), at(second))
+        };
+        let first = make(false, None, 10);
+        let same = make(false, Some(&first), 20);
+        assert_eq!(first, same);
+        assert_eq!(make(true, Some(&first), 30).last_transition_time, Time(at(30)));
+    }
+
+    #[test]
+    fn a_refused_spec_leaves_what_is_known_of_the_stores() {
+        let mut object = object(QUICKSTART);
+        let invalid = Invalid { reason: Reason::InvalidSpec, message: "no".to_owned() };
+        let now = Timestamp::UNIX_EPOCH;
+        let first = status(&object, &Workers::default(), &Assessment::Refused(&invalid), now);
+        let topic = find(&first.conditions, ConditionType::TopicReady).unwrap();
+        assert_eq!((topic.status.as_str(), topic.reason.as_str()), ("Unknown", "Pending"));
+        assert_eq!((first.observed_generation, first.applied_generation), (Some(4), None));
+        assert_eq!(
+            first.processor.clone().unwrap().selector,
+            "app.kubernetes.io/component=processor,iotpipeline.dev/pipeline=line"
+        );
+        let mut before = first;
+        before.conditions[1].status = "True".to_owned();
+        before.applied_generation = Some(3);
+        object.status = Some(before);
+        let second = status(&object, &Workers::default(), &Assessment::Refused(&invalid), now);
+        assert_eq!(find(&second.conditions, ConditionType::TopicReady).unwrap().status, "True");
+        assert_eq!(second.applied_generation, Some(3));
+    }
+
+    #[test]
+    fn lag_is_told_in_two_digits() {
+        for (exact, told) in [(0, 0), (7, 7), (99, 99), (123, 120), (98_765, 98_000)] {
+            let lag = coarse(&LagStatus { messages: exact, seconds: exact });
+            assert_eq!((lag.messages, lag.seconds), (told, told));
+        }
+    }
+
+    #[test]
+    fn a_message_is_never_cut_within_a_character() {
+        let message = shorten("ä".repeat(MAX_MESSAGE_BYTES));
+        assert!(message.len() <= MAX_MESSAGE_BYTES + "…".len());
+    }
+}

@@ -7,6 +7,7 @@ use std::{
 
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
+use operator::rbac::RULES;
 use serde_json::{Value, json};
 
 /// What happened, in order, in all fakes of one test.
@@ -63,6 +64,7 @@ impl ApiServer {
         let from = path.iter().position(|segment| *segment == "namespaces").unwrap();
         // `/api/v1/namespaces/plant-7` itself, or something in it.
         let target = if path.len() == from + 2 { &path[from..] } else { &path[from + 2..] };
+        assert_granted(&parts.method, path[0] == "api", path[1], target);
         let query = parts.uri.query().unwrap_or_default();
         let (code, answer) = match (&parts.method, target) {
             (&Method::GET, [plural]) => (StatusCode::OK, self.list(plural, query)),
@@ -157,6 +159,28 @@ impl ApiServer {
     fn note(&self, entry: String) {
         self.log.lock().unwrap().push(entry);
     }
+}
+
+/// Whatever the operator asks for is in the list that the chart's Role is made from.
+fn assert_granted(method: &Method, is_core: bool, group: &str, target: &[&str]) {
+    let verb = match (method.as_str(), target.len()) {
+        ("GET", 1) => "list",
+        ("GET", _) => "get",
+        ("POST", _) => "create",
+        ("PATCH", _) => "patch",
+        ("DELETE", _) => "delete",
+        other => panic!("{other:?}"),
+    };
+    let resource = match target {
+        [plural, _, subresource] => format!("{plural}/{subresource}"),
+        [plural, ..] => (*plural).to_owned(),
+        [] => panic!("{method} without a resource"),
+    };
+    let group = if is_core { "" } else { group };
+    let is_granted = RULES
+        .iter()
+        .any(|rule| rule.api_group == group && rule.resource == resource && rule.verbs.contains(&verb));
+    assert!(is_granted, "{verb} {resource} in group {group:?} is not granted");
 }
 
 fn found(object: Value) -> (StatusCode, Value) {

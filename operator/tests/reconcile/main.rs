@@ -1,8 +1,11 @@
 //! Reconciliation against an API server, a Kafka and a database that live in this process: what is written, in
 //! which order, and above all what is not.
 
+#[cfg(test)]
 mod api_server;
+#[cfg(test)]
 mod stores;
+#[cfg(test)]
 mod world;
 
 use kube::runtime::controller::Action;
