@@ -1,10 +1,17 @@
 # shellcheck shell=bash
 # The node's network namespace and what the machine needs to reach it.
 
-create_network() {
+# What is there already belongs to somebody else, and `down` must never remove that.
+check_network_is_free() {
+  if [[ -e /run/netns/$NETWORK_NAMESPACE || -e /sys/class/net/$MACHINE_INTERFACE ]]; then
+    die "network namespace $NETWORK_NAMESPACE or interface $MACHINE_INTERFACE exists: is another cluster up, with another IOTPIPELINE_STATE?"
+  fi
   if [[ -n "$(ip route show "$CLUSTER_CIDR")" ]]; then
     die "the machine has a route to $CLUSTER_CIDR already, which the cluster would use"
   fi
+}
+
+create_network() {
   ip netns add "$NETWORK_NAMESPACE"
   ip link add "$MACHINE_INTERFACE" type veth peer name eth0 netns "$NETWORK_NAMESPACE"
   ip address add "$MACHINE_ADDRESS/30" dev "$MACHINE_INTERFACE"
