@@ -41,6 +41,8 @@ async fn looking_at_a_topic_does_not_create_it() {
     for _ in 0..3 {
         assert_eq!(test.observe().await.topic, None);
         assert_eq!(test.watermarks().await, BTreeMap::new());
+        // A broker that creates topics by itself takes a moment.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
     assert!(!test.observe().await.cluster_id.is_empty());
 }
