@@ -243,7 +243,8 @@ pub fn read_topic(topic: &str, expect: usize) -> Vec<Record> {
     let mut complete = false;
     while Instant::now() < deadline {
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let message = message.unwrap();
+        // Kafka may be on its way back.
+        let Ok(message) = message else { continue };
         let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         let headers = worker::headers::decode(message.headers().unwrap()).unwrap();
         let payload = message.payload().unwrap_or_default().to_vec();

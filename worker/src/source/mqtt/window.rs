@@ -5,6 +5,10 @@
 
 use std::collections::VecDeque;
 
+/// How many more than the receive maximum are let in before reading stops: brokers count generously (Mosquitto
+/// sends one more), and where reading stops the keep-alive does too.
+const SLACK: usize = 16;
+
 /// A ring of unacknowledged messages. `A` is what it takes to acknowledge one.
 #[derive(Debug)]
 pub struct Window<A> {
@@ -55,10 +59,10 @@ impl<A> Window<A> {
 
     /// Whether nothing more may be read.
     ///
-    /// An MQTT 5 broker stops by itself at exactly `max_messages` (receive maximum), where reading must go on
-    /// so that the keep-alive does: only what exceeds it, at QoS 0 or from an MQTT 3.1.1 broker, fills the window.
+    /// An MQTT 5 broker stops by itself at `max_messages` (receive maximum), where reading must go on so that the
+    /// keep-alive does: only what clearly exceeds it, at QoS 0 or from an MQTT 3.1.1 broker, fills the window.
     pub fn is_full(&self) -> bool {
-        self.entries.len() > self.max_messages || self.bytes >= self.max_bytes
+        self.entries.len() >= self.max_messages + SLACK || self.bytes >= self.max_bytes
     }
 
     /// How many messages wait.
@@ -137,11 +141,13 @@ mod tests {
         window.deliver(a);
         due(&mut window);
         assert_eq!((window.len(), window.bytes()), (0, 0));
-        for _ in 0..2 {
+        for _ in 0..3 {
             window.push(1, 0, Some('x'));
         }
-        assert!(!window.is_full(), "exactly the receive maximum: the keep-alive goes on");
-        window.push(1, 0, None);
+        assert!(!window.is_full(), "the receive maximum and one more: the keep-alive goes on");
+        for _ in 3..2 + SLACK {
+            window.push(1, 0, None);
+        }
         assert!(window.is_full(), "by count");
     }
 
