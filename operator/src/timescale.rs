@@ -123,7 +123,7 @@ pub struct ObservedTable {
 /// The TimescaleDB extension as the server has it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ObservedExtension {
-    /// Whether the server's packages have it.
+    /// Whether the server's packages have it and its library is preloaded.
     pub available: bool,
     /// Whether a role without superuser may create it, given CREATE on the database.
     pub trusted: bool,

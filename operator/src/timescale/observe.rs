@@ -96,12 +96,14 @@ pub(super) async fn table_marker(
 }
 
 async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Result<ObservedTable> {
+    // A server that has preloaded the library knows its settings in every database.
     let row = statement(
         "SELECT split_part(current_setting('server_version'), ' ', 1) AS server_version, \
            current_database()::text AS database, current_user::text AS role, \
            current_setting('is_superuser') = 'on' AS superuser, \
            has_database_privilege(current_database(), 'CREATE') AS create_in_database, \
-           EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS available, \
+           EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') \
+             AND current_setting('timescaledb.disable_load', true) IS NOT NULL AS available, \
            EXISTS (SELECT FROM pg_available_extension_versions WHERE name = 'timescaledb' AND trusted) AS trusted, \
            (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS version, \
            current_setting('timescaledb.license', true) AS license, \

@@ -77,11 +77,10 @@ fn create_schema(schema: &str) -> TableStep {
 }
 
 fn missing_extension(observed: &ObservedTable) -> Option<Refusal> {
-    let extension = &observed.extension;
-    (extension.installed.is_none() && !extension.available).then(|| Refusal {
+    (!observed.extension.available).then(|| Refusal {
         reason: Reason::ExtensionMissing,
         message: format!(
-            "PostgreSQL {} has no TimescaleDB; install its package on the server, add timescaledb to \
+            "this PostgreSQL {} has no TimescaleDB; install its package on the server, add timescaledb to \
              shared_preload_libraries and restart the server",
             observed.server_version
         ),
