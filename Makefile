@@ -1,6 +1,6 @@
 # What there is to do here. Each target calls one script or tool, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down images cluster cluster-down cluster-status
+.PHONY: help demo demo-down test test-unit lint fmt generate images cluster cluster-down cluster-status
 
 CLUSTER := tests/e2e/cluster
 
@@ -12,6 +12,21 @@ demo: ## from nothing to rows: the local cluster, the operator, a pipeline and 2
 
 demo-down: ## take the demo and its cluster down; only the cache of built tools stays
 	$(CLUSTER)/down
+
+test: ## run all tests: unit, integration and end-to-end, on a local cluster
+	scripts/test
+
+test-unit: ## run the tests that need nothing but the compiler
+	scripts/test unit
+
+lint: ## check format, lints, dependencies, scripts, the chart and generated files
+	scripts/lint
+
+fmt: ## format the Rust code
+	cargo fmt --all
+
+generate: ## write what is generated: the resource definition and what the chart renders
+	scripts/generate
 
 images: ## build the operator's and worker's images: target/images/{operator,worker}.tar
 	cargo build --release && images/build
