@@ -1,5 +1,8 @@
 //! The bridge as a process, between a real MQTT broker and a real Kafka: nothing is lost, whatever stops it.
 
+// Helpers outside of test functions fail by panicking too.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::{

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crds::worker::{BridgeConfig, Subscription};
 use rumqttc_v5::{
-    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError,
-    DisconnectReasonCode, EventLoop, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PubAck,
-    PubRec, Publish, QoS, RetainForwardRule, StateError, SubscribeFilterInput, SubscribeReasonCode,
+    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
+    ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PubAck, PubRec, Publish, QoS,
+    RetainForwardRule, StateError, SubscribeFilterInput, SubscribeReasonCode,
     mqttbytes::Error as PacketError,
 };
 

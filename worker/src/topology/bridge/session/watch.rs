@@ -1,0 +1,86 @@
+//! How a session fares: readiness, gauges, and the answers that the broker owes.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time;
+
+use super::{Parts, Phase, Session, kafka_slow};
+use crate::{
+    health::problem,
+    source::mqtt::{BROKER_UNREACHABLE, Failure},
+};
+
+/// Kafka is taken for gone when a message has waited so long for it.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the broker may take to answer SUBSCRIBE.
+const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait before asking again for what the broker refused.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
+
+impl Session<'_> {
+    /// Says once a second how things stand, and ends the session where the broker owes an answer.
+    pub(super) async fn watch(&self) -> Failure {
+        let mut ticks = time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.parts.health.turned();
+            self.assess();
+            if let Err(failure) = self.check_subscriptions() {
+                return failure;
+            }
+            if self.parts.producer.deliveries().all_brokers_down() {
+                let producer = Arc::clone(self.parts.producer);
+                // A failed question leaves the mark as it is; a successful one removes it.
+                let _ = tokio::task::spawn_blocking(move || producer.check_topic()).await;
+            }
+        }
+    }
+
+    fn check_subscriptions(&self) -> Result<(), Failure> {
+        let state = self.state.borrow();
+        let Phase::Connected { subscribed_at } = state.phase else { return Ok(()) };
+        if !state.subscriptions.are_answered() && subscribed_at.elapsed() > SUBSCRIBE_PATIENCE {
+            let message = format!("The MQTT broker did not answer SUBSCRIBE within {SUBSCRIBE_PATIENCE:?}.");
+            return Err(Failure { reason: BROKER_UNREACHABLE, message });
+        }
+        let ask_again = state.subscriptions.are_answered()
+            && !state.subscriptions.are_granted()
+            && subscribed_at.elapsed() > REFUSED_WAIT;
+        drop(state);
+        if ask_again { self.subscribe(true) } else { Ok(()) }
+    }
+
+    /// Works out readiness and the gauges.
+    pub(super) fn assess(&self) {
+        let Parts { health, metrics, producer, .. } = &self.parts;
+        let state = self.state.borrow();
+        metrics.in_flight.set(i64::try_from(state.window.len()).unwrap_or(i64::MAX));
+        metrics.in_flight_bytes.set(i64::try_from(state.window.bytes()).unwrap_or(i64::MAX));
+        if !matches!(state.phase, Phase::Connected { .. }) || !state.subscriptions.are_answered() {
+            return;
+        }
+        let patience = i64::try_from(DELIVERY_PATIENCE.as_micros()).unwrap_or(i64::MAX);
+        let oldest = state.window.oldest_micros();
+        let late = oldest.is_some_and(|oldest| Timestamp::now().as_microsecond() - oldest > patience);
+        let trouble = state.subscriptions.problem();
+        if !state.subscriptions.are_granted() {
+            health.set_not_ready(trouble.unwrap_or_else(|| problem("Starting", "Subscribing.")));
+        } else if producer.deliveries().all_brokers_down() || late {
+            let Failure { reason, message } = kafka_slow(DELIVERY_PATIENCE);
+            health.set_not_ready(problem(reason, message));
+        } else if state.lost {
+            health.set_ready_with_problem(problem(
+                "RecordTooLarge",
+                "A message was larger than any record may be, and was dropped: see the log.",
+            ));
+        } else if let Some(trouble) = trouble {
+            health.set_ready_with_problem(trouble);
+        } else {
+            health.set_ready();
+        }
+    }
+}
