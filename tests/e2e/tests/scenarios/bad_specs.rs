@@ -104,7 +104,7 @@ async fn the_api_server_refuses_what_its_rules_can_see() -> Report<Whatever> {
                 "an index may hold declared columns only",
             ),
             ("/spec/timescale/retention", json!({"dropAfter": "1y"}), "spec.timescale.retention.dropAfter"),
-            ("/spec/bridge/replicas", json!(2), "spec.bridge.replicas"),
+            ("/spec/bridge", json!({"replicas": 2}), "spec.bridge.replicas"),
             ("/spec/processor/replicas", json!(-1), "spec.processor.replicas"),
             ("/spec/suspend", json!("Maybe"), "spec.suspend"),
             ("/spec/timescale/secretRef", json!({"name": "tsdb", "namespace": "other"}), "namespace"),
