@@ -118,7 +118,7 @@ impl Collector for Pipelines {
         let pipelines: Vec<_> = self.0.iter().flat_map(Store::state).collect();
         let ready = pipelines.iter().filter(|pipeline| is_ready(pipeline)).count();
         let mut family = encoder.encode_descriptor(
-            "iotpipeline_pipelines",
+            "pipelines",
             "IoTPipelines by readiness",
             None,
             MetricType::Gauge,
@@ -157,7 +157,7 @@ mod tests {
             "iotpipeline_pipelines{ready=\"true\"} 0\n",
             "iotpipeline_pipelines{ready=\"false\"} 0\n",
         ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
+            assert!(text.contains(&format!("\n{line}")), "{line} is not in\n{text}");
         }
     }
 }
