@@ -19,52 +19,43 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 #[tokio::test]
 async fn community_edition() {
-    let mut test = Test::community().await;
-    for (name, scenario) in
-        ["create", "retention", "columns", "indexes", "foreign", "delete", "topic"].into_iter().zip(0..)
-    {
-        println!("community edition: {name}");
-        test.schema = SqlIdent::parse(&format!("{name}_{}", unique())).unwrap();
-        match scenario {
-            0 => created_from_nothing_and_then_left_alone(&test).await,
-            1 => a_native_policy_follows_the_spec(&test).await,
-            2 => columns_are_added_and_never_changed(&test).await,
-            3 => indexes_and_chunk_interval_are_repaired(&test).await,
-            4 => what_is_not_ours_is_refused(&test).await,
-            5 => only_our_own_is_deleted(&test).await,
-            _ => a_topic_is_claimed_once_and_released_with_its_positions(&test).await,
-        }
-    }
+    Test::community().await.run(created_from_nothing_and_then_left_alone).await;
+    Test::community().await.run(a_native_policy_follows_the_spec).await;
+    Test::community().await.run(columns_are_added_and_never_changed).await;
+    Test::community().await.run(indexes_and_chunk_interval_are_repaired).await;
+    Test::community().await.run(what_is_not_ours_is_refused).await;
+    Test::community().await.run(only_our_own_is_deleted).await;
+    Test::community().await.run(a_topic_is_claimed_once_and_released_with_its_positions).await;
 }
 
 #[tokio::test]
 async fn apache2_create() {
-    created_from_nothing_and_then_left_alone(&Test::apache2().await).await;
+    Test::apache2().await.run(created_from_nothing_and_then_left_alone).await;
 }
 
 #[tokio::test]
 async fn apache2_columns() {
-    columns_are_added_and_never_changed(&Test::apache2().await).await;
+    Test::apache2().await.run(columns_are_added_and_never_changed).await;
 }
 
 #[tokio::test]
 async fn apache2_indexes() {
-    indexes_and_chunk_interval_are_repaired(&Test::apache2().await).await;
+    Test::apache2().await.run(indexes_and_chunk_interval_are_repaired).await;
 }
 
 #[tokio::test]
 async fn apache2_foreign() {
-    what_is_not_ours_is_refused(&Test::apache2().await).await;
+    Test::apache2().await.run(what_is_not_ours_is_refused).await;
 }
 
 #[tokio::test]
 async fn apache2_delete() {
-    only_our_own_is_deleted(&Test::apache2().await).await;
+    Test::apache2().await.run(only_our_own_is_deleted).await;
 }
 
 #[tokio::test]
 async fn apache2_topic() {
-    a_topic_is_claimed_once_and_released_with_its_positions(&Test::apache2().await).await;
+    Test::apache2().await.run(a_topic_is_claimed_once_and_released_with_its_positions).await;
 }
 
 #[tokio::test]
@@ -92,6 +83,7 @@ async fn apache2_retention_is_the_operators_own_work() {
     session.close().await;
     let left = test.number(&format!("SELECT count(*) FROM {}.readings", test.schema)).await;
     assert!((7..=8).contains(&left), "{left}");
+    test.finish().await;
 }
 
 #[tokio::test]
@@ -105,6 +97,7 @@ async fn apache2_an_owner_gets_the_extension_and_all_the_rest() {
     owner.bring_about(&table).await;
     assert_eq!(owner.plan(&table).await, TablePlan::default());
     assert_eq!(owner.observe(&table).await.edition(), Some(Edition::Apache2));
+    owner.finish().await;
 }
 
 #[tokio::test]
@@ -138,6 +131,7 @@ async fn apache2_a_role_without_rights_is_told_the_sql_that_helps() {
         .grant_what_the_refusal_says(&table, &["ALTER TABLE \"older\".\"older\" OWNER TO", "dead_letters"])
         .await;
     assert_eq!(stranger.plan(&table).await, TablePlan::default());
+    stranger.finish().await;
 }
 
 #[tokio::test]
@@ -161,6 +155,7 @@ async fn apache2_two_pipelines_make_one_schema_at_once() {
     }
     let versions = format!("SELECT count(*) FROM {}._iotpipeline_version", test.schema);
     assert_eq!(test.number(&versions).await, 1);
+    test.finish().await;
 }
 
 #[tokio::test]
@@ -491,6 +486,8 @@ struct Test {
     access: DatabaseAccess,
     /// Another role that may do everything in the same database.
     superuser: DatabaseAccess,
+    /// The same role in the database that the environment names.
+    server: DatabaseAccess,
     edition: Edition,
     schema: SqlIdent,
     pipeline: PipelineId,
@@ -520,6 +517,7 @@ impl Test {
             DatabaseAccess::from_secret(|key| (key == "uri").then(|| uri.clone()), "default").unwrap();
         Self {
             superuser: access.clone(),
+            server: access.clone(),
             access,
             edition,
             schema: SqlIdent::parse(&format!("test_{}", unique())).unwrap(),
@@ -541,6 +539,22 @@ impl Test {
         let superuser = DatabaseAccess { database: name.clone(), ..self.superuser.clone() };
         let access = DatabaseAccess { username: name, password: "x".into(), ..superuser.clone() };
         Self { access, superuser, ..self.clone() }
+    }
+
+    async fn run(self, scenario: impl AsyncFnOnce(&Self)) {
+        scenario(&self).await;
+        self.finish().await;
+    }
+
+    /// Leaves the server as it was.
+    async fn finish(self) {
+        if self.superuser == self.server {
+            self.sql(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema)).await;
+            return;
+        }
+        let server = Self { superuser: self.server.clone(), ..self.clone() };
+        server.sql(&format!("DROP DATABASE {} WITH (FORCE)", self.superuser.database)).await;
+        server.sql(&format!("DROP ROLE {}", self.access.username)).await;
     }
 
     fn as_superuser(&self) -> Self {

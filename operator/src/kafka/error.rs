@@ -120,6 +120,10 @@ fn advice(code: RDKafkaErrorCode) -> &'static str {
             "; the cluster has delete.topic.enable=false: delete the topic another way, or let the IoTPipeline go \
              with the annotation iotpipeline.dev/skip-cleanup=true"
         }
+        Code::InvalidTopic => {
+            "; Kafka takes . and _ in names for the same, so it collides with another topic: choose another \
+             kafka.topic.name"
+        }
         Code::UnsupportedVersion => "; the brokers are too old (Kafka 2.4 or newer is needed)",
         _ => "",
     }

@@ -112,7 +112,7 @@ fn explain(code: &str, message: &str) -> String {
         _ => "",
     };
     let names_objects =
-        ["42", "0A", "2B", "3F", "55", "58", "TS", "P0"].iter().any(|class| code.starts_with(class));
+        ["42", "0A", "2B", "3F", "55", "58", "TS"].iter().any(|class| code.starts_with(class));
     match (words, names_objects) {
         ("", true) => message.to_owned(),
         ("", false) => "see the server's log".to_owned(),
