@@ -49,7 +49,11 @@ pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
         let policy = observed.table.as_ref().and_then(|table| table.retention.as_ref());
         steps.extend(plan_policy(wanted, extension, policy));
     }
-    TablePlan { steps, refusals: [table.refusals, dead_letters.refusals].concat(), unfinished: false }
+    let mut refusals = table.refusals;
+    if !dead_letters.refusals.is_empty() {
+        refusals.push(unfit_dead_letters(wanted));
+    }
+    TablePlan { steps, refusals, unfinished: false }
 }
 
 fn create_extension() -> TableStep {
@@ -73,6 +77,18 @@ fn create_schema(schema: &str) -> TableStep {
             to: schema.to_owned(),
         }],
         sql: format!("CREATE SCHEMA IF NOT EXISTS {};\n", identifier(schema)),
+    }
+}
+
+/// Nothing in the spec says how dead letters look, so nothing in it can be set right.
+fn unfit_dead_letters(wanted: &Table) -> Refusal {
+    Refusal {
+        reason: Reason::TableChangeRefused,
+        message: format!(
+            "table {}.{} does not have the columns of dead letters any more; rename or drop it, and it is created anew",
+            wanted.schema,
+            dead_letter_table(wanted.name.as_str())
+        ),
     }
 }
 
@@ -442,6 +458,21 @@ mod tests {
             table_of(observed).hypertable.as_mut().unwrap().time_column = "received".into();
         });
         assert!(only_refusal(&other_time).1.contains("partitioned by received rather than time"));
+    }
+
+    #[test]
+    fn dead_letters_that_somebody_changed_are_refused_and_drop_helps() {
+        let plan = plan_after(|observed| {
+            let dead_letters = observed.dead_letters.as_mut().unwrap();
+            dead_letters.columns[1].sql_type = "integer".into();
+            dead_letters.columns.remove(3);
+        });
+        let (reason, message) = only_refusal(&plan);
+        assert_eq!(reason, Reason::TableChangeRefused);
+        assert!(
+            message.starts_with("table plant_7.line_dead_letters does not have the columns"),
+            "{message}"
+        );
     }
 
     #[test]
