@@ -72,8 +72,8 @@ pub fn create_consumer(
         // A partition that the topic gained is found within this time.
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("statistics.interval.ms", "2000")
-        .set("queued.min.messages", "20000")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.min.messages", "5000")
+        .set("queued.max.messages.kbytes", "8192")
         .set("fetch.wait.max.ms", "50")
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.error.backoff.ms", "200")

@@ -4,8 +4,8 @@ use std::io;
 
 use crds::worker::WorkerProblem;
 
-use super::connect;
-use crate::{health::problem, rejection::Reason, telemetry::chain};
+use super::{connect, positions, transaction};
+use crate::{health::problem, rejection::Reason, source::kafka::offsets, telemetry::chain};
 
 /// What a failure asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,6 +45,33 @@ pub fn classify_connect(error: &connect::Error) -> Failure {
             (other, _) => other,
         },
         connect::Error::Slow { .. } => Failure::Outage(problem("DatabaseUnreachable", chain(error))),
+    }
+}
+
+/// What a failed transaction asks for. A fenced one is the caller's to handle.
+pub fn classify_transaction(error: &transaction::Error) -> Failure {
+    match error {
+        transaction::Error::Database { source, .. } => classify(source),
+        transaction::Error::Fenced { .. } | transaction::Error::TimedOut => {
+            Failure::Outage(problem("DatabaseUnreachable", chain(error)))
+        }
+    }
+}
+
+/// What unknown positions ask for.
+pub fn classify_positions(error: &positions::Error) -> Failure {
+    match error {
+        positions::Error::Database { source, .. } => classify(source),
+        positions::Error::Kafka { source } => classify_kafka(source),
+        positions::Error::TimedOut => Failure::Outage(problem("DatabaseUnreachable", chain(error))),
+    }
+}
+
+/// What a Kafka that does not answer asks for.
+pub fn classify_kafka(error: &offsets::Error) -> Failure {
+    match error {
+        offsets::Error::TopicMissing { .. } => Failure::Outage(problem("TopicMissing", chain(error))),
+        _ => Failure::Outage(problem("KafkaUnreachable", chain(error))),
     }
 }
 

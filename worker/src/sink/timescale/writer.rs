@@ -18,7 +18,9 @@ use tokio::{
 use super::{
     batch::Batch,
     connect::Connector,
-    failure::{Failure, classify, classify_connect},
+    failure::{
+        Failure, classify, classify_connect, classify_kafka, classify_positions, classify_transaction,
+    },
     intake::now,
     metrics::ProcessorMetrics,
     positions,
@@ -34,7 +36,6 @@ use crate::{
         assignment::Assignment,
         offsets::{self, TopicOffsets},
     },
-    telemetry::chain,
 };
 
 /// The first and the longest pause between two attempts during an outage.
@@ -222,19 +223,15 @@ impl Work {
     }
 
     async fn set_back(&mut self, batch: &Batch, error: transaction::Error) -> Setback {
-        let failure = match &error {
-            transaction::Error::Fenced { .. } => {
-                self.writer.metrics.fenced();
-                tracing::warn!(%error, "Another worker or an operator moved a position; reading it again");
-                return match self.roll_back_and_read().await {
-                    Ok(()) => Setback::Again,
-                    Err(failure) => Setback::Wait(self.step_back(failure)),
-                };
-            }
-            transaction::Error::Database { source, .. } => classify(source),
-            transaction::Error::TimedOut => Failure::Outage(problem("DatabaseUnreachable", chain(&error))),
-        };
-        match failure {
+        if let transaction::Error::Fenced { .. } = error {
+            self.writer.metrics.fenced();
+            tracing::warn!(%error, "Another worker or an operator moved a position; reading it again");
+            return match self.roll_back_and_read().await {
+                Ok(()) => Setback::Again,
+                Err(failure) => Setback::Wait(self.step_back(failure)),
+            };
+        }
+        match classify_transaction(&error) {
             Failure::Data { .. } => match self.name_refused(batch).await {
                 Ok(()) => Setback::Void,
                 Err(failure) => Setback::Wait(self.step_back(failure)),
@@ -247,11 +244,11 @@ impl Work {
     /// again from their positions.
     async fn name_refused(&mut self, batch: &Batch) -> Result<(), Failure> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        transaction::roll_back(connection).await.map_err(of_transaction)?;
+        transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
         let is_data = |error: &sqlx::Error| matches!(classify(error), Failure::Data { .. });
         let refused = transaction::find_refused(connection, &self.writer.statements, batch, is_data)
             .await
-            .map_err(of_transaction)?;
+            .map_err(|error| classify_transaction(&error))?;
         if refused.is_empty() {
             let message = "The database refuses a batch, but none of its records alone.";
             return Err(Failure::Misconfigured(problem("BatchRefused", message)));
@@ -279,7 +276,7 @@ impl Work {
 
     async fn roll_back_and_read(&mut self) -> Result<(), Failure> {
         if let Some(connection) = &mut self.connection {
-            transaction::roll_back(connection).await.map_err(of_transaction)?;
+            transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
         }
         self.compare_positions().await
     }
@@ -321,8 +318,9 @@ impl Work {
     /// Reads the positions of all owned partitions and voids what was read of those that stand elsewhere.
     async fn compare_positions(&mut self) -> Result<(), Failure> {
         let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else { return Ok(()) };
-        let stored =
-            positions::read(connection, &self.writer.statements, scope).await.map_err(of_positions)?;
+        let stored = positions::read(connection, &self.writer.statements, scope)
+            .await
+            .map_err(|error| classify_positions(&error))?;
         for (partition, owned) in self.writer.assignment.owned() {
             match (owned.position, stored.get(&partition).map(|position| position.next_offset)) {
                 (Some(seen), Some(stored)) if seen != stored => {
@@ -348,7 +346,7 @@ impl Work {
             return Ok(());
         }
         if self.scope.is_none() {
-            let cluster_id = self.writer.topic.cluster_id().map_err(|error| self.of_kafka(&error))?;
+            let cluster_id = self.writer.topic.cluster_id().map_err(|error| classify_kafka(&error))?;
             let (table, topic) = (self.writer.table.clone(), self.writer.topic_name.clone());
             self.scope = Some(Scope { table, cluster_id, topic });
         }
@@ -358,9 +356,10 @@ impl Work {
         let mut stored =
             positions::read_or_begin(connection, statements, scope, topic.as_ref(), &partitions, start_from)
                 .await
-                .map_err(of_positions)?;
+                .map_err(|error| classify_positions(&error))?;
         stored.retain(|partition, _| partitions.contains(partition));
-        let problems = positions::check(topic.as_ref(), &stored).map_err(of_positions)?;
+        let problems =
+            positions::check(topic.as_ref(), &stored).map_err(|error| classify_positions(&error))?;
         for (partition, epoch) in waiting {
             match (problems.get(&partition), stored.get(&partition)) {
                 (Some(problem), _) => self.halt(partition, epoch, problem.clone()),
@@ -382,7 +381,7 @@ impl Work {
                 last_record: offsets::RecordTraits { timestamp: None, hash: Vec::new() },
             };
             let problems = positions::check(self.writer.topic.as_ref(), &[(partition, position)].into())
-                .map_err(of_positions)?;
+                .map_err(|error| classify_positions(&error))?;
             if let Some(problem) = problems.into_values().next() {
                 self.halt(partition, epoch, problem);
             }
@@ -399,32 +398,6 @@ impl Work {
         );
         self.writer.assignment.halt(partition, epoch);
         self.writer.readiness.halt(partition, problem);
-    }
-
-    fn of_kafka(&self, error: &offsets::Error) -> Failure {
-        of_kafka(error)
-    }
-}
-
-fn of_transaction(error: transaction::Error) -> Failure {
-    match &error {
-        transaction::Error::Database { source, .. } => classify(source),
-        other => Failure::Outage(problem("DatabaseUnreachable", chain(other))),
-    }
-}
-
-fn of_positions(error: positions::Error) -> Failure {
-    match &error {
-        positions::Error::Database { source, .. } => classify(source),
-        positions::Error::Kafka { source } => of_kafka(source),
-        positions::Error::TimedOut => Failure::Outage(problem("DatabaseUnreachable", chain(&error))),
-    }
-}
-
-fn of_kafka(error: &offsets::Error) -> Failure {
-    match error {
-        offsets::Error::TopicMissing { .. } => Failure::Outage(problem("TopicMissing", chain(error))),
-        _ => Failure::Outage(problem("KafkaUnreachable", chain(error))),
     }
 }
 

@@ -44,6 +44,8 @@ impl ClientContext for SourceContext {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
                 tracing::debug!(facility, "Kafka client: {message}");
             }
+            // Offsets are committed as a mirror only, and fail in the middle of every rebalance.
+            _ if facility == "COMMITFAIL" => tracing::debug!(facility, "Kafka client: {message}"),
             _ => tracing::warn!(facility, "Kafka client: {message}"),
         }
     }

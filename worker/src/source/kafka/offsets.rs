@@ -51,8 +51,8 @@ pub trait TopicOffsets: Send {
     /// For each partition, the offset of the first record not older than `time` (milliseconds since 1970), or
     /// the end.
     fn offsets_at(&self, partitions: &[i32], time: i64) -> Result<Vec<(i32, i64)>, Error>;
-    /// Reads single records: for each partition and offset what `read` makes of timestamp and value; `None`
-    /// where the record is not there or does not come in time.
+    /// Reads single records, each by partition and offset; `None` where the record is not there or does not come
+    /// in time.
     fn records(&self, wanted: &[(i32, i64)]) -> Result<Vec<(i32, Option<RecordTraits>)>, Error>;
 }
 
