@@ -1,6 +1,8 @@
 //! Who may talk to whom shows in the dependencies: the worker has no Kubernetes client, the operator no MQTT client,
 //! and neither knows the other.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 use std::process::Command;
 
 fn dependencies_of(package: &str) -> String {
