@@ -11,7 +11,12 @@ use tracing_subscriber::EnvFilter;
 pub fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // A second call (two operators in one test process) finds a subscriber in place, which is as good.
-    let _ = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).try_init();
+    let _ = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_env_filter(filter)
+        .try_init();
 }
 
 /// An error and everything that caused it, in one line. A cause that its effect already quotes is not repeated.

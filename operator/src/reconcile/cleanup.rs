@@ -21,7 +21,7 @@ use kube::{
 use super::{
     announce,
     fetch::{LiveChild, Workers, fetch_secrets, fetch_workers, is_namespace_terminating},
-    plan::deletes_something,
+    plan::{deletes_something, is_owned},
     status,
     validate::validate,
     write,
@@ -146,12 +146,9 @@ async fn stop_workers(
 }
 
 fn workloads_of<'a>(pipeline: &Pipeline, workers: &'a Workers) -> Vec<&'a LiveChild> {
-    let is_owned = |child: &LiveChild| {
-        child.object.owner_references().iter().any(|owner| owner.uid == pipeline.owner.uid)
-    };
     let is_workload =
         |child: &LiveChild| matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
-    workers.children.iter().filter(|child| is_workload(child) && is_owned(child)).collect()
+    workers.children.iter().filter(|child| is_workload(child) && is_owned(pipeline, child)).collect()
 }
 
 /// Deletes topic and table as far as the policy says so.

@@ -1,0 +1,217 @@
+//! What to do with the workers' objects. Pure.
+
+use crds::{names, status::Reason, worker::Component};
+use kube::ResourceExt;
+
+use super::ownership::{Ownership, is_owned, ownership};
+use crate::{
+    build::{self, Child, ChildKind, WorkerImage, build_configuration, build_worker, pod, workload_kind},
+    change::Refusal,
+    pipeline::Pipeline,
+    reconcile::{
+        drift::differs,
+        fetch::{LiveChild, Workers},
+    },
+};
+
+/// What to do with one kind of worker.
+#[derive(Debug, Default)]
+pub struct WorkerPlan {
+    /// What to write in any case: repairs, and everything that does not change what the workers do.
+    pub keep: Vec<Child>,
+    /// What to write only once the stores are as the workers will expect them: a first configuration or another.
+    pub roll: Vec<Child>,
+    /// Objects in the way.
+    pub problems: Vec<Refusal>,
+}
+
+/// Plans one kind of worker.
+///
+/// # Errors
+/// Fails where an object cannot be built, which is a bug.
+pub fn plan_worker(
+    pipeline: &Pipeline,
+    component: Component,
+    workers: &Workers,
+    image: &WorkerImage,
+) -> Result<WorkerPlan, build::Error> {
+    let configuration = build_configuration(pipeline, component)?;
+    let workload =
+        workers.workload(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
+    // With the same configuration a write to the workload is a repair, another number of pods or another image:
+    // nothing for which the stores have to be changed first.
+    let runs_this_configuration =
+        workload.is_some_and(|workload| configuration_of(workload) == Some(configuration.name.as_str()));
+    let mut plan = WorkerPlan::default();
+    let children = build_worker(pipeline, component, &configuration.name, image)?;
+    for child in std::iter::once(configuration).chain(children) {
+        let live = workers
+            .children
+            .iter()
+            .find(|live| live.kind == child.kind && live.object.name_any() == child.name);
+        match live.map(|live| ownership(pipeline, live)) {
+            Some(Ownership::SomebodyElses) => plan.problems.push(in_the_way(pipeline, &child)),
+            Some(Ownership::Going) => plan.problems.push(on_its_way_out(&child)),
+            Some(Ownership::Ours) if !live.is_some_and(|live| is_drifted(&child, live)) => {}
+            Some(Ownership::Ours) | None => {
+                let is_for_the_pods =
+                    child.kind == workload_kind(component) || child.kind == ChildKind::ConfigMap;
+                if is_for_the_pods && !runs_this_configuration {
+                    plan.roll.push(child);
+                } else {
+                    plan.keep.push(child);
+                }
+            }
+        }
+    }
+    Ok(plan)
+}
+
+fn is_drifted(child: &Child, live: &LiveChild) -> bool {
+    // An object that cannot be written as JSON is compared with nothing, and so repaired.
+    let live = serde_json::to_value(&live.object).unwrap_or_default();
+    differs(&child.object, &live)
+}
+
+/// Everything of this pipeline that the plan does not name. A configuration goes only when no pod can need it any
+/// more: after the roll that replaced it.
+///
+/// # Errors
+/// Fails where an object cannot be built, which is a bug.
+pub fn orphans(
+    pipeline: &Pipeline,
+    workers: &Workers,
+    plans: [&WorkerPlan; 2],
+) -> Result<Vec<LiveChild>, build::Error> {
+    let mut needed = Vec::new();
+    let mut is_rolling = plans.iter().any(|plan| !plan.roll.is_empty() || !plan.problems.is_empty());
+    for component in [Component::Bridge, Component::Processor] {
+        let name = names::worker_name(&pipeline.id.name, component);
+        let workload = workers.workload(workload_kind(component), &name);
+        is_rolling |= !workload.is_some_and(|workload| workload.rollout().is_complete());
+        needed.push((ChildKind::ConfigMap, build_configuration(pipeline, component)?.name));
+        needed
+            .extend(workload.and_then(configuration_of).map(|name| (ChildKind::ConfigMap, name.to_owned())));
+        for kind in [ChildKind::Service, ChildKind::PodDisruptionBudget, workload_kind(component)] {
+            needed.push((kind, name.clone()));
+        }
+    }
+    let is_orphan = |child: &&LiveChild| {
+        is_owned(pipeline, child)
+            && child.object.metadata.deletion_timestamp.is_none()
+            && !needed.contains(&(child.kind, child.object.name_any()))
+            && !(is_rolling && child.kind == ChildKind::ConfigMap)
+    };
+    Ok(workers.children.iter().filter(is_orphan).cloned().collect())
+}
+
+fn in_the_way(pipeline: &Pipeline, child: &Child) -> Refusal {
+    Refusal {
+        reason: Reason::ResourceConflict,
+        message: format!(
+            "{} {}/{} exists and does not belong to this IoTPipeline; delete it, or create the IoTPipeline under \
+             another name",
+            child.kind, pipeline.id.namespace, child.name
+        ),
+    }
+}
+
+fn on_its_way_out(child: &Child) -> Refusal {
+    Refusal {
+        reason: Reason::Progressing,
+        message: format!("waits until the former {} {} is gone", child.kind, child.name),
+    }
+}
+
+/// The ConfigMap that a workload's pods read.
+fn configuration_of(workload: &LiveChild) -> Option<&str> {
+    let volumes = workload.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;
+    let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
+    volume.pointer("/configMap/name")?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::test_support::{QUICKSTART, image, pipeline};
+
+    /// The children of a pipeline as they are in the cluster, all pods new and ready.
+    fn children(pipeline: &Pipeline) -> Vec<LiveChild> {
+        let mut children = Vec::new();
+        for component in [Component::Bridge, Component::Processor] {
+            let configuration = build_configuration(pipeline, component).unwrap();
+            children.extend(build_worker(pipeline, component, &configuration.name, &image()).unwrap());
+            children.push(configuration);
+        }
+        let settled = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
+        children
+            .into_iter()
+            .map(|child| live(child.kind, child.object, |object| object["status"] = settled.clone()))
+            .collect()
+    }
+
+    fn live(kind: ChildKind, mut object: Value, change: impl FnOnce(&mut Value)) -> LiveChild {
+        change(&mut object);
+        LiveChild { kind, object: serde_json::from_value(object).unwrap() }
+    }
+
+    fn names(children: &[Child]) -> Vec<String> {
+        children.iter().map(|child| format!("{} {}", child.kind, child.name)).collect()
+    }
+
+    fn workers(children: Vec<LiveChild>) -> Workers {
+        Workers { children, pods: Vec::new() }
+    }
+
+    fn plan_bridge(pipeline: &Pipeline, workers: &Workers) -> WorkerPlan {
+        plan_worker(pipeline, Component::Bridge, workers, &image()).unwrap()
+    }
+
+    fn orphans_of(pipeline: &Pipeline, workers: &Workers) -> Vec<String> {
+        let bridge = plan_bridge(pipeline, workers);
+        let processor = plan_worker(pipeline, Component::Processor, workers, &image()).unwrap();
+        let orphans = orphans(pipeline, workers, [&bridge, &processor]).unwrap();
+        orphans.iter().map(|orphan| orphan.object.name_any()).collect()
+    }
+
+    #[test]
+    fn children_that_are_as_wanted_are_left_alone() {
+        let pipeline = pipeline(QUICKSTART);
+        let workers = workers(children(&pipeline));
+        let plan = plan_bridge(&pipeline, &workers);
+        assert!(plan.keep.is_empty() && plan.roll.is_empty() && plan.problems.is_empty(), "{plan:?}");
+        assert_eq!(orphans_of(&pipeline, &workers), [""; 0]);
+    }
+
+    #[test]
+    fn only_a_new_configuration_waits_for_the_stores() {
+        let before = pipeline(QUICKSTART);
+        let workers = workers(children(&before));
+        let larger = pipeline(&format!("{QUICKSTART}  bridge: {{resources: {{limits: {{memory: 1Gi}}}}}}\n"));
+        let plan = plan_bridge(&larger, &workers);
+        assert_eq!(names(&plan.keep), ["StatefulSet line-bridge"]);
+        assert_eq!(names(&plan.roll), [""; 0]);
+        let other_filter = pipeline(&QUICKSTART.replace("plants/+", "sites/+"));
+        let plan = plan_bridge(&other_filter, &workers);
+        assert_eq!(names(&plan.keep), [""; 0]);
+        assert_eq!(plan.roll.len(), 2, "{plan:?}");
+    }
+
+    #[test]
+    fn a_superseded_configuration_is_kept_until_the_roll_is_complete() {
+        let before = pipeline(QUICKSTART);
+        let after = pipeline(&QUICKSTART.replace("plants/+", "sites/+"));
+        let old_configuration = build_configuration(&before, Component::Bridge).unwrap();
+        let mut world = children(&after);
+        world.push(live(ChildKind::ConfigMap, old_configuration.object, |_| {}));
+        assert_eq!(orphans_of(&after, &workers(world.clone())), [old_configuration.name]);
+        for child in &mut world {
+            if child.kind == ChildKind::StatefulSet {
+                child.object.data["status"]["readyReplicas"] = json!(0);
+            }
+        }
+        assert_eq!(orphans_of(&after, &workers(world)), [""; 0]);
+    }
+}
