@@ -3,6 +3,8 @@
 //! Outages are waited for, with the batch kept; a moved position voids what was read of its partition; a record
 //! that the database refuses is named to the source, which reads it again and makes it a dead letter.
 
+mod positioning;
+
 use std::{
     sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
@@ -18,12 +20,9 @@ use tokio::{
 use super::{
     batch::Batch,
     connect::Connector,
-    failure::{
-        Failure, classify, classify_connect, classify_kafka, classify_positions, classify_transaction,
-    },
+    failure::{Failure, classify, classify_connect, classify_transaction},
     intake::now,
     metrics::ProcessorMetrics,
-    positions,
     readiness::Readiness,
     statements::Statements,
     transaction::{self, Scope},
@@ -32,10 +31,7 @@ use crate::{
     health::problem,
     rejection::{Rejection, Stage},
     shutdown::Shutdown,
-    source::kafka::{
-        assignment::Assignment,
-        offsets::{self, TopicOffsets},
-    },
+    source::kafka::{assignment::Assignment, offsets::TopicOffsets},
 };
 
 /// The first and the longest pause between two attempts during an outage.
@@ -313,91 +309,6 @@ impl Work {
             Ok(answer) => answer.map_err(|error| classify(&error)),
             Err(_) => Err(Failure::Outage(problem("DatabaseUnreachable", "The database does not answer."))),
         }
-    }
-
-    /// Reads the positions of all owned partitions and voids what was read of those that stand elsewhere.
-    async fn compare_positions(&mut self) -> Result<(), Failure> {
-        let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else { return Ok(()) };
-        let stored = positions::read(connection, &self.writer.statements, scope)
-            .await
-            .map_err(|error| classify_positions(&error))?;
-        for (partition, owned) in self.writer.assignment.owned() {
-            match (owned.position, stored.get(&partition).map(|position| position.next_offset)) {
-                (Some(seen), Some(stored)) if seen != stored => {
-                    tracing::warn!(
-                        partition,
-                        seen,
-                        stored,
-                        "The stored position is another one; going there"
-                    );
-                    self.writer.assignment.rewind(partition, owned.epoch, stored);
-                }
-                (Some(_), None) => self.writer.assignment.forget_position(partition, owned.epoch),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a position to every partition that waits for one.
-    async fn give_positions(&mut self) -> Result<(), Failure> {
-        let waiting = self.writer.assignment.without_position();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        if self.scope.is_none() {
-            let cluster_id = self.writer.topic.cluster_id().map_err(|error| classify_kafka(&error))?;
-            let (table, topic) = (self.writer.table.clone(), self.writer.topic_name.clone());
-            self.scope = Some(Scope { table, cluster_id, topic });
-        }
-        let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else { return Ok(()) };
-        let partitions: Vec<i32> = waiting.iter().map(|(partition, _)| *partition).collect();
-        let Writer { statements, topic, start_from, .. } = &self.writer;
-        let mut stored =
-            positions::read_or_begin(connection, statements, scope, topic.as_ref(), &partitions, start_from)
-                .await
-                .map_err(|error| classify_positions(&error))?;
-        stored.retain(|partition, _| partitions.contains(partition));
-        let problems =
-            positions::check(topic.as_ref(), &stored).map_err(|error| classify_positions(&error))?;
-        for (partition, epoch) in waiting {
-            match (problems.get(&partition), stored.get(&partition)) {
-                (Some(problem), _) => self.halt(partition, epoch, problem.clone()),
-                (None, Some(position)) => {
-                    self.writer.assignment.set_position(partition, epoch, position.next_offset);
-                }
-                (None, None) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks whether Kafka still has the next records of partitions that seem to have lost them.
-    fn settle_doubts(&self) -> Result<(), Failure> {
-        for (partition, epoch, position) in self.writer.assignment.take_doubts() {
-            let position = positions::Position {
-                next_offset: position,
-                last_offset: None,
-                last_record: offsets::RecordTraits { timestamp: None, hash: Vec::new() },
-            };
-            let problems = positions::check(self.writer.topic.as_ref(), &[(partition, position)].into())
-                .map_err(|error| classify_positions(&error))?;
-            if let Some(problem) = problems.into_values().next() {
-                self.halt(partition, epoch, problem);
-            }
-        }
-        Ok(())
-    }
-
-    fn halt(&self, partition: i32, epoch: u64, problem: WorkerProblem) {
-        tracing::error!(
-            partition,
-            reason = problem.reason,
-            "The partition stands still: {}",
-            problem.message
-        );
-        self.writer.assignment.halt(partition, epoch);
-        self.writer.readiness.halt(partition, problem);
     }
 }
 
