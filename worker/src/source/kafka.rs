@@ -24,6 +24,7 @@ use crate::{
     health::{Health, problem},
     rejection::Rejection,
     shutdown::Shutdown,
+    sink::timescale::readiness::TOPIC_MISSING,
 };
 
 /// How long one poll waits for a record.
@@ -265,7 +266,7 @@ impl Source {
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 let message = format!("The Kafka topic {} does not exist.", self.topic());
-                self.context().readiness.set_topic(problem("TopicMissing", message));
+                self.context().readiness.set_topic(problem(TOPIC_MISSING, message));
             }
             Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed

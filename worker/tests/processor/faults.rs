@@ -129,3 +129,16 @@ fn a_missing_table_is_a_problem_that_heals() {
     scenario.assert_each_once(10);
     assert!(scenario.dead_letters(0).is_empty());
 }
+
+#[test]
+fn a_missing_topic_is_a_problem_that_heals() {
+    let scenario = Scenario::without_topic("topicless");
+    let processor = scenario.start();
+    processor.wait_for_problem("TopicMissing");
+    scenario.create_topic(2);
+    let records = scenario.producer();
+    records.send_events(0..10, 2);
+    records.flush();
+    processor.wait_for("ready", |status| status.ready);
+    scenario.assert_each_once(10);
+}

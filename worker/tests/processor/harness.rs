@@ -56,6 +56,13 @@ pub struct Scenario {
 impl Scenario {
     /// A topic with so many partitions, and an empty table.
     pub fn new(title: &str, partitions: i32) -> Self {
+        let scenario = Self::without_topic(title);
+        scenario.create_topic(partitions);
+        scenario
+    }
+
+    /// The same before the topic exists.
+    pub fn without_topic(title: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let name = format!("test_{title}_{now}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -65,7 +72,6 @@ impl Scenario {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let config = config(&name);
         let scenario = Self { name, config, directory, runtime };
-        scenario.create_topic(partitions);
         scenario.create_tables();
         scenario
     }

@@ -9,6 +9,9 @@ use crds::worker::WorkerProblem;
 
 use crate::health::{Health, problem};
 
+/// The reason of a problem that ends by itself once the topic is there.
+pub const TOPIC_MISSING: &str = "TopicMissing";
+
 /// Collects what stands in the way and tells [`Health`] about it.
 #[derive(Debug)]
 pub struct Readiness {
@@ -45,7 +48,10 @@ impl Readiness {
         self.health.set_partitions(partitions.clone());
         self.update(|state| {
             state.assigned = true;
-            state.topic = None;
+            // A member of a group whose topic is missing is assigned too: nothing.
+            if !partitions.is_empty() {
+                state.topic = None;
+            }
             state.halted.retain(|partition, _| partitions.contains(partition));
         });
     }
@@ -58,6 +64,13 @@ impl Readiness {
     /// What is wrong with the topic.
     pub fn set_topic(&self, problem: WorkerProblem) {
         self.update(|state| state.topic = Some(problem));
+    }
+
+    /// Kafka names partitions of the topic, so it is not missing.
+    pub fn topic_exists(&self) {
+        self.update(|state| {
+            state.topic.take_if(|problem| problem.reason == TOPIC_MISSING);
+        });
     }
 
     /// Whether the database takes what it is given.

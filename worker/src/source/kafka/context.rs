@@ -36,7 +36,7 @@ pub struct SourceContext {
 impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
         self.watch_brokers(&statistics);
-        self.show_lag(&statistics);
+        self.watch_topic(&statistics);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -119,8 +119,11 @@ impl SourceContext {
         self.readiness.set_kafka(unreachable);
     }
 
-    fn show_lag(&self, statistics: &Statistics) {
+    fn watch_topic(&self, statistics: &Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
+        if topic.partitions.keys().any(|partition| *partition >= 0) {
+            self.readiness.topic_exists();
+        }
         for (partition, owned) in self.assignment.owned() {
             let end = topic.partitions.get(&partition).map_or(-1, |known| known.hi_offset);
             if let (Some(position), 0..) = (owned.position, end) {
