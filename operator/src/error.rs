@@ -54,6 +54,12 @@ pub enum Error {
         /// What the API server says.
         source: kube::Error,
     },
+    /// The validation did not end, which is a bug.
+    #[snafu(display("failed to validate the spec"))]
+    Validate {
+        /// How it ended instead.
+        source: tokio::task::JoinError,
+    },
     /// A child could not be built.
     #[snafu(display("failed to build the objects of the workers"))]
     Build {

@@ -219,7 +219,9 @@ mod tests {
         }
         assert!(SqlIdent::parse_table(&"x".repeat(51)).is_none());
         assert!(SqlIdent::parse_table("_iotpipeline_positions").is_none());
-        for reserved in ["pg_catalog", "information_schema", "_timescaledb_internal", "timescaledb_information"] {
+        for reserved in
+            ["pg_catalog", "information_schema", "_timescaledb_internal", "timescaledb_information"]
+        {
             assert!(SqlIdent::parse_schema(reserved).is_none(), "{reserved}");
         }
     }

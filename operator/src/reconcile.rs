@@ -25,12 +25,12 @@ use snafu::ResultExt;
 use self::{
     fetch::{Workers, fetch_secrets, fetch_stores, fetch_workers},
     status::Assessment,
-    validate::{Invalid, validate},
+    validate::{Invalid, Secrets, validate},
 };
 use crate::{
     change::Change,
     context::Context,
-    error::{BuildSnafu, Error, ReadPipelineSnafu},
+    error::{BuildSnafu, Error, ReadPipelineSnafu, ValidateSnafu},
     memory::about,
     pipeline::Pipeline,
 };
@@ -64,12 +64,25 @@ pub async fn reconcile(
         }
     };
     let secrets = fetch_secrets(object, &context).await?;
-    let validated = validate(object, &secrets, &context.settings);
-    let workers = fetch_workers(object, &context).await?;
+    let validated = validate_apart(object, secrets, &context);
+    let workers = fetch_workers(object, &context);
+    let (validated, workers) = futures::try_join!(validated, workers)?;
     match validated {
         Ok(pipeline) => keep(object, &pipeline, &workers, &context).await,
         Err(invalid) => refuse(object, &invalid, &workers, &context).await,
     }
+}
+
+/// Validates on a thread of its own: a hostile program can keep its compiler busy for many seconds, and other
+/// pipelines shall not wait for it.
+async fn validate_apart(
+    object: &IoTPipeline,
+    secrets: Secrets,
+    context: &Context,
+) -> Result<Result<Pipeline, Invalid>, Error> {
+    let (object, settings) = (object.clone(), context.settings.clone());
+    let validation = tokio::task::spawn_blocking(move || validate(&object, &secrets, &settings));
+    validation.await.context(ValidateSnafu)
 }
 
 /// Makes a valid pipeline true.

@@ -117,12 +117,8 @@ impl Collector for Pipelines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let pipelines: Vec<_> = self.0.iter().flat_map(Store::state).collect();
         let ready = pipelines.iter().filter(|pipeline| is_ready(pipeline)).count();
-        let mut family = encoder.encode_descriptor(
-            "pipelines",
-            "IoTPipelines by readiness",
-            None,
-            MetricType::Gauge,
-        )?;
+        let mut family =
+            encoder.encode_descriptor("pipelines", "IoTPipelines by readiness", None, MetricType::Gauge)?;
         for (label, count) in [("true", ready), ("false", pipelines.len() - ready)] {
             let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&[("ready", label)])?)?;
