@@ -21,6 +21,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use snafu::{FromString, OptionExt, Report, ResultExt, Whatever};
+use tokio::sync::Semaphore;
 
 use crate::{
     Result,
@@ -55,8 +56,26 @@ pub struct Scenario {
     broker: fleet::Broker,
 }
 
+/// How many scenarios run at once: a machine of two cores keeps up with as many.
+const AT_ONCE: u32 = 2;
+static TURNS: Semaphore = Semaphore::const_new(AT_ONCE as usize);
+
 /// Runs a scenario. Where it fails, a report of its namespace is printed.
 pub async fn scenario(name: &str, body: impl AsyncFnOnce(&Scenario) -> Result<()>) -> Report<Whatever> {
+    take_turn(1, name, body).await
+}
+
+/// Runs a scenario while no other one runs, because it looks at what all of them change.
+pub async fn scenario_alone(name: &str, body: impl AsyncFnOnce(&Scenario) -> Result<()>) -> Report<Whatever> {
+    take_turn(AT_ONCE, name, body).await
+}
+
+async fn take_turn(
+    turns: u32,
+    name: &str,
+    body: impl AsyncFnOnce(&Scenario) -> Result<()>,
+) -> Report<Whatever> {
+    let _turn = TURNS.acquire_many(turns).await;
     let scenario = match Scenario::set_up(name).await {
         Ok(scenario) => scenario,
         Err(error) => return Report::from_error(error),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crds::{IoTPipeline, names::PIPELINE_LABEL};
 use e2e::{
     Result,
-    scenario::{PIPELINE, Scenario, scenario},
+    scenario::{PIPELINE, Scenario, scenario, scenario_alone},
     wait::eventually,
 };
 use k8s_openapi::{
@@ -76,7 +76,7 @@ async fn what_was_changed_by_hand_is_repaired() -> Report<Whatever> {
 
 #[tokio::test]
 async fn a_pipeline_at_rest_is_not_written() -> Report<Whatever> {
-    scenario("at-rest", async |test: &Scenario| {
+    scenario_alone("at-rest", async |test: &Scenario| {
         test.start(&test.manifest()?).await?;
         look_again(test, 2).await?;
         let (versions, writes) = (versions(test).await?, test.cluster.operator_counter(WRITES).await?);
