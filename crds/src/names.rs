@@ -104,12 +104,20 @@ pub mod header {
     pub const CONTENT_TYPE: &str = "mqtt.content_type";
     /// Prefix of each MQTT 5 user property: `mqtt.property.<name>`.
     pub const PROPERTY_PREFIX: &str = "mqtt.property.";
+    /// How many MQTT 5 user properties were left out, because there were more than a record has room for.
+    pub const PROPERTIES_OMITTED: &str = "mqtt.properties_omitted";
 }
 
 /// The name of a worker's objects: `<pipeline>-bridge`, `<pipeline>-processor`.
 pub fn worker_name(pipeline: &str, component: crate::worker::Component) -> String {
     format!("{pipeline}-{component}")
 }
+
+/// The longest key of a record: as long as an MQTT topic may be (MQTT-1.5.4). A longer field is no key.
+pub const MAX_KEY_BYTES: usize = 65_535;
+
+/// What a record holds beside payload, key, topic and user properties at most, bytes.
+pub const RECORD_FIXED_BYTES: usize = 1024;
 
 /// The MQTT client id of a pipeline that names none.
 pub fn default_client_id(cluster_name: &str, namespace: &str, pipeline: &str) -> String {

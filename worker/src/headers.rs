@@ -28,8 +28,12 @@ pub struct Origin<'a> {
     pub properties: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
-/// The headers of a record. What is false or absent takes no header.
-pub fn encode(origin: &Origin<'_>) -> OwnedHeaders {
+/// What one user property takes in a record beside its name and value at most: the prefix and four lengths, bytes.
+const PROPERTY_OVERHEAD_BYTES: usize = header::PROPERTY_PREFIX.len() + 10;
+
+/// The headers of a record. What is false or absent takes no header. User properties take `properties_room` bytes
+/// at most: how many do not fit, a header of its own says.
+pub fn encode(origin: &Origin<'_>, properties_room: usize) -> OwnedHeaders {
     let Origin { topic, qos, retained, duplicate, ingested_at, content_type, properties } = origin;
     let qos = match qos {
         0 => "0",
@@ -49,10 +53,23 @@ pub fn encode(origin: &Origin<'_>) -> OwnedHeaders {
     if let Some(content_type) = content_type {
         headers = insert(headers, header::CONTENT_TYPE, content_type);
     }
-    for (name, value) in properties {
+    let kept = how_many_fit(properties, properties_room);
+    for (name, value) in &properties[..kept] {
         headers = insert(headers, &format!("{}{name}", header::PROPERTY_PREFIX), value);
     }
+    if kept < properties.len() {
+        headers = insert(headers, header::PROPERTIES_OMITTED, &(properties.len() - kept).to_string());
+    }
     headers
+}
+
+fn how_many_fit(properties: &[(Cow<'_, str>, Cow<'_, str>)], room: usize) -> usize {
+    let mut taken = 0;
+    let fits = |(name, value): &&(Cow<'_, str>, Cow<'_, str>)| {
+        taken += name.len() + value.len() + PROPERTY_OVERHEAD_BYTES;
+        taken <= room
+    };
+    properties.iter().take_while(fits).count()
 }
 
 /// Where a record came from; `None` where the bridge did not write it. Headers it does not know are skipped.
@@ -95,6 +112,8 @@ fn insert(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
 mod tests {
     use super::*;
 
+    const ROOM: usize = 1024;
+
     fn full() -> Origin<'static> {
         Origin {
             topic: "plants/7/ü".into(),
@@ -116,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_processor_reads_what_the_bridge_wrote() {
-        assert_eq!(decode(&encode(&full())), Some(full()));
+        assert_eq!(decode(&encode(&full(), ROOM)), Some(full()));
         let plain = Origin {
             qos: 0,
             retained: false,
@@ -125,7 +144,7 @@ mod tests {
             properties: vec![],
             ..full()
         };
-        assert_eq!(decode(&encode(&plain)), Some(plain));
+        assert_eq!(decode(&encode(&plain, ROOM)), Some(plain));
     }
 
     #[test]
@@ -139,10 +158,18 @@ mod tests {
             ..full()
         };
         assert_eq!(
-            text(&encode(&plain)),
+            text(&encode(&plain, ROOM)),
             ["mqtt.topic=plants/7/ü", "mqtt.qos=1", "ingested_at=2026-09-21T14:13:20.000001Z"]
         );
-        assert_eq!(text(&encode(&full())).last().unwrap(), "mqtt.property.unit=");
+        assert_eq!(text(&encode(&full(), ROOM)).last().unwrap(), "mqtt.property.unit=");
+    }
+
+    #[test]
+    fn properties_that_do_not_fit_are_counted() {
+        let room = "unit".len() + "°C".len() + PROPERTY_OVERHEAD_BYTES;
+        assert_eq!(text(&encode(&full(), room)).last().unwrap(), "mqtt.properties_omitted=1");
+        assert_eq!(text(&encode(&full(), 0)).last().unwrap(), "mqtt.properties_omitted=2");
+        assert_eq!(decode(&encode(&full(), room)).unwrap().properties, full().properties[..1]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crds::worker::KeyConfig;
+use crds::{names::MAX_KEY_BYTES, worker::KeyConfig};
 use sonic_rs::{JsonType, JsonValueTrait};
 
 /// The key of a message. Where the configured part does not exist, the MQTT topic.
@@ -10,7 +10,9 @@ pub fn record_key<'a>(config: &KeyConfig, topic: &'a [u8], payload: &'a [u8]) ->
     match config {
         KeyConfig::Topic => Cow::Borrowed(topic),
         KeyConfig::TopicLevel(level) => Cow::Borrowed(topic_level(topic, *level).unwrap_or(topic)),
-        KeyConfig::Field(path) => json_field(payload, path).unwrap_or(Cow::Borrowed(topic)),
+        KeyConfig::Field(path) => json_field(payload, path)
+            .filter(|field| field.len() <= MAX_KEY_BYTES)
+            .unwrap_or(Cow::Borrowed(topic)),
     }
 }
 
@@ -49,6 +51,12 @@ mod tests {
 
     fn field(path: &[&str]) -> KeyConfig {
         KeyConfig::Field(path.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_field_too_long_for_a_key_is_none() {
+        let payload = format!(r#"{{"device":"{}"}}"#, "x".repeat(MAX_KEY_BYTES + 1));
+        check(&field(&["device"]), &payload, TOPIC);
     }
 
     #[test]

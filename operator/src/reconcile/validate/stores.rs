@@ -14,9 +14,9 @@ use k8s_openapi::api::core::v1::Secret;
 use super::{Secrets, problems::Problems};
 use crate::pipeline::{Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName};
 
-/// What a Kafka record needs beside the MQTT packet it came from: the topic once more as key (64 KiB at most by
-/// MQTT-1.5.4), and headers. The bridge keeps 64 user properties at most, so their overhead is bounded too.
-const RECORD_OVERHEAD_BYTES: u64 = 128 * 1024;
+/// What a Kafka record needs beside the MQTT packet it came from, bytes: its key, and as much again for the headers.
+/// The bridge leaves user properties out, and says so, before a record grows larger.
+const RECORD_OVERHEAD_BYTES: u64 = 2 * (names::MAX_KEY_BYTES as u64 + 1);
 
 /// The largest MQTT packet the protocol knows (MQTT-2.1.4), bytes.
 const LARGEST_MQTT_PACKET_BYTES: u64 = 268_435_455;

@@ -1,5 +1,6 @@
 //! Messages to Kafka, and the acknowledgements that follow from its delivery reports.
 
+use crds::names::RECORD_FIXED_BYTES;
 use jiff::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -40,10 +41,14 @@ impl Session<'_> {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
         };
+        let key = record_key(&self.parts.config.key, &topic, &payload);
+        let content_type_bytes = origin.content_type.as_ref().map_or(0, |content_type| content_type.len());
+        let taken = payload.len() + key.len() + topic.len() + content_type_bytes + RECORD_FIXED_BYTES;
+        let properties_room = (self.parts.config.max_record_bytes as usize).saturating_sub(taken);
         let record = Record {
-            key: &record_key(&self.parts.config.key, &topic, &payload),
+            key: &key,
             payload: &payload,
-            headers: headers::encode(&origin),
+            headers: headers::encode(&origin, properties_room),
             timestamp_millis: ingested_at.as_millisecond(),
         };
         state.used = true;
