@@ -4,6 +4,7 @@
 //! own. So an acknowledgement can only reach the connection on which its message came.
 
 mod connection;
+mod corked;
 pub mod subscriptions;
 mod v311;
 mod v5;

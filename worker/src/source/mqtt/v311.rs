@@ -14,7 +14,7 @@ use rumqttc_v4::{
 
 use super::{
     BATCH, BROKER_REFUSED, BROKER_UNREACHABLE, CONNECT_TIMEOUT_SECONDS, Event, Failure, KEEP_ALIVE_SECONDS,
-    Message, connection::Credentials,
+    Message, connection::Credentials, corked::Corked,
 };
 
 /// What the client may send at most, bytes: a SUBSCRIBE with all filters of a spec.
@@ -42,6 +42,9 @@ pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Resul
     options
         .set_keep_alive(KEEP_ALIVE_SECONDS)
         .set_max_packet_size(config.max_packet_size_bytes as usize, MAX_OUTGOING_PACKET_BYTES)
+        .set_socket_connector(|address, network| async move {
+            rumqttc_v4::default_socket_connect(address, network).await.map(Corked::new)
+        })
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(BATCH)
         .set_read_batch_size(BATCH);

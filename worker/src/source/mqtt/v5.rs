@@ -12,7 +12,7 @@ use rumqttc_v5::{
 
 use super::{
     BATCH, BROKER_REFUSED, BROKER_UNREACHABLE, CONNECT_TIMEOUT_SECONDS, Event, Failure, KEEP_ALIVE_SECONDS,
-    Message, PACKET_TOO_LARGE, connection::Credentials, v5_session::NothingUnderWay,
+    Message, PACKET_TOO_LARGE, connection::Credentials, corked::Corked, v5_session::NothingUnderWay,
 };
 
 /// The acknowledgement of one message.
@@ -41,6 +41,9 @@ pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Resul
         .set_session_store(NothingUnderWay)
         .set_receive_maximum(Some(config.max_in_flight))
         .set_max_packet_size(Some(config.max_packet_size_bytes))
+        .set_socket_connector(|address, network| async move {
+            rumqttc_v5::default_socket_connect(address, network).await.map(Corked::new)
+        })
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(BATCH)
         .set_read_batch_size(BATCH)

@@ -1,0 +1,183 @@
+//! A TCP stream that gathers what is written until its owner has nothing more to write and reads again.
+//!
+//! rumqttc flushes after each acknowledgement, which would be a system call for each message. Its event loop
+//! reads only when no acknowledgement waits, so that writing right before reading delays nothing.
+
+use std::{
+    io::{self, Read, Write},
+    net::Shutdown,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// What is gathered at most before it is written in any case, bytes.
+const CAPACITY: usize = 64 * 1024;
+
+/// How long the end of a connection may wait for the peer.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Corked {
+    /// There until the end.
+    stream: Option<TcpStream>,
+    gathered: Vec<u8>,
+}
+
+impl Corked {
+    /// Gathers what is written to `stream`.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream: Some(stream), gathered: Vec::new() }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let gathered = std::mem::take(&mut self.gathered);
+            let result = self.stream()?.poll_write(context, &gathered);
+            self.gathered = gathered;
+            match ready!(result)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => drop(self.gathered.drain(..count)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Corked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Err(error)) = self.poll_drain(context) {
+            return Poll::Ready(Err(error));
+        }
+        // A peer that does not read must not keep this side from reading.
+        self.stream()?.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Corked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.gathered.len() >= CAPACITY {
+            ready!(self.poll_drain(context))?;
+        }
+        self.gathered.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(context))?;
+        self.stream()?.poll_shutdown(context)
+    }
+}
+
+impl Drop for Corked {
+    /// Has the last acknowledgements and DISCONNECT arrive, which no read follows.
+    ///
+    /// A socket that is closed with unread bytes in it resets the connection, and the peer forgets what it has not
+    /// read yet. So this reads, and drops, until the peer closes. It blocks, but a bridge without a connection has
+    /// nothing else to do. What fails here costs a redelivery at most.
+    fn drop(&mut self) {
+        let gathered = std::mem::take(&mut self.gathered);
+        if let Some(Ok(stream)) = self.stream.take().map(TcpStream::into_std) {
+            let _ = bid_farewell(stream, &gathered);
+        }
+    }
+}
+
+fn bid_farewell(mut stream: std::net::TcpStream, gathered: &[u8]) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(FAREWELL))?;
+    stream.write_all(gathered)?;
+    stream.shutdown(Shutdown::Write)?;
+    let deadline = Instant::now() + FAREWELL;
+    let mut unread = [0; 8192];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A time-out of zero would be refused, which ends the waiting as well.
+        stream.set_read_timeout(Some(left))?;
+        if stream.read(&mut unread)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn pair() -> (Corked, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        (Corked::new(near), far)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_leaves_with_the_next_read() {
+        let (mut corked, mut far) = pair().await;
+        for _ in 0..3 {
+            corked.write_all(b"ack").await.unwrap();
+            corked.flush().await.unwrap();
+        }
+        assert_eq!(corked.gathered.len(), 9);
+        far.write_all(b"next").await.unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(corked.read(&mut buffer).await.unwrap(), 4);
+        assert_eq!(far.read(&mut buffer).await.unwrap(), 9);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_leaves_when_it_is_dropped() {
+        let (mut corked, mut far) = pair().await;
+        corked.write_all(b"disconnect").await.unwrap();
+        far.write_all(b"unread").await.unwrap();
+        let dropping = std::thread::spawn(move || drop(corked));
+        let mut left = Vec::new();
+        far.read_to_end(&mut left).await.unwrap();
+        assert_eq!(left, b"disconnect");
+        drop(far);
+        dropping.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn more_than_the_capacity_does_not_wait_for_a_read() {
+        let (mut corked, mut far) = pair().await;
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            all.len()
+        });
+        for _ in 0..100 {
+            corked.write_all(&[0; 10_000]).await.unwrap();
+            assert!(corked.gathered.len() <= CAPACITY + 10_000);
+        }
+        corked.shutdown().await.unwrap();
+        assert_eq!(reader.await.unwrap(), 1_000_000);
+    }
+}
