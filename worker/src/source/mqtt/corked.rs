@@ -20,7 +20,7 @@ use tokio::{
 const CAPACITY: usize = 64 * 1024;
 
 /// How long the end of a connection may wait for the peer.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
