@@ -33,7 +33,7 @@ pub enum Error {
 }
 
 /// How many messages of one device may wait for their PUBACK.
-const WINDOW: usize = 32;
+const WINDOW: u16 = 32;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Publishes whatever comes, in order, until `messages` ends and everything is acknowledged. A publication
@@ -49,12 +49,17 @@ pub async fn publish_all(
     progress: &Progress,
 ) -> Result<Vec<Entry>, Error> {
     let mut options = MqttOptions::new(&client_id, (broker.host.clone(), broker.port));
-    options.set_keep_alive(30).set_clean_start(true).set_connect_timeout(Duration::from_secs(10));
+    options
+        .set_keep_alive(30)
+        .set_clean_start(true)
+        .set_connect_timeout(Duration::from_secs(10))
+        // Without it each client keeps room for 65,535 messages: megabytes for every device.
+        .set_outgoing_inflight_upper_limit(WINDOW);
     if let Some((username, password)) = &broker.credentials {
         options.set_credentials(username.clone(), password.clone().into_bytes());
     }
     let (client, event_loop) =
-        AsyncClient::builder(options).capacity(WINDOW).try_build().context(PrepareSnafu { client_id })?;
+        AsyncClient::builder(options).capacity(usize::from(WINDOW)).try_build().context(PrepareSnafu { client_id })?;
     let connection = keep_connected(event_loop, progress);
     let publishing = async {
         let mut entries = Vec::new();
@@ -62,7 +67,7 @@ pub async fn publish_all(
         let mut is_over = false;
         loop {
             tokio::select! {
-                message = messages.recv(), if !is_over && unacknowledged.len() < WINDOW => match message {
+                message = messages.recv(), if !is_over && unacknowledged.len() < usize::from(WINDOW) => match message {
                     Some(message) => {
                         let notice = publish(&client, &topic, &message).await?;
                         unacknowledged.push(acknowledged(&client, &topic, message, notice, progress));
