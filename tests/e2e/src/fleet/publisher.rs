@@ -58,8 +58,10 @@ pub async fn publish_all(
     if let Some((username, password)) = &broker.credentials {
         options.set_credentials(username.clone(), password.clone().into_bytes());
     }
-    let (client, event_loop) =
-        AsyncClient::builder(options).capacity(usize::from(WINDOW)).try_build().context(PrepareSnafu { client_id })?;
+    let (client, event_loop) = AsyncClient::builder(options)
+        .capacity(usize::from(WINDOW))
+        .try_build()
+        .context(PrepareSnafu { client_id })?;
     let connection = keep_connected(event_loop, progress);
     let publishing = async {
         let mut entries = Vec::new();
