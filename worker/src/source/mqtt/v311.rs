@@ -48,6 +48,8 @@ pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Resul
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(BATCH)
         .set_read_batch_size(BATCH);
+    // The bridge publishes nothing, and rumqttc looks through all places for outgoing messages at each write.
+    options.try_set_inflight(1).map_err(|error| invalid(&error))?;
     options.try_set_clean_session(false).map_err(|error| invalid(&error))?;
     if let Some(Credentials { username, password }) = credentials {
         options.set_credentials(username, password);

@@ -15,6 +15,9 @@ use super::{
     Message, PACKET_TOO_LARGE, connection::Credentials, corked::Corked, v5_session::NothingUnderWay,
 };
 
+/// The bridge publishes nothing, and rumqttc looks through all places for outgoing messages at each write.
+pub const OUTGOING_IN_FLIGHT: u16 = 1;
+
 /// The acknowledgement of one message.
 pub type Ack = ManualAck;
 
@@ -44,6 +47,7 @@ pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Resul
         .set_socket_connector(|address, network| async move {
             rumqttc_v5::default_socket_connect(address, network).await.map(Corked::new)
         })
+        .set_outgoing_inflight_upper_limit(OUTGOING_IN_FLIGHT)
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(BATCH)
         .set_read_batch_size(BATCH)

@@ -8,6 +8,8 @@ use std::pin::Pin;
 
 use rumqttc_v5::{PersistedAckMode, PersistedSession, SessionStore, SessionStoreError, SessionStoreKey};
 
+use super::v5::OUTGOING_IN_FLIGHT;
+
 /// Always answers an empty session, and keeps nothing.
 #[derive(Debug)]
 pub struct NothingUnderWay;
@@ -21,7 +23,7 @@ impl SessionStore for NothingUnderWay {
             client_id: key.client_id().to_owned(),
             clean_start: false,
             session_expiry_interval: None,
-            outgoing_inflight_upper_limit: None,
+            outgoing_inflight_upper_limit: Some(OUTGOING_IN_FLIGHT),
             ack_mode: PersistedAckMode::Manual,
             last_pkid: 0,
             last_puback: 0,
