@@ -237,7 +237,7 @@ fn what_the_broker_refuses_is_told() {
 fn an_absent_broker_an_absent_kafka_and_an_absent_topic_are_told_apart() {
     let mut scenario = Scenario::without_topic("absent");
     let bridge = scenario.start();
-    bridge.wait_for_problem("KafkaTopicMissing");
+    bridge.wait_for_problem("TopicMissing");
     scenario.create_topic();
     bridge.wait_for("ready", |status| status.ready);
     assert!(bridge.terminate().success());

@@ -61,7 +61,7 @@ impl Error {
         match self {
             Self::Create { .. } => "KafkaConfigInvalid",
             Self::Unreachable { .. } => "KafkaUnreachable",
-            Self::Topic { .. } => "KafkaTopicMissing",
+            Self::Topic { .. } => "TopicMissing",
         }
     }
 }

@@ -142,7 +142,7 @@ fn read_credentials(config: &BridgeConfig, directory: &Path) -> Result<Option<Cr
     }
     let read = |key| {
         config::read_secret(directory, key).map_err(|error| Failure {
-            reason: "CredentialsMissing",
+            reason: "SecretInvalid",
             message: format!("{} (spec.mqtt.credentialsSecretRef).", telemetry::chain(&error)),
         })
     };
