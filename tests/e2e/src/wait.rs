@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use snafu::{FromString, Whatever};
+use snafu::{FromString, Report, Whatever};
 use tokio::time::{Instant, sleep};
 
 use crate::Result;
 
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Asks again and again until the answer is `Ok`. An `Err` tells, in words, what is still to come.
+/// Asks again and again until the answer is `Ok`. An `Err` tells, in words, what is still to come. Where asking
+/// itself fails, it is asked again too: a busy server is no verdict.
 ///
 /// # Errors
-/// Fails after `deadline` with the last answer, and at once where asking itself fails.
+/// Fails after `deadline` with the last answer.
 pub async fn eventually<T>(
     deadline: Duration,
     what: &str,
@@ -20,7 +21,8 @@ pub async fn eventually<T>(
 ) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
-        match ask().await? {
+        let answer = ask().await.unwrap_or_else(|failure| Err(Report::from_error(failure).to_string()));
+        match answer {
             Ok(answer) => return Ok(answer),
             Err(still) if Instant::now() > end => {
                 let message = format!("gave up after {} s waiting until {what}: {still}", deadline.as_secs());

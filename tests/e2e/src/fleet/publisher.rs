@@ -1,13 +1,13 @@
 //! One MQTT connection that publishes with QoS 1 and waits for every PUBACK. Does network I/O.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use rumqttc_v5::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, PublishNotice, PublishOptions,
 };
 use snafu::{ResultExt, Snafu};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{Broker, Entry, Progress, message::Message};
 
@@ -21,6 +21,14 @@ pub enum Error {
         client_id: String,
         /// What is wrong with the options.
         source: rumqttc_v5::ClientBuildError,
+    },
+    /// The broker does not answer at the end.
+    #[snafu(display("{messages} messages on {topic} were not acknowledged in time"))]
+    Unacknowledged {
+        /// The MQTT topic.
+        topic: String,
+        /// How many.
+        messages: usize,
     },
     /// The connection's task is gone, or the message is not publishable.
     #[snafu(display("failed to publish on {topic}"))]
@@ -36,11 +44,15 @@ pub enum Error {
 const WINDOW: u16 = 32;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a fleet that is stopped waits for a broker that does not answer.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+
 /// Publishes whatever comes, in order, until `messages` ends and everything is acknowledged. A publication
 /// whose acknowledgement is lost with the connection is made again.
 ///
 /// # Errors
-/// Fails where the client itself does; lost connections are made again for ever.
+/// Fails where the client itself does, and where the last messages are not acknowledged in 30 seconds. Before,
+/// lost connections are made again for ever.
 pub async fn publish_all(
     broker: &Broker,
     client_id: String,
@@ -67,6 +79,7 @@ pub async fn publish_all(
         let mut entries = Vec::new();
         let mut unacknowledged = FuturesUnordered::new();
         let mut is_over = false;
+        let mut end = pin!(tokio::time::sleep(Duration::MAX));
         loop {
             tokio::select! {
                 message = messages.recv(), if !is_over && unacknowledged.len() < usize::from(WINDOW) => match message {
@@ -74,7 +87,10 @@ pub async fn publish_all(
                         let notice = publish(&client, &topic, &message).await?;
                         unacknowledged.push(acknowledged(&client, &topic, message, notice, progress));
                     }
-                    None => is_over = true,
+                    None => {
+                        is_over = true;
+                        end.as_mut().reset(Instant::now() + LAST_WORDS);
+                    }
                 },
                 Some(message) = unacknowledged.next() => {
                     let message = message?;
@@ -83,14 +99,26 @@ pub async fn publish_all(
                         entries.push(Entry::new(&message));
                     }
                 }
+                () = &mut end, if !unacknowledged.is_empty() => {
+                    return UnacknowledgedSnafu { topic: &topic, messages: unacknowledged.len() }.fail();
+                }
                 else => break,
             }
         }
         client.disconnect().await.context(PublishSnafu { topic: &topic })?;
         Ok(entries)
     };
-    let (entries, ()) = futures::join!(publishing, connection);
-    entries
+    let (mut publishing, mut connection) = (pin!(publishing), pin!(connection));
+    // The goodbye is written by the connection, which ends with it; a failure ends both.
+    tokio::select! {
+        entries = &mut publishing => {
+            if entries.is_ok() {
+                _ = tokio::time::timeout(LAST_WORDS, connection).await;
+            }
+            entries
+        }
+        () = &mut connection => publishing.await,
+    }
 }
 
 async fn publish(client: &AsyncClient, topic: &str, message: &Message) -> Result<PublishNotice, Error> {

@@ -31,6 +31,11 @@ async fn a_suspended_pipeline_loses_nothing_and_catches_up() -> Report<Whatever>
             Ok((now > records + 1_500).then_some(()).ok_or(format!("{now} records after {records}")))
         })
         .await?;
+        test.wait_for("reports the growing lag", |pipeline| {
+            let lag = pipeline.status.as_ref().and_then(|status| status.lag.as_ref());
+            lag.is_some_and(|lag| lag.messages > 1_500)
+        })
+        .await?;
         assert_eq!(test.table().count().await?, rows, "no row while the processor stands still");
 
         // Everything stands still: messages gather at the MQTT broker.
