@@ -243,9 +243,15 @@ async fn run_device<Words: Future<Output = ()>>(
     words: impl FnOnce(mpsc::Sender<Message>) -> Words,
 ) -> Result<Vec<Entry>, publisher::Error> {
     let (said, heard) = mpsc::channel(1);
-    let publishing = publisher::publish_all(&broker, client_id, topic, heard, &progress);
-    let (entries, ()) = futures::join!(publishing, words(said));
-    entries
+    let publishing = publisher::publish_all(&broker, client_id, topic.clone(), heard, &progress);
+    let words = async {
+        words(said).await;
+        tokio::time::sleep(publisher::LAST_WORDS).await;
+    };
+    tokio::select! {
+        entries = publishing => entries,
+        () = words => publisher::UnacknowledgedSnafu { topic }.fail(),
+    }
 }
 
 /// Says the messages of a script, one each tick. A device that was held up catches up.
@@ -263,8 +269,10 @@ async fn speak(
             _ = ticks.tick() => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
-        if said.send(script.next(Timestamp::now())).await.is_err() {
-            return;
+        let message = script.next(Timestamp::now());
+        tokio::select! {
+            sent = said.send(message) => if sent.is_err() { return },
+            _ = stopped.wait_for(|stopped| *stopped) => return,
         }
         left -= 1;
     }
@@ -278,8 +286,9 @@ async fn play(replay: Replay, said: mpsc::Sender<Message>, mut stopped: watch::R
         Message::new(kind, replay.series.read(seq, time))
     };
     for time in Series::hours_before(Timestamp::now(), replay.days) {
-        if *stopped.borrow() || said.send(message(Kind::Late, time)).await.is_err() {
-            return;
+        tokio::select! {
+            sent = said.send(message(Kind::Late, time)) => if sent.is_err() { return },
+            _ = stopped.wait_for(|stopped| *stopped) => return,
         }
     }
     let Some(every) = replay.then_every else { return };

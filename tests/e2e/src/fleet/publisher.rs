@@ -1,18 +1,19 @@
 //! One MQTT connection that publishes with QoS 1 and waits for every PUBACK. Does network I/O.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use rumqttc_v5::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, PublishNotice, PublishOptions,
 };
 use snafu::{ResultExt, Snafu};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 use super::{Broker, Entry, Progress, message::Message};
 
 /// Why a device fell silent.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum Error {
     /// The options are contradictory.
     #[snafu(display("failed to prepare the connection of {client_id}"))]
@@ -23,12 +24,10 @@ pub enum Error {
         source: rumqttc_v5::ClientBuildError,
     },
     /// The broker does not answer at the end.
-    #[snafu(display("{messages} messages on {topic} were not acknowledged in time"))]
+    #[snafu(display("the last messages on {topic} were not acknowledged in {} s", LAST_WORDS.as_secs()))]
     Unacknowledged {
         /// The MQTT topic.
         topic: String,
-        /// How many.
-        messages: usize,
     },
     /// The connection's task is gone, or the message is not publishable.
     #[snafu(display("failed to publish on {topic}"))]
@@ -42,17 +41,15 @@ pub enum Error {
 
 /// How many messages of one device may wait for their PUBACK.
 const WINDOW: u16 = 32;
+/// How long a device that has said everything waits for a broker that does not answer.
+pub const LAST_WORDS: Duration = Duration::from_secs(30);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
-
-/// How long a fleet that is stopped waits for a broker that does not answer.
-const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// Publishes whatever comes, in order, until `messages` ends and everything is acknowledged. A publication
 /// whose acknowledgement is lost with the connection is made again.
 ///
 /// # Errors
-/// Fails where the client itself does, and where the last messages are not acknowledged in 30 seconds. Before,
-/// lost connections are made again for ever.
+/// Fails where the client itself does; lost connections are made again for ever.
 pub async fn publish_all(
     broker: &Broker,
     client_id: String,
@@ -70,16 +67,14 @@ pub async fn publish_all(
     if let Some((username, password)) = &broker.credentials {
         options.set_credentials(username.clone(), password.clone().into_bytes());
     }
-    let (client, event_loop) = AsyncClient::builder(options)
-        .capacity(usize::from(WINDOW))
-        .try_build()
-        .context(PrepareSnafu { client_id })?;
+    // The window bounds what is queued, so queueing never waits.
+    let (client, event_loop) =
+        AsyncClient::builder(options).unbounded().try_build().context(PrepareSnafu { client_id })?;
     let connection = keep_connected(event_loop, progress);
     let publishing = async {
         let mut entries = Vec::new();
         let mut unacknowledged = FuturesUnordered::new();
         let mut is_over = false;
-        let mut end = pin!(tokio::time::sleep(Duration::MAX));
         loop {
             tokio::select! {
                 message = messages.recv(), if !is_over && unacknowledged.len() < usize::from(WINDOW) => match message {
@@ -87,10 +82,7 @@ pub async fn publish_all(
                         let notice = publish(&client, &topic, &message).await?;
                         unacknowledged.push(acknowledged(&client, &topic, message, notice, progress));
                     }
-                    None => {
-                        is_over = true;
-                        end.as_mut().reset(Instant::now() + LAST_WORDS);
-                    }
+                    None => is_over = true,
                 },
                 Some(message) = unacknowledged.next() => {
                     let message = message?;
@@ -99,26 +91,14 @@ pub async fn publish_all(
                         entries.push(Entry::new(&message));
                     }
                 }
-                () = &mut end, if !unacknowledged.is_empty() => {
-                    return UnacknowledgedSnafu { topic: &topic, messages: unacknowledged.len() }.fail();
-                }
                 else => break,
             }
         }
         client.disconnect().await.context(PublishSnafu { topic: &topic })?;
         Ok(entries)
     };
-    let (mut publishing, mut connection) = (pin!(publishing), pin!(connection));
-    // The goodbye is written by the connection, which ends with it; a failure ends both.
-    tokio::select! {
-        entries = &mut publishing => {
-            if entries.is_ok() {
-                _ = tokio::time::timeout(LAST_WORDS, connection).await;
-            }
-            entries
-        }
-        () = &mut connection => publishing.await,
-    }
+    let (entries, ()) = futures::join!(publishing, connection);
+    entries
 }
 
 async fn publish(client: &AsyncClient, topic: &str, message: &Message) -> Result<PublishNotice, Error> {
