@@ -160,7 +160,6 @@ fn secret_volume(secret: &MountedSecret) -> Volume {
             // A pod without its Secret would start and fail in a way that is harder to read.
             optional: Some(false),
             secret_name: Some(secret.name.clone()),
-            ..SecretVolumeSource::default()
         }),
         ..Volume::default()
     }
