@@ -2,7 +2,6 @@
 //! `WorkerConfig` that the operator hands to a worker, the `WorkerStatus` that a worker answers with,
 //! and the names on which the processes agree. No I/O, no clients.
 
-pub mod database;
 pub mod names;
 pub mod pipeline;
 pub mod status;

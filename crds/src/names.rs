@@ -1,5 +1,7 @@
 //! The names on which user, operator and workers agree.
 
+use strum::Display;
+
 /// The API group of `IoTPipeline`, and the prefix of every label and annotation of this project.
 pub const API_GROUP: &str = "iotpipeline.dev";
 
@@ -12,6 +14,9 @@ pub const FINALIZER: &str = "iotpipeline.dev/cleanup";
 /// Annotation that lets a pipeline go although its topic or table could not be deleted:
 /// `kubectl annotate iotp NAME iotpipeline.dev/skip-cleanup=true`.
 pub const SKIP_CLEANUP_ANNOTATION: &str = "iotpipeline.dev/skip-cleanup";
+
+/// Annotation that lets a change through that would destroy data: its value is the hash that the condition shows.
+pub const APPROVE_ANNOTATION: &str = "iotpipeline.dev/approve";
 
 /// Label on every child object: the name of the pipeline it belongs to.
 ///
@@ -33,11 +38,45 @@ pub const WORKER_CONFIG_PATH: &str = "/etc/iotpipeline/config/worker.json";
 /// The key of the configuration in its ConfigMap.
 pub const WORKER_CONFIG_KEY: &str = "worker.json";
 
-/// The directory into which the Secret of `mqtt.credentialsSecretRef` is mounted.
-pub const MQTT_SECRET_DIR: &str = "/etc/iotpipeline/secrets/mqtt";
+/// The directory into which a worker's Secrets are mounted, each in a directory named after its
+/// [`SecretPurpose`].
+pub const SECRETS_DIR: &str = "/etc/iotpipeline/secrets";
 
-/// The directory into which the Secret of `timescale.secretRef` is mounted.
-pub const TIMESCALE_SECRET_DIR: &str = "/etc/iotpipeline/secrets/timescale";
+/// What a mounted Secret is for. Displays as the name of its directory, such as `mqtt-client`.
+#[derive(Clone, Copy, Debug, Display, Eq, PartialEq)]
+#[strum(serialize_all = "kebab-case")]
+pub enum SecretPurpose {
+    /// `mqtt.credentialsSecretRef`: the keys `username` and `password`.
+    Mqtt,
+    /// `mqtt.tls.caSecretRef`: [`CA_FILE`].
+    MqttCa,
+    /// `mqtt.tls.clientSecretRef`: [`CERTIFICATE_FILE`] and [`KEY_FILE`].
+    MqttClient,
+    /// `kafka.tls.caSecretRef`: [`CA_FILE`].
+    KafkaCa,
+    /// `kafka.tls.clientSecretRef`: [`CERTIFICATE_FILE`] and [`KEY_FILE`].
+    KafkaClient,
+    /// `kafka.sasl.passwordSecretRef`: [`PASSWORD_FILE`].
+    KafkaPassword,
+    /// `timescale.secretRef`: whatever keys it has.
+    Timescale,
+    /// `timescale.tls.caSecretRef`: [`CA_FILE`].
+    TimescaleCa,
+    /// `timescale.tls.clientSecretRef`: [`CERTIFICATE_FILE`] and [`KEY_FILE`].
+    TimescaleClient,
+}
+
+/// Certificate authorities, as they are mounted.
+pub const CA_FILE: &str = "ca.crt";
+
+/// A client certificate, as it is mounted, whatever its key in the Secret.
+pub const CERTIFICATE_FILE: &str = "tls.crt";
+
+/// The private key of a client certificate, as it is mounted, whatever its key in the Secret.
+pub const KEY_FILE: &str = "tls.key";
+
+/// A password, as it is mounted, whatever its key in the Secret.
+pub const PASSWORD_FILE: &str = "password";
 
 /// Table with one row: the version of the bookkeeping tables in this schema.
 ///

@@ -57,16 +57,38 @@ use crate::{
     validation = Rule::new("self.kafka.topic.name == oldSelf.kafka.topic.name")
         .message("kafka.topic.name cannot change; create another IoTPipeline for another topic")
         .field_path(".kafka.topic.name"),
-    validation = Rule::new("self.kafka.topic.partitions >= oldSelf.kafka.topic.partitions")
+    validation = Rule::new("self.kafka.topic.management == oldSelf.kafka.topic.management")
+        .message("kafka.topic.management cannot change; create another IoTPipeline")
+        .field_path(".kafka.topic.management"),
+    validation = Rule::new("self.timescale.management == oldSelf.timescale.management")
+        .message("timescale.management cannot change; create another IoTPipeline")
+        .field_path(".timescale.management"),
+    validation = Rule::new("has(self.mqtt) == has(oldSelf.mqtt)")
+        .message("mqtt can neither be added nor removed; create another IoTPipeline")
+        .field_path(".mqtt"),
+    validation = Rule::new("has(self.mqtt) || !has(self.bridge)")
+        .message("without mqtt there is no bridge; leave bridge out")
+        .field_path(".bridge"),
+    validation = Rule::new("has(self.mqtt) || !has(self.kafka.key)")
+        .message("without mqtt nobody here writes records, so their keys are not decided here; leave kafka.key out")
+        .field_path(".kafka.key"),
+    validation = Rule::new("self.kafka.topic.management != 'External' || !has(self.deletionPolicy) || self.deletionPolicy.topic == 'Retain'")
+        .message("a topic whose management is External is never deleted; set deletionPolicy.topic to Retain")
+        .field_path(".deletionPolicy"),
+    validation = Rule::new("self.timescale.management != 'External' || !has(self.deletionPolicy) || self.deletionPolicy.table == 'Retain'")
+        .message("a table whose management is External is never deleted; set deletionPolicy.table to Retain")
+        .field_path(".deletionPolicy"),
+    validation = Rule::new("!has(self.kafka.topic.partitions) || !has(oldSelf.kafka.topic.partitions) || self.kafka.topic.partitions >= oldSelf.kafka.topic.partitions")
         .message("kafka.topic.partitions may grow but never shrink; Kafka cannot remove partitions")
         .field_path(".kafka.topic.partitions"),
-    validation = Rule::new("has(self.mqtt.clientId) == has(oldSelf.mqtt.clientId) && (!has(self.mqtt.clientId) || self.mqtt.clientId == oldSelf.mqtt.clientId)")
+    validation = Rule::new("!has(self.mqtt) || !has(oldSelf.mqtt) || (has(self.mqtt.clientId) == has(oldSelf.mqtt.clientId) && (!has(self.mqtt.clientId) || self.mqtt.clientId == oldSelf.mqtt.clientId))")
         .message("mqtt.clientId cannot change, because the broker keeps the session and its queued messages under it; create another IoTPipeline")
         .field_path(".mqtt"),
 )]
 pub struct IoTPipelineSpec {
-    /// The MQTT broker and what to take from it.
-    pub mqtt: MqttSpec,
+    /// The MQTT broker and what to take from it; left out where something else fills the Kafka topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<MqttSpec>,
     /// The backbone.
     pub kafka: KafkaSpec,
     /// How a payload becomes rows.
@@ -75,8 +97,8 @@ pub struct IoTPipelineSpec {
     /// The hypertable.
     pub timescale: TimescaleSpec,
     /// The workers from MQTT to Kafka.
-    #[serde(default)]
-    pub bridge: BridgeSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<BridgeSpec>,
     /// The workers from Kafka to TimescaleDB.
     #[serde(default)]
     pub processor: ProcessorSpec,
@@ -91,11 +113,19 @@ pub struct IoTPipelineSpec {
 /// The MQTT broker and what to take from it.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.tls) || self.url.startsWith('mqtts://') || self.url.startsWith('wss://')")
+        .message("tls needs a url that begins with mqtts:// or wss://")
+        .field_path(".tls"),
+)]
 pub struct MqttSpec {
-    /// `mqtt://host:port`; the port defaults to 1883. A host without a dot is a Service in this namespace.
+    /// `mqtt://host:port` (port 1883 by default), `mqtts://` (8883), `ws://host:port/path` (80) or `wss://` (443).
+    /// A host without a dot is a Service in this namespace.
     #[schemars(
         length(max = 300),
-        regex(pattern = r"^mqtt://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$")
+        regex(
+            pattern = r"^(mqtts?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?|wss?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?)$"
+        )
     )]
     pub url: String,
     /// V5 (default) or V3_1_1.
@@ -131,6 +161,80 @@ pub struct MqttSpec {
     /// A Secret of this namespace with the keys `username` and `password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+    /// Certificates, for `mqtts://` and `wss://`; without it the authorities that the system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<MqttTlsSpec>,
+}
+
+/// Certificates of the connection to the MQTT broker.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MqttTlsSpec {
+    /// The certificate authorities that the server's certificate may come from; default those that the system
+    /// trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+    /// The client certificate: a Secret with `tls.crt` and `tls.key` (cert-manager), or `user.crt` and `user.key`
+    /// (Strimzi).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret_ref: Option<SecretRef>,
+    /// Protocols to offer by ALPN, such as `mqtt` or AWS IoT Core's `x-amzn-mqtt-ca`; default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 64), regex(pattern = r"^[!-~]+$")))]
+    pub alpn: Vec<String>,
+}
+
+/// Certificates of the connection to Kafka. `tls: {}` encrypts with the authorities that the system trusts.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaTlsSpec {
+    /// The certificate authorities that the brokers' certificates may come from; default those that the system
+    /// trusts. Strimzi keeps them in `<cluster>-cluster-ca-cert`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+    /// The client certificate: a Secret with `tls.crt` and `tls.key` (cert-manager), or `user.crt` and `user.key`
+    /// (Strimzi).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret_ref: Option<SecretRef>,
+}
+
+/// Certificates of the connection to the database.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.mode != 'Disable' || !(has(self.caSecretRef) || has(self.clientSecretRef))")
+        .message("mode Disable uses no certificates; leave caSecretRef and clientSecretRef out, or choose another mode"),
+    validation = Rule::new("self.mode != 'Require' || !has(self.caSecretRef)")
+        .message("mode Require checks no certificate; choose VerifyCa or VerifyFull, or leave caSecretRef out")
+        .field_path(".caSecretRef"),
+)]
+pub struct DatabaseTlsSpec {
+    /// Disable: no encryption. Require: encryption, whoever the server is. VerifyCa: its certificate comes from a
+    /// trusted authority. VerifyFull (default): and names the host.
+    #[serde(default = "default_database_tls_mode")]
+    pub mode: DatabaseTlsMode,
+    /// The certificate authorities that the server's certificate may come from; default those that the system
+    /// trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+    /// The client certificate: a Secret with `tls.crt` and `tls.key` (cert-manager), or `user.crt` and `user.key`
+    /// (Strimzi).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret_ref: Option<SecretRef>,
+}
+
+/// What of the database server is checked. The names are those of PostgreSQL's `sslmode`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum DatabaseTlsMode {
+    /// No encryption.
+    #[default]
+    Disable,
+    /// Encryption, whoever the server is.
+    Require,
+    /// The server's certificate comes from a trusted authority.
+    VerifyCa,
+    /// The server's certificate comes from a trusted authority and names the host.
+    VerifyFull,
 }
 
 /// One topic filter.
@@ -178,6 +282,42 @@ pub struct SecretRef {
     pub name: String,
 }
 
+/// Certificates in a Secret of the pipeline's own namespace.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CaSecretRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key with the certificates, PEM; default ca.crt.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub key: String,
+}
+
+/// A password in a Secret of the pipeline's own namespace.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PasswordSecretRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key with the password; default password.
+    #[serde(default = "default_password_key")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub key: String,
+}
+
+/// Who keeps a topic or a table as the spec says.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Management {
+    /// The operator: it creates it, repairs drift, and deletes it where the deletion policy says so.
+    #[default]
+    Managed,
+    /// Somebody else: it is checked for fit and never altered, claimed or deleted.
+    External,
+}
+
 /// The backbone.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -188,11 +328,17 @@ pub struct KafkaSpec {
         regex(pattern = r"^[A-Za-z0-9.-]+:[0-9]{1,5}(,[A-Za-z0-9.-]+:[0-9]{1,5})*$")
     )]
     pub bootstrap_servers: String,
-    /// The topic that the operator creates and keeps.
+    /// Certificates; with it, even empty, the connection is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<KafkaTlsSpec>,
+    /// User and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<SaslSpec>,
+    /// The topic.
     pub topic: TopicSpec,
-    /// What becomes the key of the record, which decides partition and order.
-    #[serde(default)]
-    pub key: KeySpec,
+    /// What becomes the key of the record, which decides partition and order; default the MQTT topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeySpec>,
     /// Where a pipeline without a stored position begins: Earliest (default), Latest or an RFC 3339 time.
     #[serde(default = "default_start_from")]
     #[schemars(
@@ -208,24 +354,70 @@ pub struct KafkaSpec {
     pub consumer_group: Option<String>,
 }
 
+/// A user of Kafka.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SaslSpec {
+    /// Plain, ScramSha256 or ScramSha512. Plain shows the password to whoever listens: use it with tls.
+    pub mechanism: SaslMechanism,
+    /// The user.
+    #[schemars(length(min = 1, max = 256))]
+    pub username: String,
+    /// The user's password.
+    pub password_secret_ref: PasswordSecretRef,
+}
+
+/// How a password is shown to the broker.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum SaslMechanism {
+    /// As it is (RFC 4616).
+    Plain,
+    /// By proof of knowing it, with SHA-256 (RFC 5802, RFC 7677).
+    ScramSha256,
+    /// By proof of knowing it, with SHA-512.
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    /// The mechanism's registered name.
+    pub fn kafka_name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
 /// The Kafka topic.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.management != 'Managed' || (has(self.partitions) && has(self.replicationFactor))")
+        .message("a topic that the operator manages needs partitions and replicationFactor"),
+    validation = Rule::new("self.management != 'External' || !(has(self.partitions) || has(self.replicationFactor) || has(self.retention) || has(self.config))")
+        .message("a topic whose management is External is as somebody else set it; leave partitions, replicationFactor, retention and config out"),
+)]
 pub struct TopicSpec {
+    /// Managed (default): the operator creates and keeps it. External: somebody else does. Cannot change.
+    #[serde(default)]
+    pub management: Management,
     /// The topic's name. Cannot change.
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     #[x_kube(validation = Rule::new("self != '.' && self != '..'").message("'.' and '..' are no topic names"))]
     #[x_kube(validation = Rule::new("!self.startsWith('__')").message("names that begin with __ are Kafka's own"))]
     pub name: String,
-    /// How many partitions; may grow, never shrink.
+    /// How many partitions; may grow, never shrink. Needed where the operator manages the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
-    pub partitions: i32,
-    /// How many brokers keep each partition; used at creation.
+    pub partitions: Option<i32>,
+    /// How many brokers keep each partition; used at creation. Needed where the operator manages the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 15))]
-    pub replication_factor: i32,
+    pub replication_factor: Option<i32>,
     /// How long Kafka keeps records; default 7d. Longer than the database's recovery window.
-    #[serde(default = "default_topic_retention")]
-    pub retention: DurationText,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<DurationText>,
     /// More topic settings by their Kafka names. Only the named ones are managed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
@@ -350,10 +542,23 @@ pub struct AcceptTimeSpec {
     validation = Rule::new("!has(self.indexes) || self.indexes.all(index, index.columns.all(entry, self.columns.exists(column, entry == column.name || entry == column.name + ' DESC' || entry == column.name + ' ASC')))")
         .message("an index may hold declared columns only, each alone or followed by ASC or DESC")
         .field_path(".indexes"),
+    validation = Rule::new("self.management != 'External' || !(has(self.chunkInterval) || has(self.indexes) || has(self.retention))")
+        .message("a table whose management is External is as somebody else made it; leave chunkInterval, indexes and retention out"),
 )]
 pub struct TimescaleSpec {
-    /// A Secret of this namespace with `host`, `port`, `dbname`, `username` and `password`, or with `uri`.
+    /// A Secret of this namespace with `fqdn-uri`, `uri`, or `host`, `port`, `dbname`, `username` and `password`: the
+    /// role that reads and writes. CloudNativePG's `<cluster>-app` fits.
     pub secret_ref: SecretRef,
+    /// Such a Secret for the operator alone: the role that creates, alters, and grants the other role no more than
+    /// workers need. May name another host, so that workers go through a pooler and the operator does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_secret_ref: Option<SecretRef>,
+    /// Encryption and certificates; without it the connection is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<DatabaseTlsSpec>,
+    /// Managed (default): the operator creates and keeps the table. External: somebody else does. Cannot change.
+    #[serde(default)]
+    pub management: Management,
     /// Where rows go. Cannot change.
     pub table: TableRef,
     /// The columns. May grow; types never change and nothing is dropped.
@@ -369,8 +574,8 @@ pub struct TimescaleSpec {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
     pub extra_column: Option<String>,
     /// The span of time of a chunk; default 1d. A change holds for new chunks only.
-    #[serde(default = "default_chunk_interval")]
-    pub chunk_interval: DurationText,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_interval: Option<DurationText>,
     /// The indexes, beside none by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -624,12 +829,16 @@ fn default_start_from() -> String {
     "Earliest".to_owned()
 }
 
-fn default_topic_retention() -> DurationText {
-    "7d".into()
+fn default_ca_key() -> String {
+    "ca.crt".to_owned()
 }
 
-fn default_chunk_interval() -> DurationText {
-    "1d".into()
+fn default_password_key() -> String {
+    "password".to_owned()
+}
+
+fn default_database_tls_mode() -> DatabaseTlsMode {
+    DatabaseTlsMode::VerifyFull
 }
 
 fn default_replicas() -> i32 {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::ColumnType;
+use crate::pipeline::{ColumnType, DatabaseTlsMode, SaslMechanism};
 
 /// The version of [`WorkerConfig`] that this build writes and reads. A worker refuses any other.
 pub const WORKER_CONFIG_VERSION: u32 = 1;
@@ -23,6 +23,16 @@ pub struct WorkerConfig {
     pub kafka: KafkaConfig,
     /// What the worker does.
     pub role: RoleConfig,
+}
+
+impl WorkerConfig {
+    /// Which kind of worker it is for.
+    pub fn component(&self) -> Component {
+        match self.role {
+            RoleConfig::Bridge(_) => Component::Bridge,
+            RoleConfig::Processor(_) => Component::Processor,
+        }
+    }
 }
 
 /// A pipeline's identity. Not the object's UID, which changes when a cluster is restored.
@@ -45,6 +55,30 @@ pub struct KafkaConfig {
     pub bootstrap_servers: String,
     /// The pipeline's topic.
     pub topic: String,
+    /// Certificates, where the connection is to be encrypted.
+    pub tls: Option<TlsConfig>,
+    /// The user, where the brokers ask for one.
+    pub sasl: Option<SaslConfig>,
+}
+
+/// Which certificates of a connection are mounted; they are read again at every connect.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Whether to trust [`crate::names::CA_FILE`] rather than the authorities that the system trusts.
+    pub has_ca: bool,
+    /// Whether to show [`crate::names::CERTIFICATE_FILE`].
+    pub has_client_certificate: bool,
+}
+
+/// A user of Kafka; the password is mounted as [`crate::names::PASSWORD_FILE`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SaslConfig {
+    /// How the password is shown to the broker.
+    pub mechanism: SaslMechanism,
+    /// The user.
+    pub username: String,
 }
 
 /// The part of the configuration that only one kind of worker has.
@@ -65,12 +99,23 @@ pub struct BridgeConfig {
     pub host: String,
     /// TCP port of the MQTT broker.
     pub port: u16,
+    /// What MQTT is spoken over.
+    pub transport: MqttTransport,
+    /// Certificates, for the two encrypted transports.
+    pub tls: TlsConfig,
+    /// Protocols to offer by ALPN.
+    pub alpn: Vec<String>,
     /// MQTT 5 or 3.1.1.
     pub protocol_version: crate::pipeline::ProtocolVersion,
     /// The client id, which names the session at the broker.
     pub client_id: String,
     /// What to subscribe to.
     pub subscriptions: Vec<Subscription>,
+    /// Filters that earlier configurations subscribed to and this one does not: to be unsubscribed, because the
+    /// broker's session still holds them.
+    pub unsubscribe: Vec<String>,
+    /// Whether the pipeline goes: unsubscribe from everything, pass on what the session still holds, end it.
+    pub retire: bool,
     /// How long the broker keeps the session of an absent bridge, seconds (MQTT 5 only).
     pub session_expiry_seconds: u32,
     /// The largest MQTT packet to accept, bytes.
@@ -79,12 +124,26 @@ pub struct BridgeConfig {
     pub max_in_flight: u16,
     /// The largest sum of the payloads of messages that are not yet acknowledged, bytes.
     pub max_in_flight_bytes: u64,
-    /// Whether `username` and `password` are to be read from [`crate::names::MQTT_SECRET_DIR`].
+    /// Whether `username` and `password` are mounted.
     pub has_credentials: bool,
     /// What becomes the key of the Kafka record.
     pub key: KeyConfig,
     /// The largest Kafka record the producer may send, bytes; the topic's `max.message.bytes` is as large.
     pub max_record_bytes: u32,
+}
+
+/// What MQTT is spoken over.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MqttTransport {
+    /// TCP.
+    Tcp,
+    /// TLS.
+    Tls,
+    /// WebSocket, with the path of its URL.
+    WebSocket(String),
+    /// WebSocket over TLS, with the path of its URL.
+    SecureWebSocket(String),
 }
 
 /// One MQTT subscription.
@@ -119,12 +178,26 @@ pub struct ProcessorConfig {
     pub start_from: StartFrom,
     /// How a payload becomes an event.
     pub codec: crate::pipeline::CodecType,
+    /// Whether a bridge of this pipeline writes the topic, so that every record says where it came from.
+    pub has_bridge: bool,
     /// The VRL program; without one the event goes to the columns as it was decoded.
     pub program: Option<String>,
     /// Accepted event times relative to the worker's clock; `None` accepts all.
     pub accept_time: AcceptTimeConfig,
+    /// Whether and how the connection to the database is encrypted.
+    pub database_tls: DatabaseTlsConfig,
     /// The target table.
     pub table: TableConfig,
+}
+
+/// Whether and how the connection to the database is encrypted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DatabaseTlsConfig {
+    /// What of the server is checked.
+    pub mode: DatabaseTlsMode,
+    /// Which certificates are mounted.
+    pub certificates: TlsConfig,
 }
 
 /// Where a topic without any stored position begins.
@@ -211,12 +284,27 @@ pub struct WorkerStatus {
     pub ready: bool,
     /// Why it does not, for a person: what went wrong, where, what to do. Holds no secrets.
     pub problem: Option<WorkerProblem>,
+    /// What has become of the session, where the configuration says `retire` (bridge only).
+    #[serde(default)]
+    pub retirement: Option<Retirement>,
     /// The subscriptions that the broker has granted (bridge only).
     #[serde(default)]
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The partitions this worker owns (processor only).
     #[serde(default)]
     pub partitions: Vec<i32>,
+}
+
+/// What has become of the MQTT session of a pipeline that goes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retirement {
+    /// Whether the session has ended at the broker, with nothing left in it.
+    pub ended: bool,
+    /// How many messages were passed on since the worker started.
+    pub passed_on: u64,
+    /// How many messages are taken from the broker and not yet in Kafka.
+    pub in_flight: u64,
 }
 
 /// Why a worker does not do its work.

@@ -49,6 +49,11 @@ fn the_operator_has_no_mqtt_client_and_does_not_know_the_worker() {
 }
 
 #[test]
+fn access_knows_settings_of_clients_and_nobody_who_uses_them() {
+    check("access", &["crds", "rdkafka", "sqlx"], &["kube-client", "operator", "rumqttc-v5-next", "worker"]);
+}
+
+#[test]
 fn the_api_has_no_client_at_all() {
     check("crds", &["kube-core"], &["kube-client", "rdkafka", "sqlx", "tokio"]);
 }

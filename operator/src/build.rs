@@ -108,16 +108,18 @@ pub fn workload_kind(component: Component) -> ChildKind {
 /// Fails where an object has no JSON form, which none of these has ever had.
 pub fn build_worker(
     pipeline: &Pipeline,
-    component: Component,
+    worker: &Worker,
     config_map: &str,
     image: &WorkerImage,
 ) -> Result<Vec<Child>, Error> {
+    let component = worker.component();
+    let kind = workload_kind(component);
     let workload = match component {
         Component::Bridge => {
-            child(ChildKind::StatefulSet, &statefulset::build_statefulset(pipeline, config_map, image))?
+            child(kind, &statefulset::build_statefulset(pipeline, worker, config_map, image))?
         }
         Component::Processor => {
-            child(ChildKind::Deployment, &deployment::build_deployment(pipeline, config_map, image))?
+            child(kind, &deployment::build_deployment(pipeline, worker, config_map, image))?
         }
     };
     Ok(vec![
@@ -131,8 +133,8 @@ pub fn build_worker(
 ///
 /// # Errors
 /// Fails where the configuration has no JSON form, which no validated one has ever had.
-pub fn build_configuration(pipeline: &Pipeline, component: Component) -> Result<Child, Error> {
-    child(ChildKind::ConfigMap, &config_map::build_config_map(pipeline, component)?)
+pub fn build_configuration(pipeline: &Pipeline, worker: &Worker) -> Result<Child, Error> {
+    child(ChildKind::ConfigMap, &config_map::build_config_map(pipeline, worker)?)
 }
 
 /// The labels of a worker's objects and pods.
@@ -162,13 +164,6 @@ pub fn selector_text(pipeline: &str, component: Component) -> String {
 /// The first 10 hexadecimal digits of the SHA-256 of a text.
 fn short_hash(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn worker(pipeline: &Pipeline, component: Component) -> &Worker {
-    match component {
-        Component::Bridge => &pipeline.bridge,
-        Component::Processor => &pipeline.processor,
-    }
 }
 
 fn metadata(pipeline: &Pipeline, component: Component) -> ObjectMeta {

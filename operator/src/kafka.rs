@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use access::kafka::KafkaAccess;
 use futures::future::BoxFuture;
 
 use crate::{
@@ -26,14 +27,14 @@ pub trait TopicAdmin: Send + Sync {
     /// Reads the cluster's id and the topic as it is.
     fn observe<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, Error>>;
 
     /// Makes one step of a [`TopicPlan`] and reads back that it holds.
     fn apply<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), Error>>;
@@ -41,14 +42,14 @@ pub trait TopicAdmin: Send + Sync {
     /// Deletes the topic. A topic that does not exist is deleted already. The caller has checked the marker.
     fn delete<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// The first and the next offset of each partition; empty where the topic does not exist.
     fn watermarks<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, Error>>;
 }

@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use access::{database::DatabaseAccess, kafka::KafkaAccess};
 use crds::{
-    database::DatabaseAccess,
-    names::{MAX_IDENTIFIER_BYTES, MAX_TABLE_NAME_BYTES},
+    names::{MAX_IDENTIFIER_BYTES, MAX_TABLE_NAME_BYTES, SecretPurpose},
     pipeline::{ColumnType, DeletionPolicySpec, PodSpec, Suspend},
-    worker::{PipelineId, WorkerConfig},
+    worker::{Component, PipelineId, WorkerConfig},
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
@@ -20,14 +20,16 @@ pub struct Pipeline {
     pub owner: OwnerReference,
     /// The generation of the spec that this was made from.
     pub generation: i64,
-    /// The Kafka topic to keep.
+    /// The Kafka topic.
     pub topic: Topic,
-    /// The hypertable to keep.
+    /// The hypertable.
     pub table: Table,
-    /// How to reach the database.
+    /// How the operator reaches the database.
     pub database: DatabaseAccess,
-    /// The workers from MQTT to Kafka.
-    pub bridge: Worker,
+    /// The role that workers have in the database.
+    pub worker_role: String,
+    /// The workers from MQTT to Kafka; `None` where something else fills the topic.
+    pub bridge: Option<Worker>,
     /// The workers from Kafka to TimescaleDB.
     pub processor: Worker,
     /// What to delete with the pipeline.
@@ -36,35 +38,63 @@ pub struct Pipeline {
     pub suspend: Suspend,
 }
 
-/// A Kafka topic as it shall be.
+impl Pipeline {
+    /// The kinds of worker that it has.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.bridge.iter().chain([&self.processor])
+    }
+}
+
+impl Worker {
+    /// Which kind of worker it is.
+    pub fn component(&self) -> Component {
+        self.config.component()
+    }
+}
+
+/// A Kafka topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Topic {
-    /// Comma-separated `host:port`.
-    pub bootstrap_servers: String,
+    /// How to reach the cluster.
+    pub kafka: KafkaAccess,
     /// Its name.
     pub name: TopicName,
+    /// What the operator makes of it; `None` where its management is External.
+    pub wanted: Option<WantedTopic>,
+    /// The least `max.message.bytes` that leaves room for the largest MQTT packet, key and headers; `None` without
+    /// a bridge. A larger value found on the topic stays.
+    pub min_max_message_bytes: Option<u32>,
+}
+
+/// A Kafka topic as the operator makes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedTopic {
     /// How many partitions; may grow.
     pub partitions: i32,
     /// How many brokers keep each partition; counts at creation only.
     pub replication_factor: i32,
     /// The settings that the spec names, `retention.ms` among them. All others stay as they are.
     pub config: BTreeMap<String, String>,
-    /// The least `max.message.bytes` that leaves room for the largest MQTT packet, key and headers. A larger
-    /// value found on the topic stays.
-    pub min_max_message_bytes: u32,
 }
 
-/// A hypertable as it shall be.
+/// A hypertable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// The schema of the table and of its bookkeeping.
     pub schema: SqlIdent,
     /// The hypertable.
     pub name: SqlIdent,
-    /// Its columns in order; the extra column, if any, is the last.
+    /// The columns that workers write, in order; the extra column, if any, is the last.
     pub columns: Vec<Column>,
     /// The column that partitions it.
     pub time_column: SqlIdent,
+    /// What the operator makes of it; `None` where its management is External.
+    pub wanted: Option<WantedTable>,
+}
+
+/// What of a hypertable, beside its columns, the operator makes as the spec says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedTable {
     /// The span of time of a new chunk.
     pub chunk_interval: Duration,
     /// Its indexes.
@@ -107,7 +137,7 @@ pub struct Worker {
     pub replicas: i32,
     /// What the worker is told.
     pub config: WorkerConfig,
-    /// The Secret to mount and where.
+    /// The Secrets to mount.
     pub secrets: Vec<MountedSecret>,
     /// CPU and memory of each pod.
     pub resources: ResourceRequirements,
@@ -120,8 +150,10 @@ pub struct Worker {
 pub struct MountedSecret {
     /// The Secret's name.
     pub name: String,
-    /// The directory in the container.
-    pub directory: &'static str,
+    /// What it is for, which names the directory.
+    pub purpose: SecretPurpose,
+    /// The keys that the worker gets, each with the name of its file; empty for all of them.
+    pub files: Vec<(String, &'static str)>,
 }
 
 /// The name of a Kafka topic: 1 to 249 of `[A-Za-z0-9._-]`, neither `.` nor `..`, not Kafka's own (`__…`).

@@ -4,7 +4,8 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crds::{database::DatabaseAccess, worker::PipelineId};
+use access::database::DatabaseAccess;
+use crds::worker::PipelineId;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 

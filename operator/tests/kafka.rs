@@ -4,11 +4,12 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
+use access::kafka::KafkaAccess;
 use crds::{status::Reason, worker::PipelineId};
 use operator::{
     change::Change,
     kafka::{Error, KafkaClient, ObservedTopic, TopicAdmin, TopicPlan, Watermarks, plan},
-    pipeline::{Topic, TopicName},
+    pipeline::{Topic, TopicName, WantedTopic},
 };
 use rdkafka::{
     ClientConfig,
@@ -78,7 +79,7 @@ async fn a_larger_max_message_bytes_stays_and_a_wanted_default_is_no_drift() {
         ("max.message.bytes", "9000000"),
     ])
     .await;
-    test.topic.config.insert("cleanup.policy".into(), "delete".into());
+    test.wanted().config.insert("cleanup.policy".into(), "delete".into());
     assert_eq!(test.plan(&test.topic, Some(&test.pipeline)).await, TopicPlan::default());
     test.finish().await;
 }
@@ -86,7 +87,8 @@ async fn a_larger_max_message_bytes_stays_and_a_wanted_default_is_no_drift() {
 #[tokio::test]
 async fn partitions_grow_and_never_shrink() {
     let test = Test::created("partitions").await;
-    let grown = Topic { partitions: 5, ..test.topic.clone() };
+    let mut grown = test.topic.clone();
+    grown.wanted.as_mut().unwrap().partitions = 5;
     let plan = test.plan(&grown, Some(&test.pipeline)).await;
     assert_eq!(
         test.apply(&plan).await,
@@ -117,13 +119,12 @@ async fn a_topic_that_appears_between_plan_and_creation_is_repaired_next() {
     let test = Test::new("race");
     let early = test.plan(&test.topic, None).await;
     // The broker's own creation: one partition, default settings.
-    test.apply(
-        &test.plan(&Topic { partitions: 1, config: BTreeMap::new(), ..test.topic.clone() }, None).await,
-    )
-    .await;
+    let mut automatic = test.topic.clone();
+    automatic.wanted = Some(WantedTopic { partitions: 1, replication_factor: 1, config: BTreeMap::new() });
+    test.apply(&test.plan(&automatic, None).await).await;
 
     let step = &early.steps[0];
-    let error = test.kafka.apply(&test.topic.bootstrap_servers, &test.topic.name, step).await.unwrap_err();
+    let error = test.kafka.apply(&test.topic.kafka, &test.topic.name, step).await.unwrap_err();
     assert!(matches!(error, Error::NotAsAsked { .. }), "{error}");
     let repair = test.plan(&test.topic, Some(&test.pipeline)).await;
     assert_eq!(repair.steps.len(), 2);
@@ -136,7 +137,7 @@ async fn a_topic_that_appears_between_plan_and_creation_is_repaired_next() {
 async fn watermarks_tell_what_a_partition_holds() {
     let test = Test::created("watermarks").await;
     let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", &test.topic.bootstrap_servers).create().unwrap();
+        ClientConfig::new().set("bootstrap.servers", &test.topic.kafka.bootstrap_servers).create().unwrap();
     for number in 0..7 {
         let record = BaseRecord::<(), str>::to(test.topic.name.as_str()).partition(number % 2).payload("x");
         producer.send(record).unwrap();
@@ -153,7 +154,7 @@ async fn watermarks_tell_what_a_partition_holds() {
 async fn a_deleted_topic_is_gone_and_deleting_it_again_succeeds() {
     let test = Test::created("delete").await;
     for _ in 0..2 {
-        test.kafka.delete(&test.topic.bootstrap_servers, &test.topic.name).await.unwrap();
+        test.kafka.delete(&test.topic.kafka, &test.topic.name).await.unwrap();
         assert_eq!(test.observe().await.topic, None);
     }
 }
@@ -161,13 +162,13 @@ async fn a_deleted_topic_is_gone_and_deleting_it_again_succeeds() {
 #[tokio::test]
 async fn refusals_of_the_broker_say_what_to_do() {
     let mut test = Test::new("refused");
-    test.topic.replication_factor = 3;
+    test.wanted().replication_factor = 3;
     let error = test.try_create().await.unwrap_err();
     assert_eq!(error.reason(), Reason::KafkaRefused);
     assert!(error.to_string().contains("fewer brokers than kafka.topic.replicationFactor"), "{error}");
 
-    test.topic.replication_factor = 1;
-    test.topic.config.insert("compression.type".into(), "rar".into());
+    test.wanted().replication_factor = 1;
+    test.wanted().config.insert("compression.type".into(), "rar".into());
     let error = test.try_create().await.unwrap_err();
     assert_eq!(error.reason(), Reason::KafkaRefused);
     assert!(error.to_string().contains("kafka.topic.config"), "{error}");
@@ -179,7 +180,7 @@ async fn silence_is_told_from_refusal_within_the_deadline() {
     let topic = TopicName::parse("t").unwrap();
     let started = SystemTime::now();
     // Nothing listens on the discard port.
-    let error = KafkaClient::default().observe("127.0.0.1:9", &topic).await.unwrap_err();
+    let error = KafkaClient::default().observe(&plain("127.0.0.1:9"), &topic).await.unwrap_err();
     assert_eq!(error.reason(), Reason::KafkaUnreachable);
     assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
     assert!(started.elapsed().unwrap().as_secs() < 15);
@@ -203,18 +204,24 @@ impl Test {
         Self {
             kafka: KafkaClient::default(),
             topic: Topic {
-                bootstrap_servers,
+                kafka: plain(&bootstrap_servers),
                 name: TopicName::parse(&format!("operator-test-{name}-{now}")).unwrap(),
-                partitions: 2,
-                replication_factor: 1,
-                config: BTreeMap::from([
-                    ("retention.ms".into(), "3600000".into()),
-                    ("compression.type".into(), "zstd".into()),
-                ]),
-                min_max_message_bytes: 2_000_000,
+                wanted: Some(WantedTopic {
+                    partitions: 2,
+                    replication_factor: 1,
+                    config: BTreeMap::from([
+                        ("retention.ms".into(), "3600000".into()),
+                        ("compression.type".into(), "zstd".into()),
+                    ]),
+                }),
+                min_max_message_bytes: Some(2_000_000),
             },
             pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
         }
+    }
+
+    fn wanted(&mut self) -> &mut WantedTopic {
+        self.topic.wanted.as_mut().unwrap()
     }
 
     async fn created(name: &str) -> Self {
@@ -225,15 +232,15 @@ impl Test {
 
     async fn try_create(&self) -> Result<(), Error> {
         let plan = self.plan(&self.topic, None).await;
-        self.kafka.apply(&self.topic.bootstrap_servers, &self.topic.name, &plan.steps[0]).await
+        self.kafka.apply(&self.topic.kafka, &self.topic.name, &plan.steps[0]).await
     }
 
     async fn observe(&self) -> ObservedTopic {
-        self.kafka.observe(&self.topic.bootstrap_servers, &self.topic.name).await.unwrap()
+        self.kafka.observe(&self.topic.kafka, &self.topic.name).await.unwrap()
     }
 
     async fn watermarks(&self) -> BTreeMap<i32, Watermarks> {
-        self.kafka.watermarks(&self.topic.bootstrap_servers, &self.topic.name).await.unwrap()
+        self.kafka.watermarks(&self.topic.kafka, &self.topic.name).await.unwrap()
     }
 
     async fn plan(&self, wanted: &Topic, marker: Option<&PipelineId>) -> TopicPlan {
@@ -242,15 +249,17 @@ impl Test {
 
     async fn apply(&self, plan: &TopicPlan) -> Vec<String> {
         for step in &plan.steps {
-            self.kafka.apply(&self.topic.bootstrap_servers, &self.topic.name, step).await.unwrap();
+            self.kafka.apply(&self.topic.kafka, &self.topic.name, step).await.unwrap();
         }
         plan.steps.iter().flat_map(|step| step.changes.iter().map(Change::to_string)).collect()
     }
 
     /// Replaces all settings of the topic, as another tool would.
     async fn set_config(&self, config: &[(&str, &str)]) {
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &self.topic.bootstrap_servers).create().unwrap();
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.topic.kafka.bootstrap_servers)
+            .create()
+            .unwrap();
         let request = config.iter().fold(
             AlterConfig::new(ResourceSpecifier::Topic(self.topic.name.as_str())),
             |request, (name, value)| request.set(name, value),
@@ -260,6 +269,10 @@ impl Test {
     }
 
     async fn finish(self) {
-        self.kafka.delete(&self.topic.bootstrap_servers, &self.topic.name).await.unwrap();
+        self.kafka.delete(&self.topic.kafka, &self.topic.name).await.unwrap();
     }
+}
+
+fn plain(bootstrap_servers: &str) -> KafkaAccess {
+    KafkaAccess { bootstrap_servers: bootstrap_servers.to_owned(), tls: None, sasl: None }
 }

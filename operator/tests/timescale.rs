@@ -6,11 +6,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use crds::{database::DatabaseAccess, pipeline::ColumnType, status::Reason, worker::PipelineId};
+use access::database::{DatabaseAccess, DatabaseTls};
+use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 use operator::{
     change::Change,
     kafka::TopicKey,
-    pipeline::{Column, Index, SortOrder, SqlIdent, Table, TopicName},
+    pipeline::{Column, Index, SortOrder, SqlIdent, Table, TopicName, WantedTable},
     timescale::{Databases, DirectDatabases, Edition, ObservedTable, Position, Session, TablePlan, plan},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -62,7 +63,7 @@ async fn apache2_topic() {
 async fn apache2_retention_is_the_operators_own_work() {
     let test = Test::apache2().await;
     let mut table = test.table("readings");
-    table.drop_after = Some(30 * DAY);
+    wanted(&mut table).drop_after = Some(30 * DAY);
     test.bring_about(&table).await;
     assert_eq!(test.plan(&table).await, TablePlan::default());
     test.sql(&format!(
@@ -76,9 +77,9 @@ async fn apache2_retention_is_the_operators_own_work() {
     assert_eq!(changes[0].to_string(), format!("69 chunks of table {table} older than 30 days deleted"));
     assert_eq!(session.drop_expired_chunks(&table).await.unwrap(), []);
     // The spec changes; the next drop follows.
-    table.drop_after = Some(7 * DAY);
+    wanted(&mut table).drop_after = Some(7 * DAY);
     assert_eq!(session.drop_expired_chunks(&table).await.unwrap().len(), 1);
-    table.drop_after = None;
+    wanted(&mut table).drop_after = None;
     assert_eq!(session.drop_expired_chunks(&table).await.unwrap(), []);
     session.close().await;
     let left = test.number(&format!("SELECT count(*) FROM {}.readings", test.schema)).await;
@@ -237,13 +238,13 @@ async fn a_native_policy_follows_the_spec(test: &Test) {
          FROM timescaledb_information.jobs WHERE hypertable_schema = '{}' AND scheduled",
         test.schema
     );
-    table.drop_after = Some(90 * DAY);
+    wanted(&mut table).drop_after = Some(90 * DAY);
     test.bring_about(&table).await;
     assert_eq!(test.number(&jobs).await, 90);
     assert_eq!(test.plan(&table).await, TablePlan::default());
 
     // The spec changes, and so does the policy: the server's own function would only warn.
-    table.drop_after = Some(30 * DAY);
+    wanted(&mut table).drop_after = Some(30 * DAY);
     assert_eq!(
         test.bring_about(&table).await,
         [format!("table {table}: retention changed from 90 days (looked for every 1 hour) to 30 days")]
@@ -261,7 +262,7 @@ async fn a_native_policy_follows_the_spec(test: &Test) {
     assert_eq!(test.bring_about(&table).await.len(), 1);
     assert_eq!(test.number(&jobs).await, 30);
 
-    table.drop_after = None;
+    wanted(&mut table).drop_after = None;
     assert_eq!(test.bring_about(&table).await.len(), 1);
     assert_eq!(test.number(&jobs).await, 0);
     assert_eq!(test.plan(&table).await, TablePlan::default());
@@ -348,12 +349,12 @@ async fn indexes_and_chunk_interval_are_repaired(test: &Test) {
         column_type: ColumnType::Bigint,
         nullable: true,
     };
-    table.indexes.push(Index { columns: vec![(long.name.clone(), SortOrder::Ascending)] });
+    wanted(&mut table).indexes.push(Index { columns: vec![(long.name.clone(), SortOrder::Ascending)] });
     table.columns.push(long);
     test.bring_about(&table).await;
     assert_eq!(test.plan(&table).await, TablePlan::default());
 
-    table.chunk_interval = 2 * DAY;
+    wanted(&mut table).chunk_interval = 2 * DAY;
     assert_eq!(test.bring_about(&table).await.len(), 1);
     assert_eq!(test.plan(&table).await, TablePlan::default());
 }
@@ -513,8 +514,8 @@ impl Test {
             Some((user, place)) if user.matches(':').count() == 1 => format!("{user}:any@{place}"),
             _ => uri,
         };
-        let access =
-            DatabaseAccess::from_secret(|key| (key == "uri").then(|| uri.clone()), "default").unwrap();
+        let value_of = |key: &str| (key == "uri").then(|| uri.clone());
+        let access = DatabaseAccess::from_secret(value_of, "default", DatabaseTls::default()).unwrap();
         Self {
             superuser: access.clone(),
             server: access.clone(),
@@ -574,14 +575,16 @@ impl Test {
                 column("extra", ColumnType::Jsonb, true),
             ],
             time_column: ident("time"),
-            chunk_interval: DAY,
-            indexes: vec![Index {
-                columns: vec![
-                    (ident("device"), SortOrder::Ascending),
-                    (ident("time"), SortOrder::Descending),
-                ],
-            }],
-            drop_after: None,
+            wanted: Some(WantedTable {
+                chunk_interval: DAY,
+                indexes: vec![Index {
+                    columns: vec![
+                        (ident("device"), SortOrder::Ascending),
+                        (ident("time"), SortOrder::Descending),
+                    ],
+                }],
+                drop_after: None,
+            }),
         }
     }
 
@@ -643,7 +646,7 @@ impl Test {
     }
 
     async fn connect(&self) -> PgConnection {
-        let DatabaseAccess { host, port, database, username, password } = &self.superuser;
+        let DatabaseAccess { host, port, database, username, password, tls: _ } = &self.superuser;
         let uri = format!("postgres://{username}:{password}@{host}:{port}/{database}?sslmode=disable");
         let mut connection = PgConnection::connect(&uri).await.unwrap();
         // A server of one session for ever still has whatever the last connection left.
@@ -656,4 +659,8 @@ impl Test {
 
 fn unique() -> u128 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()
+}
+
+fn wanted(table: &mut Table) -> &mut WantedTable {
+    table.wanted.as_mut().unwrap()
 }

@@ -1,6 +1,4 @@
-//! Reads what the operator wrote: the configuration file and the directories of mounted Secrets.
-//!
-//! Secrets are read again at every connect, so that rotation restarts nothing.
+//! Reads the configuration file that the operator wrote.
 
 use std::{
     fs, io,
@@ -11,7 +9,7 @@ use crds::worker::{Component, RoleConfig, WORKER_CONFIG_VERSION, WorkerConfig};
 use serde::Deserialize;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
-/// Why a configuration or a Secret cannot be used.
+/// Why a configuration cannot be used.
 #[derive(Debug, Snafu)]
 pub enum Error {
     /// The file cannot be read.
@@ -44,29 +42,12 @@ pub enum Error {
         /// What this worker is.
         component: Component,
     },
-    /// A mounted Secret lacks a key.
-    #[snafu(display("the Secret mounted at {} has no key {key}", directory.display()))]
-    SecretKey {
-        /// The directory into which the Secret is mounted.
-        directory: PathBuf,
-        /// The key that is not there.
-        key: String,
-        /// Why the file could not be read.
-        source: io::Error,
-    },
 }
 
 /// Reads and checks the configuration of a worker of kind `component`.
 pub fn read(path: &Path, component: Component) -> Result<WorkerConfig, Error> {
     let text = fs::read(path).context(ReadSnafu { path })?;
     parse(&text, path, component)
-}
-
-/// One value of a mounted Secret, without the line end that editors and `echo` leave.
-pub fn read_secret(directory: &Path, key: &str) -> Result<String, Error> {
-    let text = fs::read_to_string(directory.join(key)).context(SecretKeySnafu { directory, key })?;
-    let without_newline = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(without_newline.strip_suffix('\r').unwrap_or(without_newline).to_owned())
 }
 
 fn parse(text: &[u8], path: &Path, component: Component) -> Result<WorkerConfig, Error> {
@@ -97,8 +78,9 @@ mod tests {
         "pipeline": {"clusterName": "c", "namespace": "n", "name": "p"},
         "kafka": {"bootstrapServers": "kafka:9092", "topic": "t"},
         "role": {"bridge": {
-            "host": "mosquitto", "port": 1883, "protocolVersion": "V5", "clientId": "c-n-p",
-            "subscriptions": [{"filter": "a/#", "qos": 1}], "sessionExpirySeconds": 60,
+            "host": "mosquitto", "port": 1883, "transport": "tcp", "tls": {"hasCa": false, "hasClientCertificate": false},
+            "alpn": [], "protocolVersion": "V5", "clientId": "c-n-p", "subscriptions": [{"filter": "a/#", "qos": 1}],
+            "unsubscribe": [], "retire": false, "sessionExpirySeconds": 60,
             "maxPacketSizeBytes": 1048576, "maxInFlight": 1000, "maxInFlightBytes": 16777216,
             "hasCredentials": false, "key": {"topicLevel": 1}, "maxRecordBytes": 2097152
         }}
@@ -131,15 +113,5 @@ mod tests {
     fn an_unknown_field_is_refused() {
         let error = check(&BRIDGE.replace("\"host\"", "\"hots\""), Component::Bridge).unwrap_err();
         assert!(error.contains("hots"), "{error}");
-    }
-
-    #[test]
-    fn a_secret_loses_one_line_end_and_a_missing_key_is_named() {
-        let directory = std::env::temp_dir().join(format!("iotpipeline-secret-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("password"), "pass word \n").unwrap();
-        assert_eq!(read_secret(&directory, "password").unwrap(), "pass word ");
-        assert!(read_secret(&directory, "username").unwrap_err().to_string().contains("has no key username"));
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -30,6 +30,7 @@ impl Health {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 ready: false,
                 problem: Some(problem),
+                retirement: None,
                 subscriptions: Vec::new(),
                 partitions: Vec::new(),
             },

@@ -12,6 +12,7 @@ pub mod http;
 pub mod key;
 pub mod rejection;
 pub mod run;
+pub mod secrets;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

@@ -12,6 +12,7 @@ use crate::{
     config,
     health::Health,
     http,
+    secrets::Secrets,
     shutdown::{self, Shutdown},
     telemetry::{self, Metrics},
     topology,
@@ -53,20 +54,9 @@ pub struct Options {
     /// Where /livez, /readyz, /metrics and /status are answered.
     #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], names::WORKER_HTTP_PORT)))]
     pub http_address: SocketAddr,
-    /// Where the Secrets are mounted.
-    #[command(flatten)]
-    pub secrets: SecretDirectories,
-}
-
-/// The directories into which the pipeline's Secrets are mounted. Their files are read at every connect.
-#[derive(Args, Clone, Debug)]
-pub struct SecretDirectories {
-    /// `username` and `password` of the MQTT broker.
-    #[arg(long, default_value = names::MQTT_SECRET_DIR)]
-    pub mqtt_secret: PathBuf,
-    /// How to reach the database.
-    #[arg(long, default_value = names::TIMESCALE_SECRET_DIR)]
-    pub timescale_secret: PathBuf,
+    /// Where the Secrets are mounted, each in a directory of its own.
+    #[arg(long, default_value = names::SECRETS_DIR)]
+    pub secrets: PathBuf,
 }
 
 /// What every part of a worker shares.
@@ -78,8 +68,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Tells parts when to stop.
     pub shutdown: Shutdown,
-    /// Where credentials are.
-    pub secrets: SecretDirectories,
+    /// Where credentials and certificates are.
+    pub secrets: Secrets,
 }
 
 /// Runs the worker until SIGTERM or SIGINT; blocks the calling thread.
@@ -88,7 +78,12 @@ pub fn run(component: Component, options: Options) -> Result<(), Error> {
     telemetry::start_logging();
     let config = config::read(&config, component).context(ConfigSnafu)?;
     let (shutdown_trigger, shutdown) = shutdown::channel();
-    let context = Context { health: Health::new(component), metrics: Metrics::default(), shutdown, secrets };
+    let context = Context {
+        health: Health::new(component),
+        metrics: Metrics::default(),
+        shutdown,
+        secrets: Secrets::new(secrets),
+    };
     http::spawn(http_address, context.health.clone(), context.metrics.clone(), shutdown_trigger)
         .context(HttpSnafu { address: http_address })?;
     tracing::info!(

@@ -7,14 +7,19 @@ use k8s_openapi::{
 };
 
 use super::{WorkerImage, metadata, pod::build_pod_template, selector};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Worker};
 
 /// Builds the Deployment `<pipeline>-processor`.
-pub fn build_deployment(pipeline: &Pipeline, config_map: &str, image: &WorkerImage) -> Deployment {
+pub fn build_deployment(
+    pipeline: &Pipeline,
+    processor: &Worker,
+    config_map: &str,
+    image: &WorkerImage,
+) -> Deployment {
     Deployment {
         metadata: metadata(pipeline, Component::Processor),
         spec: Some(DeploymentSpec {
-            replicas: Some(pipeline.processor.replicas),
+            replicas: Some(processor.replicas),
             // The way back is an edit of the IoTPipeline: the configuration of older revisions is removed.
             revision_history_limit: Some(1),
             selector: selector(pipeline, Component::Processor),
@@ -28,7 +33,7 @@ pub fn build_deployment(pipeline: &Pipeline, config_map: &str, image: &WorkerIma
                     max_unavailable: Some(IntOrString::Int(1)),
                 }),
             }),
-            template: build_pod_template(pipeline, Component::Processor, config_map, image),
+            template: build_pod_template(pipeline, processor, config_map, image),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
@@ -42,8 +47,10 @@ mod tests {
 
     #[test]
     fn deployment_of_the_processors() {
+        let pipeline = pipeline(QUICKSTART);
         insta::assert_yaml_snapshot!(build_deployment(
-            &pipeline(QUICKSTART),
+            &pipeline,
+            &pipeline.processor,
             "line-processor-0123456789",
             &image()
         ));
@@ -52,7 +59,8 @@ mod tests {
     #[test]
     fn suspending_the_processor_leaves_the_bridge() {
         let suspended = pipeline(&format!("{QUICKSTART}  suspend: Processor\n"));
-        assert_eq!(build_deployment(&suspended, "x", &image()).spec.unwrap().replicas, Some(0));
-        assert_eq!(suspended.bridge.replicas, 1);
+        let deployment = build_deployment(&suspended, &suspended.processor, "x", &image());
+        assert_eq!(deployment.spec.unwrap().replicas, Some(0));
+        assert_eq!(suspended.bridge.unwrap().replicas, 1);
     }
 }

@@ -4,20 +4,20 @@
 //! Secret. Workers read their Secrets again at every connect, so a rotation restarts nothing.
 
 use crds::{
-    names::{WORKER_CONFIG_PATH, WORKER_HTTP_PORT},
+    names::{SECRETS_DIR, WORKER_CONFIG_PATH, WORKER_HTTP_PORT},
     worker::Component,
 };
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext,
-        PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-        VolumeMount,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
+        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
+        SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
-use super::{WorkerImage, labels, worker};
-use crate::pipeline::{MountedSecret, Pipeline};
+use super::{WorkerImage, labels};
+use crate::pipeline::{MountedSecret, Pipeline, Worker};
 
 /// The name of the worker's HTTP port.
 pub const HTTP_PORT_NAME: &str = "http";
@@ -40,14 +40,13 @@ const SECRET_FILE_MODE: i32 = 0o440;
 /// Builds the template of a worker's pods, which read their configuration from the ConfigMap `config_map`.
 pub fn build_pod_template(
     pipeline: &Pipeline,
-    component: Component,
+    worker: &Worker,
     config_map: &str,
     image: &WorkerImage,
 ) -> PodTemplateSpec {
-    let worker = worker(pipeline, component);
     // The user's labels come first, so that they never override what the selector and the status rest on.
     let mut pod_labels = worker.pod.labels.clone();
-    pod_labels.extend(labels(&pipeline.id.name, component));
+    pod_labels.extend(labels(&pipeline.id.name, worker.component()));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             annotations: some_unless_empty(worker.pod.annotations.clone()),
@@ -57,7 +56,7 @@ pub fn build_pod_template(
         spec: Some(PodSpec {
             affinity: worker.pod.affinity.clone(),
             automount_service_account_token: Some(false),
-            containers: vec![build_container(pipeline, component, image)],
+            containers: vec![build_container(worker, image)],
             enable_service_links: Some(false),
             image_pull_secrets: some_unless_empty(worker.pod.image_pull_secrets.clone()),
             node_selector: some_unless_empty(worker.pod.node_selector.clone()),
@@ -85,9 +84,8 @@ pub fn build_pod_template(
     }
 }
 
-fn build_container(pipeline: &Pipeline, component: Component, image: &WorkerImage) -> Container {
-    let worker = worker(pipeline, component);
-    let subcommand = match component {
+fn build_container(worker: &Worker, image: &WorkerImage) -> Container {
+    let subcommand = match worker.component() {
         Component::Bridge => "bridge",
         Component::Processor => "process",
     };
@@ -158,19 +156,23 @@ fn secret_volume(secret: &MountedSecret) -> Volume {
         name: secret_volume_name(secret),
         secret: Some(SecretVolumeSource {
             default_mode: Some(SECRET_FILE_MODE),
+            items: some_unless_empty(secret.files.iter().map(secret_file).collect()),
             // A pod without its Secret would start and fail in a way that is harder to read.
             optional: Some(false),
             secret_name: Some(secret.name.clone()),
-            ..SecretVolumeSource::default()
         }),
         ..Volume::default()
     }
 }
 
+fn secret_file((key, file): &(String, &'static str)) -> KeyToPath {
+    KeyToPath { key: key.clone(), path: (*file).to_owned(), ..KeyToPath::default() }
+}
+
 fn secret_mount(secret: &MountedSecret) -> VolumeMount {
     VolumeMount {
         name: secret_volume_name(secret),
-        mount_path: secret.directory.to_owned(),
+        mount_path: format!("{SECRETS_DIR}/{}", secret.purpose),
         read_only: Some(true),
         ..VolumeMount::default()
     }
@@ -178,8 +180,7 @@ fn secret_mount(secret: &MountedSecret) -> VolumeMount {
 
 /// A volume is named after what the Secret is for, so that another Secret's name fits in the same place.
 fn secret_volume_name(secret: &MountedSecret) -> String {
-    let purpose = secret.directory.rsplit('/').next().unwrap_or_default();
-    format!("{purpose}-secret")
+    format!("{}-secret", secret.purpose)
 }
 
 fn directory_of(path: &str) -> &str {
@@ -213,14 +214,15 @@ mod tests {
     #[test]
     fn pod_with_every_option() {
         let pipeline = pipeline(&format!("{QUICKSTART}{}", POD_OPTIONS.trim_start_matches('\n')));
-        let template = build_pod_template(&pipeline, Component::Bridge, "line-bridge-0123456789", &image());
+        let bridge = pipeline.bridge.as_ref().unwrap();
+        let template = build_pod_template(&pipeline, bridge, "line-bridge-0123456789", &image());
         insta::assert_yaml_snapshot!(template);
     }
 
     #[test]
     fn labels_of_the_user_never_override_the_operators() {
         let pipeline = pipeline(&format!("{QUICKSTART}{}", POD_OPTIONS.trim_start_matches('\n')));
-        let template = build_pod_template(&pipeline, Component::Bridge, "x", &image());
+        let template = build_pod_template(&pipeline, pipeline.bridge.as_ref().unwrap(), "x", &image());
         let labels = template.metadata.unwrap().labels.unwrap();
         assert_eq!(labels["app.kubernetes.io/component"], "bridge");
         assert_eq!(labels["example.com/team"], "telemetry");

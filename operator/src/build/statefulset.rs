@@ -7,22 +7,27 @@ use crds::{names, worker::Component};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 
 use super::{WorkerImage, metadata, pod::build_pod_template, selector};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Worker};
 
 /// Builds the StatefulSet `<pipeline>-bridge`.
-pub fn build_statefulset(pipeline: &Pipeline, config_map: &str, image: &WorkerImage) -> StatefulSet {
+pub fn build_statefulset(
+    pipeline: &Pipeline,
+    bridge: &Worker,
+    config_map: &str,
+    image: &WorkerImage,
+) -> StatefulSet {
     StatefulSet {
         metadata: metadata(pipeline, Component::Bridge),
         spec: Some(StatefulSetSpec {
             // Bridges do not depend on each other, so none waits for another; and a pod that never became ready
             // does not stand in the way of its mended successor.
             pod_management_policy: Some("Parallel".to_owned()),
-            replicas: Some(pipeline.bridge.replicas),
+            replicas: Some(bridge.replicas),
             // The way back is an edit of the IoTPipeline: the configuration of older revisions is removed.
             revision_history_limit: Some(1),
             selector: selector(pipeline, Component::Bridge),
             service_name: Some(names::worker_name(&pipeline.id.name, Component::Bridge)),
-            template: build_pod_template(pipeline, Component::Bridge, config_map, image),
+            template: build_pod_template(pipeline, bridge, config_map, image),
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 ..StatefulSetUpdateStrategy::default()
@@ -40,8 +45,10 @@ mod tests {
 
     #[test]
     fn statefulset_of_the_bridge() {
+        let pipeline = pipeline(QUICKSTART);
         insta::assert_yaml_snapshot!(build_statefulset(
-            &pipeline(QUICKSTART),
+            &pipeline,
+            pipeline.bridge.as_ref().unwrap(),
             "line-bridge-0123456789",
             &image()
         ));
@@ -50,7 +57,12 @@ mod tests {
     #[test]
     fn a_suspended_bridge_has_no_pods() {
         let suspended = pipeline(&format!("{QUICKSTART}  suspend: All\n"));
-        let built = build_statefulset(&suspended, "line-bridge-0123456789", &image());
+        let built = build_statefulset(
+            &suspended,
+            suspended.bridge.as_ref().unwrap(),
+            "line-bridge-0123456789",
+            &image(),
+        );
         assert_eq!(built.spec.unwrap().replicas, Some(0));
     }
 }

@@ -1,4 +1,4 @@
-//! The real Kafka: one connection for each list of bootstrap servers, and every blocking call on a thread where
+//! The real Kafka: one connection for each way of access (a rotated Secret is another), and every blocking call on a thread where
 //! it may block. I/O.
 
 use std::{
@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use access::kafka::KafkaAccess;
 use futures::future::BoxFuture;
 use snafu::ResultExt;
 
@@ -19,48 +20,48 @@ use crate::pipeline::TopicName;
 /// and pipelines come and go with their brokers: a bounded life bounds both.
 const CONNECTION_LIFE: Duration = Duration::from_secs(600);
 
-/// Talks to brokers; keeps one connection for each list of bootstrap servers.
+/// Talks to brokers; keeps one connection for each way of access.
 #[derive(Default)]
 pub struct KafkaClient {
-    connections: Mutex<HashMap<String, Arc<Connection>>>,
+    connections: Mutex<HashMap<KafkaAccess, Arc<Connection>>>,
 }
 
 impl TopicAdmin for KafkaClient {
     fn observe<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, Error>> {
         let (action, topic) = (format!("read topic {topic}"), topic.clone());
-        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.observe(&topic)))
+        Box::pin(self.run(access, action, move |connection| connection.observe(&topic)))
     }
 
     fn apply<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), Error>> {
         let (action, topic, step) = (format!("change topic {topic}"), topic.clone(), step.action.clone());
-        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.apply(&topic, &step)))
+        Box::pin(self.run(access, action, move |connection| connection.apply(&topic, &step)))
     }
 
     fn delete<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<(), Error>> {
         let (action, topic) = (format!("delete topic {topic}"), topic.clone());
-        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.delete(&topic)))
+        Box::pin(self.run(access, action, move |connection| connection.delete(&topic)))
     }
 
     fn watermarks<'a>(
         &'a self,
-        bootstrap_servers: &'a str,
+        access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, Error>> {
         let (action, topic) = (format!("read the offsets of topic {topic}"), topic.clone());
-        Box::pin(self.run(bootstrap_servers, action, move |connection| connection.watermarks(&topic)))
+        Box::pin(self.run(access, action, move |connection| connection.watermarks(&topic)))
     }
 }
 
@@ -68,37 +69,37 @@ impl KafkaClient {
     /// Runs a blocking request on a thread where it may block. A connection that failed is not used again.
     async fn run<T: Send + 'static>(
         &self,
-        bootstrap_servers: &str,
+        access: &KafkaAccess,
         action: String,
         request: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let connection = self.connection(bootstrap_servers)?;
+        let connection = self.connection(access)?;
         let used = Arc::clone(&connection);
         let result =
             tokio::task::spawn_blocking(move || request(&used)).await.context(AbandonedSnafu { action })?;
         if matches!(result, Err(Error::Unreachable { .. })) {
-            self.forget(bootstrap_servers, connection);
+            self.forget(access, connection);
         }
         result
     }
 
-    fn connection(&self, bootstrap_servers: &str) -> Result<Arc<Connection>, Error> {
+    fn connection(&self, access: &KafkaAccess) -> Result<Arc<Connection>, Error> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let old = connections.extract_if(|_, connection| now - connection.since > CONNECTION_LIFE);
         drop_elsewhere(old.map(|(_, connection)| connection).collect());
-        if let Some(connection) = connections.get(bootstrap_servers) {
+        if let Some(connection) = connections.get(access) {
             return Ok(Arc::clone(connection));
         }
-        let connection = Arc::new(Connection::new(bootstrap_servers)?);
-        connections.insert(bootstrap_servers.to_owned(), Arc::clone(&connection));
+        let connection = Arc::new(Connection::new(access)?);
+        connections.insert(access.clone(), Arc::clone(&connection));
         Ok(connection)
     }
 
-    fn forget(&self, bootstrap_servers: &str, failed: Arc<Connection>) {
+    fn forget(&self, access: &KafkaAccess, failed: Arc<Connection>) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if connections.get(bootstrap_servers).is_some_and(|current| Arc::ptr_eq(current, &failed)) {
-            connections.remove(bootstrap_servers);
+        if connections.get(access).is_some_and(|current| Arc::ptr_eq(current, &failed)) {
+            connections.remove(access);
         }
         drop_elsewhere(vec![failed]);
     }

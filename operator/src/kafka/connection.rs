@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use access::kafka::KafkaAccess;
 use futures::executor::block_on;
 use rdkafka::{
-    ClientConfig,
     admin::{
         AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier,
         TopicReplication, TopicResult,
@@ -41,9 +41,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub fn new(bootstrap_servers: &str) -> Result<Self, Error> {
-        let admin = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap_servers)
+    pub fn new(access: &KafkaAccess) -> Result<Self, Error> {
+        let bootstrap_servers = access.bootstrap_servers.as_str();
+        let admin = access
+            .client_config()
             .set("client.id", "iotpipeline-operator")
             // Looking at a topic that does not exist must not create it.
             .set("allow.auto.create.topics", "false")

@@ -10,7 +10,7 @@ use crds::{status::Reason, worker::PipelineId};
 use super::{ExistingTopic, ObservedTopic, TopicAction, TopicPlan, TopicStep};
 use crate::{
     change::{Change, Refusal},
-    pipeline::Topic,
+    pipeline::{Topic, WantedTopic},
 };
 
 /// The one setting that is a minimum: a larger value on the topic stays.
@@ -23,13 +23,14 @@ pub fn plan(
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
 ) -> TopicPlan {
+    let Some(topic) = &wanted.wanted else { return TopicPlan::default() };
     match (&observed.topic, marker) {
         (_, Some(owner)) if owner != pipeline => refused(resource_conflict(wanted, owner)),
         (None, marker) => {
-            TopicPlan { claim: marker.is_none(), steps: vec![create(wanted)], refusals: Vec::new() }
+            TopicPlan { claim: marker.is_none(), steps: vec![create(wanted, topic)], refusals: Vec::new() }
         }
         (Some(_), None) => refused(not_owned(wanted)),
-        (Some(existing), Some(_)) => repair(wanted, existing),
+        (Some(existing), Some(_)) => repair(wanted, topic, existing),
     }
 }
 
@@ -39,22 +40,23 @@ pub fn plan_deletion(wanted: &Topic, pipeline: &PipelineId, marker: Option<&Pipe
     (marker == Some(pipeline)).then(|| change(wanted, "", wanted.name.as_str(), ""))
 }
 
-fn create(wanted: &Topic) -> TopicStep {
-    let mut config = wanted.config.clone();
-    config.insert(MAX_MESSAGE_BYTES.to_owned(), wanted.min_max_message_bytes.to_string());
+fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
+    let mut config = topic.config.clone();
+    config
+        .extend(wanted.min_max_message_bytes.map(|bytes| (MAX_MESSAGE_BYTES.to_owned(), bytes.to_string())));
     TopicStep {
         changes: vec![change(wanted, "", "", wanted.name.as_str())],
         action: TopicAction::Create {
-            partitions: wanted.partitions,
-            replication_factor: wanted.replication_factor,
+            partitions: topic.partitions,
+            replication_factor: topic.replication_factor,
             config,
         },
     }
 }
 
-fn repair(wanted: &Topic, existing: &ExistingTopic) -> TopicPlan {
+fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
     let mut plan = TopicPlan::default();
-    plan.refusals.extend(wanted.config.keys().filter(|name| !existing.config.contains_key(*name)).map(
+    plan.refusals.extend(topic.config.keys().filter(|name| !existing.config.contains_key(*name)).map(
         |name| Refusal {
             reason: Reason::KafkaRefused,
             message: format!(
@@ -63,42 +65,46 @@ fn repair(wanted: &Topic, existing: &ExistingTopic) -> TopicPlan {
         },
     ));
 
-    let config = settings_to_change(wanted, existing);
+    let config = settings_to_change(wanted, topic, existing);
     if !config.is_empty() {
         let changes =
             config.iter().map(|(name, value)| change(wanted, name, found(existing, name), value)).collect();
         plan.steps.push(TopicStep { changes, action: TopicAction::AlterConfig { config } });
     }
 
-    if wanted.partitions > existing.partitions {
+    if topic.partitions > existing.partitions {
         plan.steps.push(TopicStep {
             changes: vec![change(
                 wanted,
                 "partitions",
                 &existing.partitions.to_string(),
-                &wanted.partitions.to_string(),
+                &topic.partitions.to_string(),
             )],
-            action: TopicAction::AddPartitions { total: wanted.partitions },
+            action: TopicAction::AddPartitions { total: topic.partitions },
         });
     }
-    if wanted.partitions < existing.partitions {
+    if topic.partitions < existing.partitions {
         plan.refusals.push(Refusal {
             reason: Reason::TopicChangeRefused,
             message: format!(
                 "kafka.topic.partitions is {}, but topic {} has {}, and Kafka cannot remove partitions; \
                  set it to {} or more",
-                wanted.partitions, wanted.name, existing.partitions, existing.partitions
+                topic.partitions, wanted.name, existing.partitions, existing.partitions
             ),
         });
     }
-    if wanted.replication_factor != existing.replication_factor {
-        plan.refusals.push(other_replication_factor(wanted, existing));
+    if topic.replication_factor != existing.replication_factor {
+        plan.refusals.push(other_replication_factor(wanted, topic, existing));
     }
     plan
 }
 
-fn settings_to_change(wanted: &Topic, existing: &ExistingTopic) -> BTreeMap<String, String> {
-    let mut config: BTreeMap<_, _> = wanted
+fn settings_to_change(
+    wanted: &Topic,
+    topic: &WantedTopic,
+    existing: &ExistingTopic,
+) -> BTreeMap<String, String> {
+    let mut config: BTreeMap<_, _> = topic
         .config
         .iter()
         .filter(|(name, value)| {
@@ -107,8 +113,8 @@ fn settings_to_change(wanted: &Topic, existing: &ExistingTopic) -> BTreeMap<Stri
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let max_message_bytes = found(existing, MAX_MESSAGE_BYTES).parse::<u64>().unwrap_or(0);
-    if max_message_bytes < u64::from(wanted.min_max_message_bytes) {
-        config.insert(MAX_MESSAGE_BYTES.to_owned(), wanted.min_max_message_bytes.to_string());
+    if let Some(least) = wanted.min_max_message_bytes.filter(|least| max_message_bytes < u64::from(*least)) {
+        config.insert(MAX_MESSAGE_BYTES.to_owned(), least.to_string());
     }
     config
 }
@@ -153,7 +159,7 @@ fn not_owned(wanted: &Topic) -> Refusal {
     }
 }
 
-fn other_replication_factor(wanted: &Topic, existing: &ExistingTopic) -> Refusal {
+fn other_replication_factor(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> Refusal {
     Refusal {
         reason: Reason::TopicChangeRefused,
         message: format!(
@@ -162,30 +168,34 @@ fn other_replication_factor(wanted: &Topic, existing: &ExistingTopic) -> Refusal
              --bootstrap-server {servers} --execute --reassignment-json-file FILE, where FILE lists \
              {wanted_factor} broker ids for each partition: {{\"version\":1,\"partitions\":[{{\"topic\":\"{topic}\",\
              \"partition\":0,\"replicas\":[…]}}, …]}}",
-            wanted_factor = wanted.replication_factor,
+            wanted_factor = topic.replication_factor,
             factor = existing.replication_factor,
             topic = wanted.name,
-            servers = wanted.bootstrap_servers,
+            servers = wanted.kafka.bootstrap_servers,
         ),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use access::kafka::KafkaAccess;
+
     use super::*;
     use crate::{kafka::TopicSetting, pipeline::TopicName};
 
     fn wanted() -> Topic {
         Topic {
-            bootstrap_servers: "kafka.kafka:9092".into(),
+            kafka: KafkaAccess { bootstrap_servers: "kafka.kafka:9092".to_owned(), tls: None, sasl: None },
             name: TopicName::parse("plant-7.line").unwrap(),
-            partitions: 6,
-            replication_factor: 3,
-            config: BTreeMap::from([
-                ("retention.ms".into(), "604800000".into()),
-                ("compression.type".into(), "zstd".into()),
-            ]),
-            min_max_message_bytes: 2_000_000,
+            wanted: Some(WantedTopic {
+                partitions: 6,
+                replication_factor: 3,
+                config: BTreeMap::from([
+                    ("retention.ms".into(), "604800000".into()),
+                    ("compression.type".into(), "zstd".into()),
+                ]),
+            }),
+            min_max_message_bytes: Some(2_000_000),
         }
     }
 
@@ -256,7 +266,10 @@ mod tests {
                 "topic plant-7.line: retention.ms changed from 1000 to 604800000",
             ]
         );
-        assert_eq!(plan.steps[0].action, TopicAction::AlterConfig { config: wanted().config });
+        assert_eq!(
+            plan.steps[0].action,
+            TopicAction::AlterConfig { config: wanted().wanted.unwrap().config }
+        );
         assert_eq!(plan.refusals, []);
     }
 
@@ -274,7 +287,7 @@ mod tests {
     #[test]
     fn a_setting_that_kafka_does_not_know_is_refused_and_the_rest_goes_on() {
         let mut topic = wanted();
-        topic.config.insert("retention.hours".into(), "1".into());
+        topic.wanted.as_mut().unwrap().config.insert("retention.hours".into(), "1".into());
         let mut existing = as_wanted();
         existing.config.get_mut("retention.ms").unwrap().value = "1000".into();
         let plan = plan(&topic, &pipeline("line"), &observed(Some(existing)), Some(&pipeline("line")));

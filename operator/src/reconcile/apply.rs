@@ -31,8 +31,8 @@ pub struct Outcome {
     pub table_problems: Vec<Refusal>,
     /// Why the topic is not as the spec says; empty where it is.
     pub topic_problems: Vec<Refusal>,
-    /// The bridge.
-    pub bridge: WorkerOutcome,
+    /// The bridge; `None` where the pipeline has none.
+    pub bridge: Option<WorkerOutcome>,
     /// The processor.
     pub processor: WorkerOutcome,
     /// Whether a step has only made room for the next: look again at once.
@@ -83,7 +83,10 @@ pub async fn apply(
 
     let topic_fits = outcome.topic_fits();
     let table_fits = outcome.table_problems.is_empty();
-    outcome.bridge = apply_worker(plan.bridge, topic_fits, pipeline, context, &mut outcome.failure).await;
+    if let Some(bridge) = plan.bridge {
+        let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome.failure).await;
+        outcome.bridge = Some(bridge);
+    }
     outcome.processor =
         apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome.failure).await;
     remove_orphans(&plan.orphans, pipeline, context, &mut outcome).await;
@@ -187,7 +190,7 @@ async fn apply_topic(
         }
     }
     for step in plan.steps {
-        match context.kafka.apply(&pipeline.topic.bootstrap_servers, &pipeline.topic.name, &step).await {
+        match context.kafka.apply(&pipeline.topic.kafka, &pipeline.topic.name, &step).await {
             Ok(()) => outcome.changes.extend(step.changes),
             Err(source) => {
                 outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });

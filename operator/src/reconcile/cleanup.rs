@@ -188,8 +188,7 @@ async fn delete_topic(
     context: &Context,
 ) -> Result<Option<Change>, String> {
     let topic = &pipeline.topic;
-    let observed =
-        context.kafka.observe(&topic.bootstrap_servers, &topic.name).await.map_err(|error| chain(&error))?;
+    let observed = context.kafka.observe(&topic.kafka, &topic.name).await.map_err(|error| chain(&error))?;
     let key = observed.key(&topic.name);
     let table = session.observe(&pipeline.table, Some(&key)).await.map_err(|error| chain(&error))?;
     let Some(change) = kafka::plan_deletion(topic, &pipeline.id, table.topic_marker.as_ref()) else {
@@ -200,7 +199,7 @@ async fn delete_topic(
         }
         return Ok(None);
     };
-    context.kafka.delete(&topic.bootstrap_servers, &topic.name).await.map_err(|error| chain(&error))?;
+    context.kafka.delete(&topic.kafka, &topic.name).await.map_err(|error| chain(&error))?;
     session.release_topic(&pipeline.table.schema, &pipeline.id, &key).await.map_err(|error| chain(&error))?;
     Ok(Some(change))
 }

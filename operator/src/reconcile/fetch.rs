@@ -119,7 +119,7 @@ pub async fn fetch_workers(object: &IoTPipeline, context: &Context) -> Result<Wo
 pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Option<Box<dyn Session>>) {
     let remembered = context.memory.recall(&pipeline.key());
     let (topic, session) = future::join(
-        context.kafka.observe(&pipeline.topic.bootstrap_servers, &pipeline.topic.name),
+        context.kafka.observe(&pipeline.topic.kafka, &pipeline.topic.name),
         context.databases.open(&pipeline.database),
     )
     .await;
@@ -230,7 +230,7 @@ async fn fetch_lag(
         return None;
     }
     let topic_key = topic.key(&pipeline.topic.name);
-    let watermarks = context.kafka.watermarks(&pipeline.topic.bootstrap_servers, &pipeline.topic.name).await;
+    let watermarks = context.kafka.watermarks(&pipeline.topic.kafka, &pipeline.topic.name).await;
     let positions = session.positions(&pipeline.table, &topic_key).await;
     let (watermarks, positions) = match (watermarks, positions) {
         (Ok(watermarks), Ok(positions)) => (watermarks, positions),

@@ -10,7 +10,6 @@ pub use workers::WorkerPlan;
 use crds::{
     names::FINALIZER,
     pipeline::{DeletionPolicy, DeletionPolicySpec},
-    worker::Component,
 };
 use jiff::Timestamp;
 
@@ -34,8 +33,8 @@ pub struct Plan {
     pub drop_expired_chunks: bool,
     /// What to do with the topic; `None` where Kafka does not answer, or the database, which knows whose it is.
     pub topic: Option<TopicPlan>,
-    /// What to do with the bridge.
-    pub bridge: WorkerPlan,
+    /// What to do with the bridge; `None` where the pipeline has none.
+    pub bridge: Option<WorkerPlan>,
     /// What to do with the processor.
     pub processor: WorkerPlan,
     /// Objects of this pipeline that nothing needs any more.
@@ -55,9 +54,10 @@ pub fn plan(
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
     let table = stores.table.as_ref().ok();
-    let bridge = plan_worker(pipeline, Component::Bridge, workers, image)?;
-    let processor = plan_worker(pipeline, Component::Processor, workers, image)?;
-    let orphans = orphans(pipeline, workers, [&bridge, &processor])?;
+    let bridge = pipeline.bridge.as_ref();
+    let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, image)).transpose()?;
+    let processor = plan_worker(pipeline, &pipeline.processor, workers, image)?;
+    let orphans = orphans(pipeline, workers, bridge.iter().chain([&processor]))?;
     Ok(Plan {
         finalizers: plan_finalizers(&pipeline.deletion_policy, finalizers),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table)),
@@ -93,7 +93,9 @@ fn is_drop_of_chunks_due(pipeline: &Pipeline, stores: &Stores, now: Timestamp) -
         && table.edition() == Some(Edition::Apache2)
         && pipeline
             .table
-            .drop_after
+            .wanted
+            .as_ref()
+            .and_then(|wanted| wanted.drop_after)
             .is_some_and(|drop_after| timescale::drop_is_due(stores.chunks_dropped_at, now, drop_after))
 }
 

@@ -59,13 +59,17 @@ pub fn status(
     let mut status = IoTPipelineStatus {
         observed_generation: object.metadata.generation,
         conditions: conditions(object, &previous, workers, assessment, now),
-        bridge: Some(bridge_status(workload(Component::Bridge), workers, &previous)),
+        bridge: object
+            .spec
+            .mqtt
+            .as_ref()
+            .map(|_| bridge_status(workload(Component::Bridge), workers, &previous)),
         processor: Some(processor_status(workload(Component::Processor), &name)),
         // What this reconciliation does not know stays as it was.
         ..previous
     };
     if let Assessment::Applied { pipeline, stores, outcome } = assessment {
-        if outcome.bridge.is_current && outcome.processor.is_current {
+        if outcome.bridge.as_ref().is_none_or(|bridge| bridge.is_current) && outcome.processor.is_current {
             status.applied_generation = Some(pipeline.generation);
         }
         status.topic = topic_status(pipeline, stores, outcome).or(status.topic);
@@ -99,10 +103,9 @@ pub fn ready(status: &IoTPipelineStatus) -> Option<&Condition> {
 
 fn topic_status(pipeline: &Pipeline, stores: &Stores, outcome: &Outcome) -> Option<TopicStatus> {
     let observed = stores.topic.as_ref().ok()?;
-    let partitions = if outcome.topic_problems.is_empty() {
-        pipeline.topic.partitions
-    } else {
-        observed.topic.as_ref()?.partitions
+    let partitions = match &pipeline.topic.wanted {
+        Some(wanted) if outcome.topic_problems.is_empty() => wanted.partitions,
+        _ => observed.topic.as_ref()?.partitions,
     };
     Some(TopicStatus { name: pipeline.topic.name.to_string(), partitions })
 }

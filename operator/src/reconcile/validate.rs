@@ -4,6 +4,7 @@
 //! The API server has already refused what CEL can see. It is checked again here, because the CRD in a cluster may
 //! be older than this operator.
 
+mod connections;
 mod problems;
 mod stores;
 mod workers;
@@ -14,7 +15,7 @@ use crds::{IoTPipeline, IoTPipelineSpec, status::Reason, worker::PipelineId};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
 
-use self::problems::Problems;
+use self::{connections::References, problems::Problems};
 use crate::pipeline::Pipeline;
 
 /// The Secrets that a spec refers to, by name; `None` where there is none of that name.
@@ -38,8 +39,22 @@ pub struct Invalid {
 
 /// The names of all Secrets that a spec refers to.
 pub fn referenced_secrets(spec: &IoTPipelineSpec) -> BTreeSet<String> {
-    let credentials = spec.mqtt.credentials_secret_ref.iter();
-    credentials.chain([&spec.timescale.secret_ref]).map(|reference| reference.name.clone()).collect()
+    let mqtt = spec.mqtt.iter();
+    let mqtt_tls = mqtt.clone().filter_map(|mqtt| mqtt.tls.as_ref());
+    let (kafka_tls, database_tls) = (spec.kafka.tls.iter(), spec.timescale.tls.iter());
+    let whole = (mqtt.filter_map(|mqtt| mqtt.credentials_secret_ref.as_ref()))
+        .chain(mqtt_tls.clone().filter_map(|tls| tls.client_secret_ref.as_ref()))
+        .chain(kafka_tls.clone().filter_map(|tls| tls.client_secret_ref.as_ref()))
+        .chain(database_tls.clone().filter_map(|tls| tls.client_secret_ref.as_ref()))
+        .chain([&spec.timescale.secret_ref])
+        .chain(&spec.timescale.admin_secret_ref)
+        .map(|reference| &reference.name);
+    let authorities = (mqtt_tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
+        .chain(kafka_tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
+        .chain(database_tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
+        .map(|reference| &reference.name);
+    let password = spec.kafka.sasl.iter().map(|sasl| &sasl.password_secret_ref.name);
+    whole.chain(authorities).chain(password).cloned().collect()
 }
 
 /// Parses an IoTPipeline.
@@ -75,19 +90,28 @@ fn parse(
         name: object.name_any(),
     };
     // Each part is parsed, and its problems noted, before any of them ends the whole.
-    let max_packet_size = stores::max_packet_size(&spec.mqtt, problems);
-    let topic = stores::topic(&spec.kafka, max_packet_size, &id, problems);
+    let mut references = References { secrets, id: &id, problems };
+    let kafka = connections::kafka(&spec.kafka, &mut references);
+    let database = connections::database(&spec.timescale, &mut references);
+    let max_packet_size =
+        spec.mqtt.as_ref().and_then(|mqtt| stores::max_packet_size(mqtt, references.problems));
+    let bridge = spec
+        .mqtt
+        .as_ref()
+        .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
+    let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let table = stores::table(&spec.timescale, problems);
-    let database = stores::database(&spec.timescale, secrets, &id, problems);
-    let bridge = workers::bridge(spec, secrets, max_packet_size, &id, problems);
-    let processor = workers::processor(spec, &id, problems);
+    let topic = stores::topic(&spec.kafka.topic, kafka.map(|kafka| kafka.access), max_packet_size, problems);
+    let database = database?;
     Some(Pipeline {
         owner: object.controller_owner_ref(&())?,
         generation: object.metadata.generation?,
         topic: topic?,
         table: table?,
-        database: database?,
-        bridge: bridge?,
+        database: database.access,
+        worker_role: database.worker_role,
+        // `None` stands for a problem, `Some(None)` for a pipeline without a bridge.
+        bridge: bridge.map_or(Some(None), |bridge| bridge.map(Some))?,
         processor: processor?,
         deletion_policy: spec.deletion_policy.clone(),
         suspend: spec.suspend,
@@ -172,7 +196,7 @@ mod tests {
             spec["suspend"] = suspend.into();
             spec["processor"] = json!({"replicas": 2});
             let pipeline = check(spec, &secrets()).unwrap();
-            (pipeline.bridge.replicas, pipeline.processor.replicas)
+            (pipeline.bridge.unwrap().replicas, pipeline.processor.replicas)
         };
         assert_eq!(replicas("None"), (1, 2));
         assert_eq!(replicas("Processor"), (1, 0));

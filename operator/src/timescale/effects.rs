@@ -99,7 +99,9 @@ pub(super) async fn drop_expired_chunks(
     connection: &mut PgConnection,
     table: &Table,
 ) -> sqlx::Result<Vec<Change>> {
-    let Some(drop_after) = table.drop_after else { return Ok(Vec::new()) };
+    let Some(drop_after) = table.wanted.as_ref().and_then(|wanted| wanted.drop_after) else {
+        return Ok(Vec::new());
+    };
     let Some(functions) = functions_schema(connection).await? else { return Ok(Vec::new()) };
     let chunks = statement(format!(
         "SELECT {}.drop_chunks({}, older_than => {})",

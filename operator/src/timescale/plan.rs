@@ -14,6 +14,7 @@ use crate::{
 /// What to do so that `wanted` holds. Where the table is not this pipeline's to change, or cannot be made, the
 /// plan has no steps at all; a change that is refused leaves the other steps.
 pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> TablePlan {
+    let Some(wanted_table) = &wanted.wanted else { return TablePlan::default() };
     let refusal = missing_extension(observed)
         .or_else(|| missing_rights(wanted, observed))
         .or_else(|| newer_bookkeeping(wanted, observed))
@@ -38,7 +39,7 @@ pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
     if observed.table.is_none() {
         steps.push(bookkeeping::forget_positions(schema, wanted.name.as_str()));
     }
-    let table = WantedRelation::target(wanted).plan(observed.table.as_ref(), &extension.schema);
+    let table = WantedRelation::target(wanted, wanted_table).plan(observed.table.as_ref(), &extension.schema);
     let dead_letters =
         WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
     steps.extend(table.steps);
@@ -47,7 +48,7 @@ pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
     let is_usable = observed.table.is_none() || observed.is_hypertable();
     if is_usable {
         let policy = observed.table.as_ref().and_then(|table| table.retention.as_ref());
-        steps.extend(plan_policy(wanted, extension, policy));
+        steps.extend(plan_policy(wanted, wanted_table.drop_after, extension, policy));
     }
     let mut refusals = table.refusals;
     if !dead_letters.refusals.is_empty() {
@@ -153,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pipeline::{Column, Index, SortOrder, SqlIdent},
+        pipeline::{Column, Index, SortOrder, SqlIdent, WantedTable},
         timescale::{
             Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedHypertable,
             ObservedIndex, ObservedRelation, ObservedRetention, Rights,
@@ -177,15 +178,21 @@ mod tests {
                 column("temperature", ColumnType::DoublePrecision, true),
             ],
             time_column: ident("time"),
-            chunk_interval: DAY,
-            indexes: vec![Index {
-                columns: vec![
-                    (ident("device"), SortOrder::Ascending),
-                    (ident("time"), SortOrder::Descending),
-                ],
-            }],
-            drop_after: Some(90 * DAY),
+            wanted: Some(WantedTable {
+                chunk_interval: DAY,
+                indexes: vec![Index {
+                    columns: vec![
+                        (ident("device"), SortOrder::Ascending),
+                        (ident("time"), SortOrder::Descending),
+                    ],
+                }],
+                drop_after: Some(90 * DAY),
+            }),
         }
+    }
+
+    fn target(table: &Table) -> WantedRelation {
+        WantedRelation::target(table, table.wanted.as_ref().unwrap())
     }
 
     fn pipeline(name: &str) -> PipelineId {
@@ -246,7 +253,7 @@ mod tests {
     }
 
     fn as_wanted() -> ObservedTable {
-        let mut table = relation(&WantedRelation::target(&wanted()));
+        let mut table = relation(&target(&wanted()));
         table.retention = Some(ObservedRetention {
             drop_after: Some(90 * DAY),
             check_interval: Duration::from_secs(3600),
@@ -334,7 +341,8 @@ mod tests {
 
     #[test]
     fn a_retention_that_the_spec_no_longer_has_is_removed() {
-        let table = Table { drop_after: None, ..wanted() };
+        let mut table = wanted();
+        table.wanted.as_mut().unwrap().drop_after = None;
         let plan = plan(&table, &pipeline("line"), &as_wanted());
         assert_eq!(
             sql(&plan),
@@ -421,7 +429,12 @@ mod tests {
         let mut table = wanted();
         for letter in ["x", "y"] {
             let column = ident(&format!("{}{letter}", "c".repeat(62)));
-            table.indexes.push(Index { columns: vec![(column, SortOrder::Ascending)] });
+            table
+                .wanted
+                .as_mut()
+                .unwrap()
+                .indexes
+                .push(Index { columns: vec![(column, SortOrder::Ascending)] });
         }
         let plan = plan(&table, &pipeline("line"), &as_wanted());
         let names: Vec<_> = plan.steps.iter().map(|step| step.changes[0].to.as_str()).collect();

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     change::{Change, Refusal},
-    pipeline::{SortOrder, Table},
+    pipeline::{SortOrder, Table, WantedTable},
 };
 
 mod indexes;
@@ -51,7 +51,7 @@ pub(super) struct RelationPlan {
 
 impl WantedRelation {
     /// The target table of a pipeline.
-    pub fn target(table: &Table) -> Self {
+    pub fn target(table: &Table, wanted: &WantedTable) -> Self {
         let names = |columns: &[(crate::pipeline::SqlIdent, SortOrder)]| {
             columns.iter().map(|(name, order)| (name.to_string(), *order)).collect()
         };
@@ -69,8 +69,8 @@ impl WantedRelation {
                 })
                 .collect(),
             time_column: table.time_column.to_string(),
-            chunk_interval: table.chunk_interval,
-            indexes: table.indexes.iter().map(|index| names(&index.columns)).collect(),
+            chunk_interval: wanted.chunk_interval,
+            indexes: wanted.indexes.iter().map(|index| names(&index.columns)).collect(),
         }
     }
 

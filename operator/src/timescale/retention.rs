@@ -30,10 +30,11 @@ pub fn drop_is_due(last_run: Option<Timestamp>, now: Timestamp, drop_after: Dura
 /// `if_not_exists` would keep the old one and merely warn.
 pub(super) fn plan_policy(
     wanted: &Table,
+    drop_after: Option<Duration>,
     extension: &InstalledExtension,
     found: Option<&ObservedRetention>,
 ) -> Option<TableStep> {
-    if extension.edition == Edition::Apache2 || is_as_wanted(wanted.drop_after, found) {
+    if extension.edition == Edition::Apache2 || is_as_wanted(drop_after, found) {
         return None;
     }
     let functions = identifier(&extension.schema);
@@ -42,7 +43,7 @@ pub(super) fn plan_policy(
     if found.is_some() {
         sql.push_str(&format!("SELECT {functions}.remove_retention_policy({table});\n"));
     }
-    if let Some(drop_after) = wanted.drop_after {
+    if let Some(drop_after) = drop_after {
         sql.push_str(&format!(
             "SELECT {functions}.add_retention_policy({table}, drop_after => {}, schedule_interval => {});\n",
             interval(drop_after),
@@ -53,7 +54,7 @@ pub(super) fn plan_policy(
         object: format!("table {wanted}"),
         field: "retention".to_owned(),
         from: found.map(describe).unwrap_or_default(),
-        to: wanted.drop_after.map(duration_text).unwrap_or_default(),
+        to: drop_after.map(duration_text).unwrap_or_default(),
     };
     Some(TableStep { changes: vec![change], sql })
 }

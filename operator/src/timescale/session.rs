@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crds::{database::DatabaseAccess, worker::PipelineId};
+use access::database::DatabaseAccess;
+use crds::worker::PipelineId;
 use futures::future::BoxFuture;
-use sqlx::{
-    ConnectOptions, Connection, PgConnection,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::{
     Databases, Error, ObservedTable, Position, Session, TablePlan,
@@ -21,6 +19,9 @@ use crate::{
     kafka::TopicKey,
     pipeline::{SqlIdent, Table},
 };
+
+/// The name under which the server lists the operator's sessions.
+const APPLICATION_NAME: &str = "iotpipeline-operator";
 
 /// How long connecting and each reading request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -47,7 +48,8 @@ impl Databases for DirectDatabases {
         Box::pin(async move {
             let database = format!("{}:{}/{}", access.host, access.port, access.database);
             let connect = async {
-                let mut connection = options(access).connect().await?;
+                let mut connection =
+                    access.options(APPLICATION_NAME).disable_statement_logging().connect().await?;
                 run(&mut connection, SETTINGS).await?;
                 Ok(connection)
             };
@@ -149,19 +151,6 @@ impl Session for DirectSession {
             let _ = tokio::time::timeout(DEADLINE, self.connection.close()).await;
         })
     }
-}
-
-fn options(access: &DatabaseAccess) -> PgConnectOptions {
-    PgConnectOptions::new_without_pgpass()
-        .host(&access.host)
-        .port(access.port)
-        .database(&access.database)
-        .username(&access.username)
-        .password(&access.password)
-        .ssl_mode(PgSslMode::Disable)
-        .application_name("iotpipeline-operator")
-        .statement_cache_capacity(0)
-        .disable_statement_logging()
 }
 
 /// Ends a request at its deadline and sorts what went wrong.

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use crds::{database::DatabaseAccess, names::dead_letter_table, worker::PipelineId};
+use access::{database::DatabaseAccess, kafka::KafkaAccess};
+use crds::{names::dead_letter_table, worker::PipelineId};
 use futures::{FutureExt, future::BoxFuture};
 use operator::{
     change::Change,
@@ -73,7 +74,7 @@ impl FakeKafka {
 impl TopicAdmin for FakeKafka {
     fn observe<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a KafkaAccess,
         _: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, kafka::Error>> {
         let observed =
@@ -83,7 +84,7 @@ impl TopicAdmin for FakeKafka {
 
     fn apply<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a KafkaAccess,
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), kafka::Error>> {
@@ -103,7 +104,11 @@ impl TopicAdmin for FakeKafka {
         async { result }.boxed()
     }
 
-    fn delete<'a>(&'a self, _: &'a str, topic: &'a TopicName) -> BoxFuture<'a, Result<(), kafka::Error>> {
+    fn delete<'a>(
+        &'a self,
+        _: &'a KafkaAccess,
+        topic: &'a TopicName,
+    ) -> BoxFuture<'a, Result<(), kafka::Error>> {
         self.1.lock().unwrap().push(format!("kafka: {topic} deleted"));
         let result = self.ask(|state| state.topic = None);
         async { result }.boxed()
@@ -111,7 +116,7 @@ impl TopicAdmin for FakeKafka {
 
     fn watermarks<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a KafkaAccess,
         _: &'a TopicName,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, kafka::Error>> {
         let result = self.ask(|state| {
@@ -292,7 +297,12 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
                 .iter()
                 .map(|one| column(one.name.as_str(), one.column_type.sql(), one.nullable))
                 .collect();
-            relation(table.time_column.as_str(), table.chunk_interval, columns, Vec::new())
+            relation(
+                table.time_column.as_str(),
+                table.wanted.as_ref().unwrap().chunk_interval,
+                columns,
+                Vec::new(),
+            )
         }),
         dead_letters: table.map(|table| {
             let columns = [

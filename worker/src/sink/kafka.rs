@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crds::worker::{BridgeConfig, KafkaConfig};
+use access::kafka::KafkaAccess;
+use crds::worker::BridgeConfig;
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -105,14 +106,14 @@ pub struct Record<'a> {
 
 impl Producer {
     /// A new producer. Does not wait for Kafka: see [`Producer::check_topic`].
-    pub fn new(kafka: &KafkaConfig, bridge: &BridgeConfig) -> Result<Self, Error> {
+    pub fn new(access: &KafkaAccess, topic: &str, bridge: &BridgeConfig) -> Result<Self, Error> {
         let deliveries = Arc::new(Deliveries::default());
         // Twice what the window lets in, so that it is the window that pushes back, not this queue.
         let queue_messages = 2 * u32::from(bridge.max_in_flight) + 1024;
         let queue_kilobytes = (2 * (bridge.max_in_flight_bytes + u64::from(bridge.max_record_bytes)) / 1024)
             .clamp(65_536, 1 << 30);
-        let inner = ClientConfig::new()
-            .set("bootstrap.servers", &kafka.bootstrap_servers)
+        let inner = access
+            .client_config()
             .set("client.id", &bridge.client_id)
             .set("acks", "all")
             .set("enable.idempotence", "true")
@@ -131,8 +132,8 @@ impl Producer {
         Ok(Self {
             inner,
             deliveries,
-            topic: kafka.topic.clone(),
-            bootstrap_servers: kafka.bootstrap_servers.clone(),
+            topic: topic.to_owned(),
+            bootstrap_servers: access.bootstrap_servers.clone(),
         })
     }
 

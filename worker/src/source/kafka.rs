@@ -10,11 +10,11 @@ pub mod offsets;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use access::kafka::KafkaAccess;
 use assignment::{Assignment, Owned};
 use context::SourceContext;
-use crds::worker::KafkaConfig;
 use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
+    Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
@@ -56,12 +56,12 @@ pub trait RecordSink {
 /// # Errors
 /// Where the Kafka client refuses its settings.
 pub fn create_consumer(
-    kafka: &KafkaConfig,
+    access: &KafkaAccess,
     group: &str,
     context: SourceContext,
 ) -> Result<BaseConsumer<SourceContext>, KafkaError> {
-    ClientConfig::new()
-        .set("bootstrap.servers", &kafka.bootstrap_servers)
+    access
+        .client_config()
         .set("client.id", "iotpipeline-processor")
         .set("group.id", group)
         .set("partition.assignment.strategy", "cooperative-sticky")

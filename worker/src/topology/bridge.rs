@@ -7,22 +7,24 @@ mod metrics;
 mod session;
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use backon::BackoffBuilder;
-use crds::worker::{BridgeConfig, KafkaConfig};
+use crds::{
+    names::SecretPurpose,
+    worker::{BridgeConfig, KafkaConfig},
+};
 
 use self::{
     metrics::BridgeMetrics,
     session::{End, Session},
 };
 use crate::{
-    config,
     health::problem,
     run::Context,
+    secrets::Secrets,
     sink::kafka::Producer,
     source::mqtt::{self, Credentials, Failure, SESSION_TAKEN_OVER, subscriptions::Subscriptions},
     telemetry,
@@ -94,7 +96,7 @@ impl Bridge {
             producer = self.fresh_producer() => producer?,
             () = shutdown.requested() => return Ok(()),
         };
-        let credentials = read_credentials(&self.config, &self.context.secrets.mqtt_secret)?;
+        let credentials = read_credentials(&self.config, &self.context.secrets)?;
         let (client, mut events) = mqtt::connect(&self.config, credentials)?;
         let session =
             Session::new(&self.config, &self.context, &self.metrics, client, &producer, subscriptions);
@@ -119,7 +121,13 @@ impl Bridge {
         };
         let producer = match self.producer.take() {
             Some(producer) => producer,
-            None => Arc::new(Producer::new(&self.kafka, &self.config).map_err(failure)?),
+            None => {
+                let access = self.context.secrets.kafka(&self.kafka).map_err(|error| Failure {
+                    reason: "SecretInvalid",
+                    message: format!("{} (spec.kafka).", telemetry::chain(&error)),
+                })?;
+                Arc::new(Producer::new(&access, &self.kafka.topic, &self.config).map_err(failure)?)
+            }
         };
         let asked = Arc::clone(&producer);
         let answer = tokio::task::spawn_blocking(move || asked.check_topic()).await;
@@ -136,12 +144,12 @@ impl Bridge {
 }
 
 /// Read again for every connection, so that a rotated Secret needs no restart.
-fn read_credentials(config: &BridgeConfig, directory: &Path) -> Result<Option<Credentials>, Failure> {
+fn read_credentials(config: &BridgeConfig, secrets: &Secrets) -> Result<Option<Credentials>, Failure> {
     if !config.has_credentials {
         return Ok(None);
     }
     let read = |key| {
-        config::read_secret(directory, key).map_err(|error| Failure {
+        secrets.read(SecretPurpose::Mqtt, key).map_err(|error| Failure {
             reason: "SecretInvalid",
             message: format!("{} (spec.mqtt.credentialsSecretRef).", telemetry::chain(&error)),
         })

@@ -18,6 +18,7 @@ use tokio::{runtime, sync::mpsc::unbounded_channel};
 
 use crate::{
     run::Context,
+    secrets,
     sink::timescale::{
         connect::Connector,
         encode::RowEncoder,
@@ -41,6 +42,12 @@ pub enum Error {
     Compile {
         /// What is wrong with it.
         source: program::CompileError,
+    },
+    /// A certificate or the password for Kafka is not mounted.
+    #[snafu(display("failed to read the Secrets for Kafka"))]
+    Secrets {
+        /// Which.
+        source: secrets::Error,
     },
     /// The Kafka client refuses its settings.
     #[snafu(display("failed to set up the Kafka consumer"))]
@@ -73,8 +80,9 @@ pub fn run(
     let readiness = Arc::new(Readiness::new(context.health.clone()));
     let metrics = ProcessorMetrics::new(&context.metrics);
 
+    let access = context.secrets.kafka(&kafka).context(SecretsSnafu)?;
     let consumer = create_consumer(
-        &kafka,
+        &access,
         &config.consumer_group,
         SourceContext {
             assignment: Arc::clone(&assignment),
@@ -88,17 +96,14 @@ pub fn run(
 
     let writer = Writer {
         connector: Connector {
-            secret_directory: context.secrets.timescale_secret.clone(),
+            secrets: context.secrets.clone(),
+            tls: config.database_tls,
             namespace: pipeline.namespace,
         },
         statements: Statements::new(&config.table),
         table: config.table.name,
         topic_name: kafka.topic.clone(),
-        topic: Box::new(KafkaOffsets {
-            consumer: Arc::clone(&consumer),
-            topic: kafka.topic.clone(),
-            bootstrap_servers: kafka.bootstrap_servers,
-        }),
+        topic: Box::new(KafkaOffsets { consumer: Arc::clone(&consumer), topic: kafka.topic.clone(), access }),
         mirror: Box::new(GroupOffsets { consumer: Arc::clone(&consumer), topic: kafka.topic }),
         start_from: config.start_from,
         assignment,

@@ -12,11 +12,11 @@ use std::{
 };
 
 use crds::{
-    names::{POSITION_TABLE, dead_letter_table},
+    names::{POSITION_TABLE, SecretPurpose, dead_letter_table},
     pipeline::{CodecType, ColumnType},
     worker::{
-        AcceptTimeConfig, ColumnConfig, KafkaConfig, PipelineId, ProcessorConfig, RoleConfig, StartFrom,
-        TableConfig, WORKER_CONFIG_VERSION, WorkerConfig, WorkerStatus,
+        AcceptTimeConfig, ColumnConfig, DatabaseTlsConfig, KafkaConfig, PipelineId, ProcessorConfig,
+        RoleConfig, StartFrom, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig, WorkerStatus,
     },
 };
 use rdkafka::{
@@ -67,8 +67,9 @@ impl Scenario {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let name = format!("test_{title}_{now}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&name);
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("uri"), variable("IOTPIPELINE_TEST_TIMESCALE")).unwrap();
+        let secret = directory.join(SecretPurpose::Timescale.to_string());
+        fs::create_dir_all(&secret).unwrap();
+        fs::write(secret.join("uri"), variable("IOTPIPELINE_TEST_TIMESCALE")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let config = config(&name);
         let scenario = Self { name, config, directory, runtime };
@@ -190,7 +191,12 @@ impl Scenario {
                 namespace: "test".into(),
                 name: self.name.clone(),
             },
-            kafka: KafkaConfig { bootstrap_servers: kafka_address(), topic: self.name.clone() },
+            kafka: KafkaConfig {
+                bootstrap_servers: kafka_address(),
+                topic: self.name.clone(),
+                tls: None,
+                sasl: None,
+            },
             role: RoleConfig::Processor(self.config.clone()),
         };
         let path = self.directory.join("worker.json");
@@ -199,7 +205,7 @@ impl Scenario {
         let child = Command::new(env!("CARGO_BIN_EXE_iotpipeline-worker"))
             .args(["process", "--http-address", &http.to_string()])
             .args(["--config".as_ref(), path.as_os_str()])
-            .args(["--timescale-secret".as_ref(), self.directory.as_os_str()])
+            .args(["--secrets".as_ref(), self.directory.as_os_str()])
             .spawn()
             .unwrap();
         Processor { child, http }
@@ -245,6 +251,8 @@ fn config(name: &str) -> ProcessorConfig {
         consumer_group: name.into(),
         start_from: StartFrom::Earliest,
         codec: CodecType::Json,
+        has_bridge: true,
+        database_tls: DatabaseTlsConfig::default(),
         program: None,
         accept_time: AcceptTimeConfig::default(),
         table: TableConfig {

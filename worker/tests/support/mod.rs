@@ -16,10 +16,11 @@ use std::{
 };
 
 use crds::{
+    names::SecretPurpose,
     pipeline::ProtocolVersion,
     worker::{
-        BridgeConfig, KafkaConfig, KeyConfig, PipelineId, RoleConfig, Subscription, WORKER_CONFIG_VERSION,
-        WorkerConfig, WorkerStatus,
+        BridgeConfig, KafkaConfig, KeyConfig, MqttTransport, PipelineId, RoleConfig, Subscription, TlsConfig,
+        WORKER_CONFIG_VERSION, WorkerConfig, WorkerStatus,
     },
 };
 use rdkafka::{
@@ -83,9 +84,14 @@ impl Scenario {
         let config = BridgeConfig {
             host,
             port,
+            transport: MqttTransport::Tcp,
+            tls: TlsConfig::default(),
+            alpn: Vec::new(),
             protocol_version: ProtocolVersion::V5,
             client_id: name.clone(),
             subscriptions: vec![Subscription { filter: format!("{name}/#"), qos: 1 }],
+            unsubscribe: Vec::new(),
+            retire: false,
             session_expiry_seconds: 600,
             max_packet_size_bytes: 1 << 20,
             max_in_flight: 1000,
@@ -95,10 +101,11 @@ impl Scenario {
             max_record_bytes: 2 << 20,
         };
         let directory = std::env::temp_dir().join(&name);
-        fs::create_dir_all(&directory).unwrap();
+        let secret = directory.join(SecretPurpose::Mqtt.to_string());
+        fs::create_dir_all(&secret).unwrap();
         if let Some((username, password)) = credentials() {
-            fs::write(directory.join("username"), username).unwrap();
-            fs::write(directory.join("password"), password).unwrap();
+            fs::write(secret.join("username"), username).unwrap();
+            fs::write(secret.join("password"), password).unwrap();
         }
         Self { name, config, directory }
     }
@@ -121,7 +128,12 @@ impl Scenario {
                 namespace: "test".to_owned(),
                 name: self.name.clone(),
             },
-            kafka: KafkaConfig { bootstrap_servers: kafka_address(), topic: self.name.clone() },
+            kafka: KafkaConfig {
+                bootstrap_servers: kafka_address(),
+                topic: self.name.clone(),
+                tls: None,
+                sasl: None,
+            },
             role: RoleConfig::Bridge(self.config.clone()),
         };
         let path = self.directory.join("worker.json");
@@ -130,7 +142,7 @@ impl Scenario {
         let child = Command::new(env!("CARGO_BIN_EXE_iotpipeline-worker"))
             .args(["bridge", "--http-address", &http.to_string()])
             .args(["--config".as_ref(), path.as_os_str()])
-            .args(["--mqtt-secret".as_ref(), self.directory.as_os_str()])
+            .args(["--secrets".as_ref(), self.directory.as_os_str()])
             .spawn()
             .unwrap();
         Bridge { child, http }

@@ -1,13 +1,13 @@
 //! What to do with the workers' objects. Pure.
 
-use crds::{names, status::Reason, worker::Component};
+use crds::{names, status::Reason};
 use kube::ResourceExt;
 
 use super::ownership::{Ownership, is_owned, ownership};
 use crate::{
     build::{self, Child, ChildKind, WorkerImage, build_configuration, build_worker, pod, workload_kind},
     change::Refusal,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Worker},
     reconcile::{
         drift::differs,
         fetch::{LiveChild, Workers},
@@ -31,11 +31,12 @@ pub struct WorkerPlan {
 /// Fails where an object cannot be built, which is a bug.
 pub fn plan_worker(
     pipeline: &Pipeline,
-    component: Component,
+    worker: &Worker,
     workers: &Workers,
     image: &WorkerImage,
 ) -> Result<WorkerPlan, build::Error> {
-    let configuration = build_configuration(pipeline, component)?;
+    let component = worker.component();
+    let configuration = build_configuration(pipeline, worker)?;
     let workload =
         workers.workload(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
     // With the same configuration a write to the workload is a repair, another number of pods or another image:
@@ -43,7 +44,7 @@ pub fn plan_worker(
     let runs_this_configuration =
         workload.is_some_and(|workload| configuration_of(workload) == Some(configuration.name.as_str()));
     let mut plan = WorkerPlan::default();
-    let children = build_worker(pipeline, component, &configuration.name, image)?;
+    let children = build_worker(pipeline, worker, &configuration.name, image)?;
     for child in std::iter::once(configuration).chain(children) {
         let live = workers
             .children
@@ -78,18 +79,19 @@ fn is_drifted(child: &Child, live: &LiveChild) -> bool {
 ///
 /// # Errors
 /// Fails where an object cannot be built, which is a bug.
-pub fn orphans(
+pub fn orphans<'a>(
     pipeline: &Pipeline,
     workers: &Workers,
-    plans: [&WorkerPlan; 2],
+    mut plans: impl Iterator<Item = &'a WorkerPlan>,
 ) -> Result<Vec<LiveChild>, build::Error> {
     let mut needed = Vec::new();
-    let mut is_rolling = plans.iter().any(|plan| !plan.roll.is_empty() || !plan.problems.is_empty());
-    for component in [Component::Bridge, Component::Processor] {
+    let mut is_rolling = plans.any(|plan| !plan.roll.is_empty() || !plan.problems.is_empty());
+    for worker in pipeline.workers() {
+        let component = worker.component();
         let name = names::worker_name(&pipeline.id.name, component);
         let workload = workers.workload(workload_kind(component), &name);
         is_rolling |= !workload.is_some_and(|workload| workload.rollout().is_complete());
-        needed.push((ChildKind::ConfigMap, build_configuration(pipeline, component)?.name));
+        needed.push((ChildKind::ConfigMap, build_configuration(pipeline, worker)?.name));
         needed
             .extend(workload.and_then(configuration_of).map(|name| (ChildKind::ConfigMap, name.to_owned())));
         for kind in [ChildKind::Service, ChildKind::PodDisruptionBudget, workload_kind(component)] {
@@ -140,9 +142,9 @@ mod tests {
     /// The children of a pipeline as they are in the cluster, all pods new and ready.
     fn children(pipeline: &Pipeline) -> Vec<LiveChild> {
         let mut children = Vec::new();
-        for component in [Component::Bridge, Component::Processor] {
-            let configuration = build_configuration(pipeline, component).unwrap();
-            children.extend(build_worker(pipeline, component, &configuration.name, &image()).unwrap());
+        for worker in pipeline.workers() {
+            let configuration = build_configuration(pipeline, worker).unwrap();
+            children.extend(build_worker(pipeline, worker, &configuration.name, &image()).unwrap());
             children.push(configuration);
         }
         let settled = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
@@ -166,13 +168,13 @@ mod tests {
     }
 
     fn plan_bridge(pipeline: &Pipeline, workers: &Workers) -> WorkerPlan {
-        plan_worker(pipeline, Component::Bridge, workers, &image()).unwrap()
+        plan_worker(pipeline, pipeline.bridge.as_ref().unwrap(), workers, &image()).unwrap()
     }
 
     fn orphans_of(pipeline: &Pipeline, workers: &Workers) -> Vec<String> {
         let bridge = plan_bridge(pipeline, workers);
-        let processor = plan_worker(pipeline, Component::Processor, workers, &image()).unwrap();
-        let orphans = orphans(pipeline, workers, [&bridge, &processor]).unwrap();
+        let processor = plan_worker(pipeline, &pipeline.processor, workers, &image()).unwrap();
+        let orphans = orphans(pipeline, workers, [&bridge, &processor].into_iter()).unwrap();
         orphans.iter().map(|orphan| orphan.object.name_any()).collect()
     }
 
@@ -203,7 +205,7 @@ mod tests {
     fn a_superseded_configuration_is_kept_until_the_roll_is_complete() {
         let before = pipeline(QUICKSTART);
         let after = pipeline(&QUICKSTART.replace("plants/+", "sites/+"));
-        let old_configuration = build_configuration(&before, Component::Bridge).unwrap();
+        let old_configuration = build_configuration(&before, before.bridge.as_ref().unwrap()).unwrap();
         let mut world = children(&after);
         world.push(live(ChildKind::ConfigMap, old_configuration.object, |_| {}));
         assert_eq!(orphans_of(&after, &workers(world.clone())), [old_configuration.name]);

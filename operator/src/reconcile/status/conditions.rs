@@ -32,12 +32,10 @@ pub fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let worker = |component: Component| {
-        let outcome = match assessment {
-            Assessment::Refused(_) => None,
-            Assessment::Applied { outcome, .. } => Some(match component {
-                Component::Bridge => &outcome.bridge,
-                Component::Processor => &outcome.processor,
-            }),
+        let outcome = match (assessment, component) {
+            (Assessment::Refused(_), _) => None,
+            (Assessment::Applied { outcome, .. }, Component::Bridge) => outcome.bridge.as_ref(),
+            (Assessment::Applied { outcome, .. }, Component::Processor) => Some(&outcome.processor),
         };
         let workload =
             workers.workload(workload_kind(component), &worker_name(&object.name_any(), component));
@@ -50,12 +48,14 @@ pub fn conditions(
             (Some(judge_store(&outcome.topic_problems)), Some(judge_store(&outcome.table_problems)))
         }
     };
-    let parts = [
+    let mut parts = vec![
         (ConditionType::TopicReady, topic),
         (ConditionType::TableReady, table),
         (ConditionType::BridgeReady, worker(Component::Bridge)),
         (ConditionType::ProcessorReady, worker(Component::Processor)),
     ];
+    // A pipeline without a bridge says nothing of one.
+    parts.retain(|(part, _)| *part != ConditionType::BridgeReady || object.spec.mqtt.is_some());
     let ready = match assessment {
         Assessment::Refused(invalid) => Finding::fails(invalid.reason, invalid.message.clone()),
         Assessment::Applied { .. } => summarise(&parts),

@@ -1,18 +1,21 @@
-//! The stores of a spec: the Kafka topic, the hypertable and how to reach the database. Synchronous, no client.
+//! The stores of a spec: the Kafka topic and the hypertable. Synchronous, no client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use access::kafka::KafkaAccess;
 use crds::{
-    database::DatabaseAccess,
     names,
-    pipeline::{ColumnType, KafkaSpec, MqttSpec, TimescaleSpec},
-    status::Reason,
-    worker::PipelineId,
+    pipeline::{ColumnType, Management, MqttSpec, TimescaleSpec, TopicSpec},
 };
-use k8s_openapi::api::core::v1::Secret;
 
-use super::{Secrets, problems::Problems};
-use crate::pipeline::{Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName};
+use super::problems::Problems;
+use crate::pipeline::{
+    Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName, WantedTable, WantedTopic,
+};
+
+/// How long Kafka keeps records and how much time a chunk spans, where the spec does not say.
+const DEFAULT_TOPIC_RETENTION: &str = "7d";
+const DEFAULT_CHUNK_INTERVAL: &str = "1d";
 
 /// What a Kafka record needs beside the MQTT packet it came from, bytes: its key, and as much again for the headers.
 /// The bridge leaves user properties out, and says so, before a record grows larger.
@@ -22,33 +25,46 @@ const RECORD_OVERHEAD_BYTES: u64 = 2 * (names::MAX_KEY_BYTES as u64 + 1);
 const LARGEST_MQTT_PACKET_BYTES: u64 = 268_435_455;
 
 pub(super) fn topic(
-    spec: &KafkaSpec,
+    spec: &TopicSpec,
+    kafka: Option<KafkaAccess>,
     max_packet_size: Option<u32>,
-    id: &PipelineId,
     problems: &mut Problems,
 ) -> Option<Topic> {
-    let name = problems.require(TopicName::parse(&spec.topic.name), || {
-        format!("kafka.topic.name {:?} is no topic name; use 1 to 249 of A-Z a-z 0-9 . _ -", spec.topic.name)
+    let name = problems.require(TopicName::parse(&spec.name), || {
+        format!("kafka.topic.name {:?} is no topic name; use 1 to 249 of A-Z a-z 0-9 . _ -", spec.name)
     });
-    let retention = problems.duration("kafka.topic.retention", &spec.topic.retention);
+    let wanted = match spec.management {
+        Management::Managed => wanted_topic(spec, problems).map(Some),
+        Management::External => Some(None),
+    };
+    Some(Topic {
+        kafka: kafka?,
+        name: name?,
+        wanted: wanted?,
+        min_max_message_bytes: max_packet_size.map(record_bytes),
+    })
+}
+
+fn wanted_topic(spec: &TopicSpec, problems: &mut Problems) -> Option<WantedTopic> {
+    let default_retention = DEFAULT_TOPIC_RETENTION.into();
+    let retention = spec.retention.as_ref().unwrap_or(&default_retention);
+    let retention = problems.duration("kafka.topic.retention", retention);
     for managed in ["retention.ms", "max.message.bytes"] {
-        problems.refuse_if(spec.topic.config.contains_key(managed), || {
+        problems.refuse_if(spec.config.contains_key(managed), || {
             format!(
                 "kafka.topic.config must not hold {managed}; set kafka.topic.retention or mqtt.maxPacketSize"
             )
         });
     }
+    let size = spec.partitions.zip(spec.replication_factor);
+    let size = problems.require(size, || {
+        "kafka.topic needs partitions and replicationFactor, unless its management is External".to_owned()
+    });
     let mut config: BTreeMap<String, String> =
-        spec.topic.config.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
+        spec.config.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
     config.insert("retention.ms".to_owned(), retention?.as_millis().to_string());
-    Some(Topic {
-        bootstrap_servers: bootstrap_servers(spec, id),
-        name: name?,
-        partitions: spec.topic.partitions,
-        replication_factor: spec.topic.replication_factor,
-        config,
-        min_max_message_bytes: record_bytes(max_packet_size?),
-    })
+    let (partitions, replication_factor) = size?;
+    Some(WantedTopic { partitions, replication_factor, config })
 }
 
 pub(super) fn table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Table> {
@@ -65,21 +81,29 @@ pub(super) fn table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Tab
         format!("timescale.timeColumn {:?} is no column name; use a-z 0-9 _, at most 63", spec.time_column)
     });
     let columns = columns(spec, problems);
-    let indexes = indexes(spec, problems);
-    let chunk_interval = problems.duration("timescale.chunkInterval", &spec.chunk_interval);
-    let drop_after = problems.optional_duration(
-        "timescale.retention.dropAfter",
-        spec.retention.as_ref().map(|retention| &retention.drop_after),
-    );
+    let wanted = match spec.management {
+        Management::Managed => wanted_table(spec, problems).map(Some),
+        Management::External => Some(None),
+    };
     Some(Table {
         schema: schema?,
         name: name?,
         columns: columns?,
         time_column: time_column?,
-        chunk_interval: chunk_interval?,
-        indexes: indexes?,
-        drop_after: drop_after?,
+        wanted: wanted?,
     })
+}
+
+fn wanted_table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<WantedTable> {
+    let default_chunk_interval = DEFAULT_CHUNK_INTERVAL.into();
+    let chunk_interval = spec.chunk_interval.as_ref().unwrap_or(&default_chunk_interval);
+    let chunk_interval = problems.duration("timescale.chunkInterval", chunk_interval);
+    let indexes = indexes(spec, problems);
+    let drop_after = problems.optional_duration(
+        "timescale.retention.dropAfter",
+        spec.retention.as_ref().map(|retention| &retention.drop_after),
+    );
+    Some(WantedTable { chunk_interval: chunk_interval?, indexes: indexes?, drop_after: drop_after? })
 }
 
 fn columns(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<Column>> {
@@ -143,25 +167,6 @@ fn indexes(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<Index>> 
     Some(indexes)
 }
 
-pub(super) fn database(
-    spec: &TimescaleSpec,
-    secrets: &Secrets,
-    id: &PipelineId,
-    problems: &mut Problems,
-) -> Option<DatabaseAccess> {
-    let secret = problems.secret("timescale.secretRef", &spec.secret_ref.name, secrets, id)?;
-    match DatabaseAccess::from_secret(|key| text_of(secret, key), &id.namespace) {
-        Ok(access) => Some(access),
-        Err(error) => {
-            problems.note(
-                Reason::SecretInvalid,
-                format!("timescale.secretRef: Secret {}/{} {error}", id.namespace, spec.secret_ref.name),
-            );
-            None
-        }
-    }
-}
-
 pub(super) fn max_packet_size(spec: &MqttSpec, problems: &mut Problems) -> Option<u32> {
     let bytes = problems.size("mqtt.maxPacketSize", &spec.max_packet_size)?;
     problems.refuse_if(bytes > LARGEST_MQTT_PACKET_BYTES, || {
@@ -177,20 +182,7 @@ pub(super) fn record_bytes(max_packet_size: u32) -> u32 {
     u32::try_from(u64::from(max_packet_size) + RECORD_OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
 
-pub(super) fn bootstrap_servers(spec: &KafkaSpec, id: &PipelineId) -> String {
-    let full = |server: &str| match server.rsplit_once(':') {
-        Some((host, port)) => format!("{}:{port}", names::service_host(host, &id.namespace)),
-        None => server.to_owned(),
-    };
-    spec.bootstrap_servers.split(',').map(full).collect::<Vec<_>>().join(",")
-}
-
 pub(super) fn is_nullable(spec: &TimescaleSpec, column: &str) -> bool {
     let declared = spec.columns.iter().find(|candidate| candidate.name == column);
     column != spec.time_column && declared.and_then(|column| column.nullable).unwrap_or(true)
-}
-
-pub(super) fn text_of(secret: &Secret, key: &str) -> Option<String> {
-    let bytes = secret.data.as_ref()?.get(key)?;
-    String::from_utf8(bytes.0.clone()).ok()
 }

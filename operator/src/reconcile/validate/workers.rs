@@ -2,33 +2,41 @@
 
 use crds::{
     IoTPipelineSpec,
-    names::{self, MQTT_SECRET_DIR, TIMESCALE_SECRET_DIR},
-    pipeline::{KeyFrom, KeySpec, ProcessingSpec, Suspend},
+    names::{self, SecretPurpose},
+    pipeline::{KeyFrom, KeySpec, MqttSpec, ProcessingSpec, SecretRef, Suspend},
     status::Reason,
     worker::{
-        AcceptTimeConfig, BridgeConfig, ColumnConfig, KafkaConfig, KeyConfig, PipelineId, ProcessorConfig,
+        AcceptTimeConfig, BridgeConfig, ColumnConfig, KeyConfig, MqttTransport, PipelineId, ProcessorConfig,
         RoleConfig, StartFrom, Subscription, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig,
     },
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
-    Secrets,
+    connections::{self, Content, Database, Kafka, References},
     problems::Problems,
-    stores::{bootstrap_servers, is_nullable, record_bytes, text_of},
+    stores::{is_nullable, record_bytes},
 };
 use crate::pipeline::{MountedSecret, Worker};
 
+/// The keys of the Secret of `mqtt.credentialsSecretRef`, and the names of their files.
+const CREDENTIALS: [&str; 2] = ["username", "password"];
+
 pub(super) fn bridge(
     spec: &IoTPipelineSpec,
-    secrets: &Secrets,
+    mqtt: &MqttSpec,
+    kafka: Option<&Kafka>,
     max_packet_size: Option<u32>,
-    id: &PipelineId,
-    problems: &mut Problems,
+    references: &mut References<'_>,
 ) -> Option<Worker> {
-    let mqtt = &spec.mqtt;
-    let address = problems.require(broker_address(&mqtt.url), || {
-        format!("mqtt.url {:?} is no MQTT address; write mqtt://host:port", mqtt.url)
+    let tls = connections::mqtt(mqtt, references);
+    let credentials = credentials(mqtt, references);
+    let References { id, problems, .. } = references;
+    let broker = problems.require(broker_address(&mqtt.url), || {
+        format!(
+            "mqtt.url {:?} is no MQTT address; write mqtt://, mqtts://, ws:// or wss://host:port",
+            mqtt.url
+        )
     });
     let session_expiry = problems.duration("mqtt.sessionExpiry", &mqtt.session_expiry);
     let max_in_flight_bytes = problems.size("mqtt.maxInFlightBytes", &mqtt.max_in_flight_bytes);
@@ -43,26 +51,16 @@ pub(super) fn bridge(
     problems.refuse_if(mqtt.subscriptions.is_empty(), || {
         "mqtt.subscriptions is empty; name a topic filter".to_owned()
     });
-    let key = key(&spec.kafka.key, problems);
-    let mut mounts = Vec::new();
-    if let Some(reference) = &mqtt.credentials_secret_ref {
-        let secret = problems.secret("mqtt.credentialsSecretRef", &reference.name, secrets, id);
-        for key in ["username", "password"] {
-            problems.refuse_secret_if(secret.is_some_and(|secret| text_of(secret, key).is_none()), || {
-                format!(
-                    "mqtt.credentialsSecretRef: Secret {}/{} has no key {key}",
-                    id.namespace, reference.name
-                )
-            });
-        }
-        mounts.push(MountedSecret { name: reference.name.clone(), directory: MQTT_SECRET_DIR });
-    }
-    let (host, port) = address?;
+    let key = key(spec.kafka.key.as_ref(), problems);
+    let (broker, kafka, tls) = (broker?, kafka?, tls?);
     let max_packet_size_bytes = max_packet_size?;
     let max_in_flight_bytes = max_in_flight_bytes?;
     let config = BridgeConfig {
-        host: names::service_host(host, &id.namespace),
-        port,
+        host: names::service_host(broker.host, &id.namespace),
+        port: broker.port,
+        transport: broker.transport,
+        tls: tls.config,
+        alpn: mqtt.tls.as_ref().map(|tls| tls.alpn.clone()).unwrap_or_default(),
         protocol_version: mqtt.protocol_version,
         client_id: mqtt
             .client_id
@@ -73,6 +71,8 @@ pub(super) fn bridge(
             .iter()
             .map(|wanted| Subscription { filter: wanted.filter.clone(), qos: wanted.qos.clamp(0, 2) as u8 })
             .collect(),
+        unsubscribe: Vec::new(),
+        retire: false,
         // MQTT's own largest value means "never" (MQTT-3.1.2.11.2).
         session_expiry_seconds: u32::try_from(session_expiry?.as_secs()).unwrap_or(u32::MAX),
         max_packet_size_bytes,
@@ -82,21 +82,39 @@ pub(super) fn bridge(
         key: key?,
         max_record_bytes: record_bytes(max_packet_size_bytes),
     };
-    let wanted = &spec.bridge;
+    let wanted = spec.bridge.clone().unwrap_or_default();
     Some(Worker {
         replicas: if spec.suspend == Suspend::All { 0 } else { wanted.replicas },
-        config: worker_config(spec, id, RoleConfig::Bridge(config)),
-        secrets: mounts,
+        config: worker_config(kafka, id, RoleConfig::Bridge(config)),
+        secrets: credentials.into_iter().chain(tls.mounts).chain(kafka.mounts.clone()).collect(),
         // A message is held by the MQTT client, by the producer and once on its way between them.
         resources: wanted
             .resources
-            .clone()
             .unwrap_or_else(|| default_resources("32Mi", (64 << 20) + 4 * max_in_flight_bytes)),
-        pod: wanted.pod.clone(),
+        pod: wanted.pod,
     })
 }
 
-pub(super) fn processor(spec: &IoTPipelineSpec, id: &PipelineId, problems: &mut Problems) -> Option<Worker> {
+/// What the bridge's pods mount to log in to the MQTT broker.
+fn credentials(mqtt: &MqttSpec, references: &mut References<'_>) -> Option<MountedSecret> {
+    let SecretRef { name } = mqtt.credentials_secret_ref.as_ref()?;
+    for key in CREDENTIALS {
+        references.text("mqtt.credentialsSecretRef", name, key, Content::Text);
+    }
+    Some(MountedSecret {
+        name: name.clone(),
+        purpose: SecretPurpose::Mqtt,
+        files: CREDENTIALS.map(|key| (key.to_owned(), key)).into(),
+    })
+}
+
+pub(super) fn processor(
+    spec: &IoTPipelineSpec,
+    kafka: Option<&Kafka>,
+    database: Option<&Database>,
+    id: &PipelineId,
+    problems: &mut Problems,
+) -> Option<Worker> {
     let start_from = problems.require(start_from(&spec.kafka.start_from), || {
         format!(
             "kafka.startFrom {:?} is neither Earliest nor Latest nor an RFC 3339 time",
@@ -104,6 +122,7 @@ pub(super) fn processor(spec: &IoTPipelineSpec, id: &PipelineId, problems: &mut 
         )
     });
     let accept_time = processing(&spec.processing, problems);
+    let (kafka, database) = (kafka?, database?);
     let timescale = &spec.timescale;
     let config = ProcessorConfig {
         consumer_group: spec
@@ -113,8 +132,10 @@ pub(super) fn processor(spec: &IoTPipelineSpec, id: &PipelineId, problems: &mut 
             .unwrap_or_else(|| names::default_consumer_group(&id.namespace, &id.name)),
         start_from: start_from?,
         codec: spec.processing.codec.codec_type,
+        has_bridge: spec.mqtt.is_some(),
         program: spec.processing.program.clone(),
         accept_time: accept_time?,
+        database_tls: database.tls,
         table: TableConfig {
             schema: timescale.table.schema.clone(),
             name: timescale.table.name.clone(),
@@ -135,11 +156,8 @@ pub(super) fn processor(spec: &IoTPipelineSpec, id: &PipelineId, problems: &mut 
     let wanted = &spec.processor;
     Some(Worker {
         replicas: if spec.suspend == Suspend::None { wanted.replicas } else { 0 },
-        config: worker_config(spec, id, RoleConfig::Processor(config)),
-        secrets: vec![MountedSecret {
-            name: timescale.secret_ref.name.clone(),
-            directory: TIMESCALE_SECRET_DIR,
-        }],
+        config: worker_config(kafka, id, RoleConfig::Processor(config)),
+        secrets: database.mounts.iter().chain(&kafka.mounts).cloned().collect(),
         resources: wanted.resources.clone().unwrap_or_else(|| default_resources("64Mi", 256 << 20)),
         pod: wanted.pod.clone(),
     })
@@ -160,7 +178,8 @@ fn processing(spec: &ProcessingSpec, problems: &mut Problems) -> Option<AcceptTi
     })
 }
 
-fn key(spec: &KeySpec, problems: &mut Problems) -> Option<KeyConfig> {
+fn key(spec: Option<&KeySpec>, problems: &mut Problems) -> Option<KeyConfig> {
+    let Some(spec) = spec else { return Some(KeyConfig::Topic) };
     match (spec.from, spec.level, &spec.path) {
         (KeyFrom::Topic, None, None) => Some(KeyConfig::Topic),
         (KeyFrom::TopicLevel, Some(level), None) => Some(KeyConfig::TopicLevel(level.unsigned_abs())),
@@ -176,27 +195,34 @@ fn key(spec: &KeySpec, problems: &mut Problems) -> Option<KeyConfig> {
     }
 }
 
-fn worker_config(spec: &IoTPipelineSpec, id: &PipelineId, role: RoleConfig) -> WorkerConfig {
-    WorkerConfig {
-        version: WORKER_CONFIG_VERSION,
-        pipeline: id.clone(),
-        kafka: KafkaConfig {
-            bootstrap_servers: bootstrap_servers(&spec.kafka, id),
-            topic: spec.kafka.topic.name.clone(),
-        },
-        role,
-    }
+fn worker_config(kafka: &Kafka, id: &PipelineId, role: RoleConfig) -> WorkerConfig {
+    WorkerConfig { version: WORKER_CONFIG_VERSION, pipeline: id.clone(), kafka: kafka.config.clone(), role }
 }
 
-fn broker_address(url: &str) -> Option<(&str, u16)> {
-    let address = url.strip_prefix("mqtt://")?;
+/// Where the broker is and how MQTT reaches it.
+struct Broker<'a> {
+    host: &'a str,
+    port: u16,
+    transport: MqttTransport,
+}
+
+fn broker_address(url: &str) -> Option<Broker<'_>> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (address, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    let (transport, default_port) = match scheme {
+        "mqtt" => (MqttTransport::Tcp, 1883),
+        "mqtts" => (MqttTransport::Tls, 8883),
+        "ws" => (MqttTransport::WebSocket(path.to_owned()), 80),
+        "wss" => (MqttTransport::SecureWebSocket(path.to_owned()), 443),
+        _ => return None,
+    };
     let (host, port) = match address.split_once(':') {
         Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)?),
-        None => (address, 1883),
+        None => (address, default_port),
     };
-    let legal =
+    let is_host =
         !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
-    legal.then_some((host, port))
+    is_host.then_some(Broker { host, port, transport })
 }
 
 fn start_from(text: &str) -> Option<StartFrom> {

@@ -2,15 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crds::database::{DatabaseAccess, DatabaseSecretError};
+use access::database::{DatabaseAccess, DatabaseSecretError, DatabaseTls};
+use crds::{names::SecretPurpose, worker::DatabaseTlsConfig};
 use snafu::{ResultExt, Snafu};
-use sqlx::{
-    Connection, PgConnection,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
-use crate::config::read_secret;
+use crate::secrets::{self, Secrets};
 
 /// The name under which the server lists the worker's sessions.
 pub const APPLICATION_NAME: &str = "iotpipeline-processor";
@@ -28,6 +26,12 @@ pub enum Error {
         directory: PathBuf,
         /// What it lacks.
         source: DatabaseSecretError,
+    },
+    /// A certificate is not mounted.
+    #[snafu(transparent)]
+    Certificate {
+        /// Which.
+        source: secrets::Error,
     },
     /// The server refused or did not answer.
     #[snafu(display("failed to connect to {access:?}"))]
@@ -48,38 +52,34 @@ pub enum Error {
 /// Connects to the pipeline's database.
 #[derive(Clone, Debug)]
 pub struct Connector {
-    /// The directory into which the Secret is mounted.
-    pub secret_directory: PathBuf,
+    /// Where the Secrets are mounted.
+    pub secrets: Secrets,
+    /// Whether and how the connection is encrypted.
+    pub tls: DatabaseTlsConfig,
     /// The pipeline's namespace, which completes a host without a dot.
     pub namespace: String,
 }
 
 impl Connector {
-    /// Reads the Secret and connects.
+    /// Reads the Secrets and connects.
     ///
     /// # Errors
     /// Never quotes the password.
     pub async fn connect(&self) -> Result<PgConnection, Error> {
-        let directory = &self.secret_directory;
-        let access = DatabaseAccess::from_secret(|key| read_secret(directory, key).ok(), &self.namespace)
-            .context(SecretSnafu { directory })?;
-        match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options(&access))).await {
+        let access = self.access()?;
+        match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&access.options(APPLICATION_NAME))).await {
             Ok(connected) => connected.context(ConnectSnafu { access }),
             Err(_) => SlowSnafu { access }.fail(),
         }
     }
-}
 
-fn options(access: &DatabaseAccess) -> PgConnectOptions {
-    PgConnectOptions::new_without_pgpass()
-        .host(&access.host)
-        .port(access.port)
-        .database(&access.database)
-        .username(&access.username)
-        .password(&access.password)
-        .application_name(APPLICATION_NAME)
-        .ssl_mode(PgSslMode::Disable)
-        // Poolers refuse this startup parameter, and nothing here reads floats as text.
-        .extra_float_digits(None)
-        .statement_cache_capacity(0)
+    fn access(&self) -> Result<DatabaseAccess, Error> {
+        let DatabaseTlsConfig { mode, certificates } = self.tls;
+        let material =
+            self.secrets.tls(certificates, SecretPurpose::TimescaleCa, SecretPurpose::TimescaleClient)?;
+        let directory = self.secrets.directory(SecretPurpose::Timescale);
+        let value_of = |key: &str| self.secrets.read(SecretPurpose::Timescale, key).ok();
+        DatabaseAccess::from_secret(value_of, &self.namespace, DatabaseTls { mode, material })
+            .context(SecretSnafu { directory })
+    }
 }

@@ -38,7 +38,9 @@ pub fn classify(error: &sqlx::Error) -> Failure {
 /// What a failed connection asks for.
 pub fn classify_connect(error: &connect::Error) -> Failure {
     match error {
-        connect::Error::Secret { .. } => Failure::Misconfigured(problem("SecretInvalid", chain(error))),
+        connect::Error::Secret { .. } | connect::Error::Certificate { .. } => {
+            Failure::Misconfigured(problem("SecretInvalid", chain(error)))
+        }
         connect::Error::Connect { source, .. } => match (classify(source), is_configuration(source)) {
             (Failure::Outage(_), true) => Failure::Misconfigured(problem("DatabaseRefused", chain(error))),
             (Failure::Outage(_), false) => Failure::Outage(problem("DatabaseUnreachable", chain(error))),

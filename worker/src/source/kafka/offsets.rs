@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use access::kafka::KafkaAccess;
 use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
+    Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
 };
@@ -71,8 +72,8 @@ pub struct KafkaOffsets<C: ConsumerContext> {
     pub consumer: Arc<BaseConsumer<C>>,
     /// The topic.
     pub topic: String,
-    /// Comma-separated `host:port`, for reading single records.
-    pub bootstrap_servers: String,
+    /// How to reach Kafka, for reading single records.
+    pub access: KafkaAccess,
 }
 
 impl<C: ConsumerContext> TopicOffsets for KafkaOffsets<C> {
@@ -126,8 +127,9 @@ impl<C: ConsumerContext> TopicOffsets for KafkaOffsets<C> {
 
     fn records(&self, wanted: &[(i32, i64)]) -> Result<Vec<(i32, Option<RecordTraits>)>, Error> {
         let what = "single records";
-        let reader: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.bootstrap_servers)
+        let reader: BaseConsumer = self
+            .access
+            .client_config()
             .set("client.id", "iotpipeline-processor-verify")
             .set("group.id", "iotpipeline-verify")
             .set("enable.auto.commit", "false")

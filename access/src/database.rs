@@ -1,11 +1,12 @@
-//! How a database is named in a Secret: as parts, or as a URI. Operator and worker read the same Secret with the
-//! same rules. No I/O: whoever holds the Secret passes a look-up function.
+//! How a database is named in a Secret, as parts or as a URI, and how to reach it.
 
 use std::fmt;
 
+use crds::{names::service_host, pipeline::DatabaseTlsMode};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
-use crate::names::service_host;
+use crate::tls::TlsMaterial;
 
 /// How to reach the database. Holds the password, so its `Debug` hides it.
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -18,8 +19,19 @@ pub struct DatabaseAccess {
     pub database: String,
     /// Role.
     pub username: String,
-    /// The role's password.
+    /// The role's password; empty where a client certificate says who it is.
     pub password: String,
+    /// Whether and how the connection is encrypted.
+    pub tls: DatabaseTls,
+}
+
+/// Whether and how a connection to a database is encrypted.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct DatabaseTls {
+    /// What of the server is checked.
+    pub mode: DatabaseTlsMode,
+    /// The certificates.
+    pub material: TlsMaterial,
 }
 
 /// Why a Secret does not name a database. Quotes keys and never values.
@@ -41,17 +53,51 @@ impl DatabaseAccess {
     pub fn from_secret(
         value_of: impl Fn(&str) -> Option<String>,
         namespace: &str,
+        tls: DatabaseTls,
     ) -> Result<Self, DatabaseSecretError> {
         let mut access = match (value_of("fqdn-uri"), value_of("uri")) {
-            (Some(uri), _) => Self::from_uri("fqdn-uri", &uri)?,
-            (None, Some(uri)) => Self::from_uri("uri", &uri)?,
-            (None, None) => Self::from_parts(&value_of)?,
+            (Some(uri), _) => Self::from_uri("fqdn-uri", &uri, tls)?,
+            (None, Some(uri)) => Self::from_uri("uri", &uri, tls)?,
+            (None, None) => Self::from_parts(&value_of, tls)?,
         };
         access.host = service_host(&access.host, namespace);
         Ok(access)
     }
 
-    fn from_parts(value_of: &impl Fn(&str) -> Option<String>) -> Result<Self, DatabaseSecretError> {
+    /// The settings of a client that connects so and that the server lists as `application_name`. Every session
+    /// suits a transaction-pooling proxy: it keeps no statement prepared and starts without parameters that such a
+    /// proxy refuses.
+    pub fn options(&self, application_name: &str) -> PgConnectOptions {
+        let Self { host, port, database, username, password, tls: DatabaseTls { mode, material } } = self;
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(host)
+            .port(*port)
+            .database(database)
+            .username(username)
+            .password(password)
+            .application_name(application_name)
+            .ssl_mode(match mode {
+                DatabaseTlsMode::Disable => PgSslMode::Disable,
+                DatabaseTlsMode::Require => PgSslMode::Require,
+                DatabaseTlsMode::VerifyCa => PgSslMode::VerifyCa,
+                DatabaseTlsMode::VerifyFull => PgSslMode::VerifyFull,
+            })
+            .extra_float_digits(None)
+            .statement_cache_capacity(0);
+        if let Some(ca) = &material.ca {
+            options = options.ssl_root_cert_from_pem(ca.clone().into_bytes());
+        }
+        if let Some(client) = &material.client {
+            options =
+                options.ssl_client_cert_from_pem(&client.certificate).ssl_client_key_from_pem(&client.key);
+        }
+        options
+    }
+
+    fn from_parts(
+        value_of: &impl Fn(&str) -> Option<String>,
+        tls: DatabaseTls,
+    ) -> Result<Self, DatabaseSecretError> {
         let required =
             |key| value_of(key).filter(|value| !value.is_empty()).ok_or(DatabaseSecretError::Missing(key));
         let port = match value_of("port") {
@@ -72,11 +118,15 @@ impl DatabaseAccess {
             port,
             database: required("dbname")?,
             username: required("username").or_else(|missing| required("user").map_err(|_| missing))?,
-            password: required("password")?,
+            password: match required("password") {
+                Err(_) if tls.material.client.is_some() => String::new(),
+                password => password?,
+            },
+            tls,
         })
     }
 
-    fn from_uri(key: &'static str, uri: &str) -> Result<Self, DatabaseSecretError> {
+    fn from_uri(key: &'static str, uri: &str, tls: DatabaseTls) -> Result<Self, DatabaseSecretError> {
         let unusable = |why| DatabaseSecretError::Unusable(key, why);
         let url = Url::parse(uri)
             .map_err(|_| unusable("it is no URI; write postgres://user:password@host:port/dbname"))?;
@@ -105,7 +155,12 @@ impl DatabaseAccess {
             port: url.port().unwrap_or(DEFAULT_PORT),
             database,
             username: decoded(url.username())?,
-            password: decoded(url.password().ok_or_else(|| unusable("it has no password"))?)?,
+            password: match url.password() {
+                Some(password) => decoded(password)?,
+                None if tls.material.client.is_some() => String::new(),
+                None => return Err(unusable("it has no password")),
+            },
+            tls,
         })
     }
 }
@@ -138,7 +193,7 @@ mod tests {
     fn read(secret: &[(&str, &str)]) -> Result<DatabaseAccess, DatabaseSecretError> {
         let value_of =
             |key: &str| secret.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned());
-        DatabaseAccess::from_secret(value_of, "plant-7")
+        DatabaseAccess::from_secret(value_of, "plant-7", DatabaseTls::default())
     }
 
     #[test]
@@ -149,6 +204,7 @@ mod tests {
             database: "iot".into(),
             username: "app".into(),
             password: "p@ss/word".into(),
+            tls: DatabaseTls::default(),
         };
         let parts = [
             ("host", "db"),
