@@ -150,7 +150,11 @@ mod tests {
     fn what_librdkafka_says_is_sorted() {
         use RDKafkaErrorCode as Code;
         let cases = [
-            (Code::BrokerTransportFailure, "h:1: Connect to ipv4#10.0.0.1:1 failed: Connection refused", Cause::Silence),
+            (
+                Code::BrokerTransportFailure,
+                "h:1: Connect to ipv4#10.0.0.1:1 failed: Connection refused",
+                Cause::Silence,
+            ),
             (Code::Resolve, "h:1: Failed to resolve 'h:1': Name or service not known", Cause::UnknownHost),
             (
                 Code::SSL,
@@ -163,9 +167,21 @@ mod tests {
                 "h:1: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116",
                 Cause::ClientCertificateRefused,
             ),
-            (Code::SSL, "h:1: SSL handshake failed: error:0A00010B:SSL routines::wrong version number", Cause::TlsNotSpoken),
-            (Code::SSL, "h:1: SSL handshake failed: error:0A000410:SSL routines::alert handshake failure", Cause::TlsFailed),
-            (Code::Authentication, "h:1: SASL authentication error: Authentication failed", Cause::PasswordRefused),
+            (
+                Code::SSL,
+                "h:1: SSL handshake failed: error:0A00010B:SSL routines::wrong version number",
+                Cause::TlsNotSpoken,
+            ),
+            (
+                Code::SSL,
+                "h:1: SSL handshake failed: error:0A000410:SSL routines::alert handshake failure",
+                Cause::TlsFailed,
+            ),
+            (
+                Code::Authentication,
+                "h:1: SASL authentication error: Authentication failed",
+                Cause::PasswordRefused,
+            ),
             (
                 Code::Authentication,
                 "h:1: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported \

@@ -6,6 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
+    cause::Cause,
+    error::{NotAsAskedSnafu, Right, SetupSnafu, UnreachableSnafu},
+    settings_unknown,
+};
+use crate::pipeline::TopicName;
 use access::kafka::KafkaAccess;
 use futures::executor::block_on;
 use rdkafka::{
@@ -19,13 +26,6 @@ use rdkafka::{
     error::{KafkaError, KafkaResult},
     types::RDKafkaErrorCode,
 };
-use super::{
-    Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
-    cause::Cause,
-    error::{NotAsAskedSnafu, Right, SetupSnafu, UnreachableSnafu},
-    settings_unknown,
-};
-use crate::pipeline::TopicName;
 
 /// How long one request may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);

@@ -87,10 +87,7 @@ fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
 fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
     let mut plan = TopicPlan::default();
     let Some(settings) = &existing.config else {
-        return refused(Refusal {
-            reason: Reason::KafkaRefused,
-            message: settings_unknown(&wanted.name),
-        });
+        return refused(Refusal { reason: Reason::KafkaRefused, message: settings_unknown(&wanted.name) });
     };
     plan.refusals.extend(topic.config.keys().filter(|name| !settings.contains_key(*name)).map(|name| {
         Refusal {
@@ -334,7 +331,10 @@ mod tests {
         assert_eq!(plan_ours(with("max.message.bytes", "10485760")), TopicPlan::default());
 
         let config = BTreeMap::from([("max.message.bytes".to_owned(), "2000000".to_owned())]);
-        assert_eq!(plan_ours(with("max.message.bytes", "1048588")).steps[0].action, TopicAction::AlterConfig { config });
+        assert_eq!(
+            plan_ours(with("max.message.bytes", "1048588")).steps[0].action,
+            TopicAction::AlterConfig { config }
+        );
     }
 
     #[test]
@@ -402,7 +402,10 @@ mod tests {
                 let plan = super::plan(&wanted(), &pipeline("line"), &observed, marker, Some(&manager));
                 let (reason, message) = only_refusal(&plan);
                 assert_eq!(reason, Reason::ResourceConflict);
-                assert!(message.contains("managed by the IoTPipeline other in namespace plant-8"), "{message}");
+                assert!(
+                    message.contains("managed by the IoTPipeline other in namespace plant-8"),
+                    "{message}"
+                );
             }
         }
     }
@@ -432,7 +435,8 @@ mod tests {
 
     #[test]
     fn only_a_topic_of_our_own_is_deleted() {
-        let deletion = |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, None);
+        let deletion =
+            |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, None);
         assert_eq!(deletion(None), None);
         assert_eq!(deletion(Some(&pipeline("other"))), None);
         assert_eq!(deletion(Some(&pipeline("line"))).unwrap().to_string(), "topic plant-7.line deleted");
