@@ -129,10 +129,18 @@ pub enum Reason {
     SecretInvalid,
     /// Kafka does not answer.
     KafkaUnreachable,
+    /// TLS with Kafka fails: a certificate is not trusted, missing or another one, or one side does not speak TLS.
+    KafkaTlsFailed,
+    /// Kafka does not accept the user, the password or the way of showing it.
+    KafkaAuthenticationFailed,
     /// Kafka answered with an error.
     KafkaRefused,
     /// The topic exists and no pipeline created it.
     TopicNotOwned,
+    /// The topic does not exist, and its management is External.
+    TopicMissing,
+    /// The topic, whose management is External, would lose or refuse messages.
+    TopicUnfit,
     /// A change of the topic is refused (fewer partitions, another replication factor).
     TopicChangeRefused,
     /// The database does not answer.

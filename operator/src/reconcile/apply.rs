@@ -16,7 +16,7 @@ use crate::{
     change::{Change, Refusal},
     context::Context,
     error::Error,
-    kafka::{ObservedTopic, TopicKey, TopicPlan},
+    kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
     timescale::{Session, TablePlan},
@@ -183,7 +183,12 @@ async fn apply_topic(
             outcome.topic_problems.push(Refusal { reason: Reason::Pending, message: waits.to_owned() });
             return;
         }
-        if let Err(source) = claim_topic(pipeline, observed, session).await {
+        let key = observed.key(&pipeline.topic.name);
+        if let Some(manager) = context.memory.claim_topic(&pipeline.key(), &key) {
+            outcome.topic_problems.push(kafka::managed_by_another(&pipeline.topic, &manager));
+            return;
+        }
+        if let Err(source) = claim_topic(pipeline, &key, session).await {
             outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
             outcome.fail(Error::Database { source });
             return;
@@ -204,12 +209,11 @@ async fn apply_topic(
 
 async fn claim_topic(
     pipeline: &Pipeline,
-    observed: &ObservedTopic,
+    topic: &TopicKey,
     session: Option<&mut (dyn Session + '_)>,
 ) -> Result<(), crate::timescale::Error> {
-    let key: TopicKey = observed.key(&pipeline.topic.name);
     match session {
-        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, &key).await,
+        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic).await,
         // Without a session there was no plan that claims.
         None => Ok(()),
     }

@@ -62,9 +62,7 @@ pub fn plan(
         finalizers: plan_finalizers(&pipeline.deletion_policy, finalizers),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table)),
         drop_expired_chunks: is_drop_of_chunks_due(pipeline, stores, now),
-        topic: stores.topic.as_ref().ok().zip(table).map(|(topic, table)| {
-            kafka::plan(&pipeline.topic, &pipeline.id, topic, table.topic_marker.as_ref())
-        }),
+        topic: plan_topic(pipeline, stores),
         bridge,
         processor,
         orphans,
@@ -84,6 +82,17 @@ fn plan_finalizers(policy: &DeletionPolicySpec, finalizers: &[String]) -> Option
     }
     let is_changed = wanted.len() != finalizers.len();
     is_changed.then_some(wanted)
+}
+
+/// Whose topic it is, the database knows; of one that is only used, nobody needs to be asked.
+fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
+    let observed = stores.topic.as_ref().ok()?;
+    let marker = match &stores.table {
+        Ok(table) => table.topic_marker.as_ref(),
+        Err(_) if pipeline.topic.wanted.is_none() => None,
+        Err(_) => return None,
+    };
+    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, stores.topic_manager.as_ref()))
 }
 
 fn is_drop_of_chunks_due(pipeline: &Pipeline, stores: &Stores, now: Timestamp) -> bool {

@@ -65,6 +65,7 @@ impl FakeKafka {
             return Err(kafka::Error::Unreachable {
                 action: "ask".to_owned(),
                 bootstrap_servers: "kafka:9092".to_owned(),
+                cause: kafka::Cause::Silence,
             });
         }
         Ok(answer(&mut state))
@@ -97,7 +98,7 @@ impl TopicAdmin for FakeKafka {
         let made = ExistingTopic {
             partitions: *partitions,
             replication_factor: *replication_factor,
-            config: config.iter().map(setting).collect(),
+            config: Some(config.iter().map(setting).collect()),
         };
         self.1.lock().unwrap().push(format!("kafka: {topic} created"));
         let result = self.ask(|state| state.topic = Some(made));
