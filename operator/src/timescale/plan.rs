@@ -266,7 +266,7 @@ mod tests {
         timescale::{
             Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedRetention,
             test_support::{
-                DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, topic, wanted,
+                DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted,
             },
         },
     };
