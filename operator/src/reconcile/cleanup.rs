@@ -191,7 +191,9 @@ async fn delete_topic(
     let observed = context.kafka.observe(&topic.kafka, &topic.name).await.map_err(|error| chain(&error))?;
     let key = observed.key(&topic.name);
     let table = session.observe(&pipeline.table, Some(&key)).await.map_err(|error| chain(&error))?;
-    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, table.topic_marker.as_ref()) else {
+    let manager = context.memory.disclaim_topic(&pipeline.key(), &key);
+    let marker = table.topic_marker.as_ref();
+    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, marker, manager.as_ref()) else {
         if observed.topic.is_some() {
             let note = format!("topic {} stays: this IoTPipeline did not create it", topic.name);
             let reason = Reason::TopicNotOwned.to_string();
