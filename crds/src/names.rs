@@ -127,6 +127,9 @@ pub fn dead_letter_table(table: &str) -> String {
 /// How much of a record's value a dead letter keeps, in bytes; its hash covers the whole.
 pub const MAX_DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
+/// How much of a payload a stub keeps at most, in bytes: as much as its dead letter.
+pub const MAX_STUB_PAYLOAD_BYTES: usize = MAX_DEAD_LETTER_PAYLOAD_BYTES;
+
 /// Headers of a Kafka record that the bridge wrote. All values are UTF-8 text.
 pub mod header {
     /// The MQTT topic on which the message was published.
@@ -145,6 +148,16 @@ pub mod header {
     pub const PROPERTY_PREFIX: &str = "mqtt.property.";
     /// How many MQTT 5 user properties were left out, because there were more than a record has room for.
     pub const PROPERTIES_OMITTED: &str = "mqtt.properties_omitted";
+    /// Marks a stub, which stands for a message that no record of the topic can hold: same key and headers, and the
+    /// first [`MAX_STUB_PAYLOAD_BYTES`](super::MAX_STUB_PAYLOAD_BYTES) of its payload at most. The value is why:
+    /// [`STUB_RECORD_TOO_LARGE`].
+    pub const STUB: &str = "iotpipeline.stub";
+    /// The value of [`STUB`]: the record would be larger than the topic takes.
+    pub const STUB_RECORD_TOO_LARGE: &str = "RecordTooLarge";
+    /// Of a stub: the length of the whole payload in bytes, decimal.
+    pub const STUB_PAYLOAD_BYTES: &str = "iotpipeline.payload_bytes";
+    /// Of a stub: the SHA-256 of the whole payload, 64 lower-case hexadecimal digits.
+    pub const STUB_PAYLOAD_SHA256: &str = "iotpipeline.payload_sha256";
 }
 
 /// The name of a worker's objects: `<pipeline>-bridge`, `<pipeline>-processor`.
