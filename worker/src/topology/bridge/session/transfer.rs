@@ -40,6 +40,7 @@ impl Session<'_> {
             properties: (user_properties.into_iter())
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
+            stub: None,
         };
         let key = record_key(&self.parts.config.key, &topic, &payload);
         let content_type_bytes = origin.content_type.as_ref().map_or(0, |content_type| content_type.len());
