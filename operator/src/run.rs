@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use access::database::REFUSED_VARIABLES;
 use crds::{
     IoTPipeline,
     names::{API_GROUP, FIELD_MANAGER, MANAGED_BY_LABEL},
@@ -59,6 +60,12 @@ const CLEANUP_RETRY: Duration = Duration::from_secs(15);
 /// Why the operator ended.
 #[derive(Debug, Snafu)]
 pub enum Error {
+    /// A variable of the environment would change every connection to a database.
+    #[snafu(display("the environment sets {variable}; connections are configured by pipelines alone, so unset it"))]
+    Environment {
+        /// The variable.
+        variable: &'static str,
+    },
     /// There is no way to the Kubernetes API.
     #[snafu(display("failed to set up a client for the Kubernetes API"))]
     Client {
@@ -95,6 +102,9 @@ type Stop = Shared<BoxFuture<'static, ()>>;
 /// # Errors
 /// Fails where the operator cannot start, or its HTTP endpoint breaks.
 pub async fn run(args: Args) -> Result<(), Error> {
+    if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
+        return EnvironmentSnafu { variable }.fail();
+    }
     // In full, so that no option is forgotten.
     let Args {
         cluster_name,
