@@ -9,7 +9,10 @@ use std::{
 
 use crds::{
     IoTPipeline,
-    names::{self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_HTTP_PORT},
+    names::{
+        self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_CONFIG_KEY,
+        WORKER_HTTP_PORT,
+    },
     status::LagStatus,
     worker::{Component, RoleConfig, WorkerStatus},
 };
@@ -24,12 +27,13 @@ use kube::{
     Api, ResourceExt,
     api::{DynamicObject, ListParams},
 };
+use serde_json::Value;
 use snafu::ResultExt;
 use strum::IntoEnumIterator;
 
 use super::validate::{self, Secrets};
 use crate::{
-    build::ChildKind,
+    build::{ChildKind, pod, workload_kind},
     context::Context,
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
@@ -255,9 +259,27 @@ fn with_labels_of(pipeline: &str) -> ListParams {
 }
 
 impl Workers {
-    /// The object that runs a worker's pods.
-    pub fn workload(&self, kind: ChildKind, name: &str) -> Option<&LiveChild> {
+    /// The object of this kind and name, such as the one that runs a worker's pods.
+    pub fn child(&self, kind: ChildKind, name: &str) -> Option<&LiveChild> {
         self.children.iter().find(|child| child.kind == kind && child.object.name_any() == name)
+    }
+
+    /// The configuration of the bridge as its pods are told to read it; `None` where there is no bridge, or where its
+    /// configuration is lost.
+    pub fn bridge_configuration(&self, pipeline: &str) -> Option<Value> {
+        let name = names::worker_name(pipeline, Component::Bridge);
+        let bridge = self.child(workload_kind(Component::Bridge), &name)?;
+        let config_map = self.child(ChildKind::ConfigMap, bridge.configuration()?)?;
+        serde_json::from_str(config_map.object.data["data"][WORKER_CONFIG_KEY].as_str()?).ok()
+    }
+}
+
+impl LiveChild {
+    /// The ConfigMap that the pods of this workload read.
+    pub fn configuration(&self) -> Option<&str> {
+        let volumes = self.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;
+        let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
+        volume.pointer("/configMap/name")?.as_str()
     }
 }
 

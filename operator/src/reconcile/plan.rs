@@ -1,6 +1,7 @@
 //! Third step: what to do so that the world is as the pipeline says. Synchronous, no client: it decides, and
 //! `apply` does.
 
+mod filters;
 mod ownership;
 mod workers;
 
@@ -13,7 +14,10 @@ use crds::{
 };
 use jiff::Timestamp;
 
-use self::workers::{orphans, plan_worker};
+use self::{
+    filters::with_left_filters,
+    workers::{orphans, plan_worker},
+};
 use super::fetch::{LiveChild, Stores, Workers};
 use crate::{
     build::{self, WorkerImage},
@@ -53,6 +57,7 @@ pub fn plan(
     image: &WorkerImage,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
+    let pipeline = &with_left_filters(pipeline, workers);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
     let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, image)).transpose()?;

@@ -55,7 +55,7 @@ pub fn status(
 ) -> IoTPipelineStatus {
     let previous = object.status.clone().unwrap_or_default();
     let name = object.name_any();
-    let workload = |component| workers.workload(workload_kind(component), &worker_name(&name, component));
+    let workload = |component| workers.child(workload_kind(component), &worker_name(&name, component));
     let mut status = IoTPipelineStatus {
         observed_generation: object.metadata.generation,
         conditions: conditions(object, &previous, workers, assessment, now),

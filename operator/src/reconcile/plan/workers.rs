@@ -5,7 +5,7 @@ use kube::ResourceExt;
 
 use super::ownership::{Ownership, is_owned, ownership};
 use crate::{
-    build::{self, Child, ChildKind, WorkerImage, build_configuration, build_worker, pod, workload_kind},
+    build::{self, Child, ChildKind, WorkerImage, build_configuration, build_worker, workload_kind},
     change::Refusal,
     pipeline::{Pipeline, Worker},
     reconcile::{
@@ -37,12 +37,11 @@ pub fn plan_worker(
 ) -> Result<WorkerPlan, build::Error> {
     let component = worker.component();
     let configuration = build_configuration(pipeline, worker)?;
-    let workload =
-        workers.workload(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
+    let workload = workers.child(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
     // With the same configuration a write to the workload is a repair, another number of pods or another image:
     // nothing for which the stores have to be changed first.
     let runs_this_configuration =
-        workload.is_some_and(|workload| configuration_of(workload) == Some(configuration.name.as_str()));
+        workload.is_some_and(|workload| workload.configuration() == Some(configuration.name.as_str()));
     let mut plan = WorkerPlan::default();
     let children = build_worker(pipeline, worker, &configuration.name, image)?;
     for child in std::iter::once(configuration).chain(children) {
@@ -89,11 +88,12 @@ pub fn orphans<'a>(
     for worker in pipeline.workers() {
         let component = worker.component();
         let name = names::worker_name(&pipeline.id.name, component);
-        let workload = workers.workload(workload_kind(component), &name);
+        let workload = workers.child(workload_kind(component), &name);
         is_rolling |= !workload.is_some_and(|workload| workload.rollout().is_complete());
         needed.push((ChildKind::ConfigMap, build_configuration(pipeline, worker)?.name));
-        needed
-            .extend(workload.and_then(configuration_of).map(|name| (ChildKind::ConfigMap, name.to_owned())));
+        needed.extend(
+            workload.and_then(LiveChild::configuration).map(|name| (ChildKind::ConfigMap, name.to_owned())),
+        );
         for kind in [ChildKind::Service, ChildKind::PodDisruptionBudget, workload_kind(component)] {
             needed.push((kind, name.clone()));
         }
@@ -123,13 +123,6 @@ fn on_its_way_out(child: &Child) -> Refusal {
         reason: Reason::Progressing,
         message: format!("waits until the former {} {} is gone", child.kind, child.name),
     }
-}
-
-/// The ConfigMap that a workload's pods read.
-fn configuration_of(workload: &LiveChild) -> Option<&str> {
-    let volumes = workload.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;
-    let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
-    volume.pointer("/configMap/name")?.as_str()
 }
 
 #[cfg(test)]
