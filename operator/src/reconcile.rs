@@ -18,7 +18,7 @@ pub mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use crds::{IoTPipeline, IoTPipelineStatus, status::Reason};
+use crds::{IoTPipeline, IoTPipelineStatus, names::APPROVE_ANNOTATION, status::Reason};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use snafu::ResultExt;
@@ -95,8 +95,10 @@ async fn keep(
 ) -> Result<Action, Error> {
     let (stores, session) = fetch_stores(pipeline, context).await;
     let now = Timestamp::now();
-    let plan = plan::plan(pipeline, object.finalizers(), workers, &stores, &context.workers, now)
-        .context(BuildSnafu)?;
+    let approval = object.annotations().get(APPROVE_ANNOTATION).map(String::as_str);
+    let (finalizers, settings) = (object.finalizers(), &context.workers);
+    let plan =
+        plan::plan(pipeline, finalizers, approval, workers, &stores, settings, now).context(BuildSnafu)?;
     let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
     let assessment = Assessment::Applied { pipeline, stores: &stores, outcome: &outcome };
     let status = status::status(object, workers, &assessment, now);

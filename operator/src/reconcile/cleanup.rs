@@ -68,8 +68,7 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
         return give_up(object, "the annotation says so", &key, context).await;
     }
     let namespace_goes = is_namespace_terminating(&key.0, context).await?;
-    // A namespace that goes takes no new pod, so nobody could end the session.
-    if !namespace_goes && let Some(message) = end_session(object, &key, context).await? {
+    if let Some(message) = end_session(object, namespace_goes, &key, context).await? {
         say_pending(object, &message, &key, context).await?;
         return Ok(Action::requeue(POD_WAIT));
     }
@@ -104,6 +103,7 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
 /// Ends the MQTT session, or gives it up, once; says what it waits for until then.
 async fn end_session(
     object: &DeserializeGuard<IoTPipeline>,
+    namespace_goes: bool,
     key: &PipelineKey,
     context: &Context,
 ) -> Result<Option<String>, Error> {
@@ -111,10 +111,14 @@ async fn end_session(
     if context.memory.recall(key).session_is_over {
         return Ok(None);
     }
-    let workers = fetch_workers(object, context).await?;
-    let event = match session::end_session(object, &workers, key, context).await {
-        session::Progress::Waits(message) => return Ok(Some(message)),
-        session::Progress::Over(event) => event,
+    let event = if namespace_goes {
+        session::leave_in_terminating_namespace(object, context)
+    } else {
+        let workers = fetch_workers(object, context).await?;
+        match session::end_session(object, &workers, key, context).await {
+            session::Progress::Waits(message) => return Ok(Some(message)),
+            session::Progress::Over(event) => event,
+        }
     };
     context.memory.update(key, |remembered| remembered.session_is_over = true);
     if let Some(event) = event {
@@ -228,7 +232,9 @@ async fn delete_topic(
     let observed = context.kafka.observe(&topic.kafka, &topic.name).await.map_err(|error| chain(&error))?;
     let key = observed.key(&topic.name);
     let table = session.observe(&pipeline.table, Some(&key)).await.map_err(|error| chain(&error))?;
-    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, table.topic_marker.as_ref()) else {
+    let manager = context.memory.disclaim_topic(&pipeline.key(), &key);
+    let marker = table.topic_marker.as_ref();
+    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, marker, manager.as_ref()) else {
         if observed.topic.is_some() {
             let note = format!("topic {} stays: this IoTPipeline did not create it", topic.name);
             let reason = Reason::TopicNotOwned.to_string();

@@ -75,6 +75,8 @@ pub struct WorkerPod {
 pub struct Stores {
     /// The topic, or why it could not be looked at.
     pub topic: Result<ObservedTopic, kafka::Error>,
+    /// Another pipeline that manages the topic too, and came first.
+    pub topic_manager: Option<PipelineKey>,
     /// The table, or why it could not be looked at.
     pub table: Result<ObservedTable, timescale::Error>,
     /// How far the table is behind, as it was read within the last minute or so.
@@ -126,7 +128,15 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         },
         Err(error) => (Err(error), None),
     };
-    let mut stores = Stores { topic, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
+    let topic_manager = topic_key.zip(table.as_ref().ok()).and_then(|(topic, table)| {
+        if pipeline.topic.wanted.is_some() && table.topic_marker.as_ref() == Some(&pipeline.id) {
+            context.memory.claim_topic(&pipeline.key(), &topic)
+        } else {
+            context.memory.disclaim_topic(&pipeline.key(), &topic)
+        }
+    });
+    let mut stores =
+        Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
     stores.lag = match remembered.lag {
         Some((read_at, lag)) if read_at.elapsed() < LAG_PERIOD => Some(lag),
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,

@@ -8,6 +8,8 @@ mod workers;
 pub use ownership::{is_owned, is_owned_by};
 pub use workers::WorkerPlan;
 
+use std::time::Duration;
+
 use crds::{
     names::FINALIZER,
     pipeline::{DeletionPolicy, DeletionPolicySpec},
@@ -33,8 +35,9 @@ pub struct Plan {
     pub finalizers: Option<Vec<String>>,
     /// What to do with the table; `None` where the database does not answer.
     pub table: Option<TablePlan>,
-    /// Whether the operator itself drops expired chunks now, because this edition has no policies.
-    pub drop_expired_chunks: bool,
+    /// After which time rows go, where the operator itself drops expired chunks now, because this edition has no
+    /// policies.
+    pub drop_expired_chunks: Option<Duration>,
     /// What to do with the topic; `None` where Kafka does not answer, or the database, which knows whose it is.
     pub topic: Option<TopicPlan>,
     /// What to do with the bridge; `None` where the pipeline has none.
@@ -45,13 +48,14 @@ pub struct Plan {
     pub orphans: Vec<LiveChild>,
 }
 
-/// Plans everything for a valid pipeline.
+/// Plans everything for a valid pipeline. `approval` is the value of its annotation that lets a change through.
 ///
 /// # Errors
 /// Fails where an object cannot be built, which is a bug.
 pub fn plan(
     pipeline: &Pipeline,
     finalizers: &[String],
+    approval: Option<&str>,
     workers: &Workers,
     stores: &Stores,
     settings: &WorkerSettings,
@@ -65,11 +69,9 @@ pub fn plan(
     let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
     Ok(Plan {
         finalizers: plan_finalizers(pipeline, finalizers),
-        table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table)),
-        drop_expired_chunks: is_drop_of_chunks_due(pipeline, stores, now),
-        topic: stores.topic.as_ref().ok().zip(table).map(|(topic, table)| {
-            kafka::plan(&pipeline.topic, &pipeline.id, topic, table.topic_marker.as_ref())
-        }),
+        table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approval)),
+        drop_expired_chunks: due_drop_of_chunks(pipeline, approval, stores, now),
+        topic: plan_topic(pipeline, stores),
         bridge,
         processor,
         orphans,
@@ -92,17 +94,29 @@ fn plan_finalizers(pipeline: &Pipeline, finalizers: &[String]) -> Option<Vec<Str
     is_changed.then_some(wanted)
 }
 
-fn is_drop_of_chunks_due(pipeline: &Pipeline, stores: &Stores, now: Timestamp) -> bool {
-    let Ok(table) = &stores.table else { return false };
+/// Whose topic it is, the database knows; of one that is only used, nobody needs to be asked.
+fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
+    let observed = stores.topic.as_ref().ok()?;
+    let marker = match &stores.table {
+        Ok(table) => table.topic_marker.as_ref(),
+        Err(_) if pipeline.topic.wanted.is_none() => None,
+        Err(_) => return None,
+    };
+    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, stores.topic_manager.as_ref()))
+}
+
+fn due_drop_of_chunks(
+    pipeline: &Pipeline,
+    approval: Option<&str>,
+    stores: &Stores,
+    now: Timestamp,
+) -> Option<Duration> {
+    let table = stores.table.as_ref().ok()?;
     let is_ours = table.marker.as_ref() == Some(&pipeline.id) && table.is_hypertable();
-    is_ours
-        && table.edition() == Some(Edition::Apache2)
-        && pipeline
-            .table
-            .wanted
-            .as_ref()
-            .and_then(|wanted| wanted.drop_after)
-            .is_some_and(|drop_after| timescale::drop_is_due(stores.chunks_dropped_at, now, drop_after))
+    let is_the_operators = is_ours && table.edition() == Some(Edition::Apache2);
+    timescale::retention_in_force(&pipeline.table, table, approval).drop_after().filter(|drop_after| {
+        is_the_operators && timescale::drop_is_due(stores.chunks_dropped_at, now, *drop_after)
+    })
 }
 
 #[cfg(test)]

@@ -163,7 +163,12 @@ impl World {
         let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "line-bridge",
             "uid": self.api.get(STATEFULSET)["metadata"]["uid"]}]);
         let metadata = json!({"name": "line-bridge-0", "labels": BRIDGE.labels(), "ownerReferences": owner});
-        self.api.put("pods/line-bridge-0", json!({"metadata": metadata, "status": {"phase": "Running"}}));
+        let mut spec = self.api.get(STATEFULSET)["spec"]["template"]["spec"].clone();
+        spec["containers"] = json!([]);
+        self.api.put(
+            "pods/line-bridge-0",
+            json!({"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}),
+        );
         let mut status = json!({"component": "bridge", "version": "1", "ready": true});
         status.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
         let status = serde_json::from_value(status).unwrap();

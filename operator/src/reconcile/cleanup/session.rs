@@ -9,7 +9,7 @@ use crds::{
     IoTPipeline,
     names::{self, worker_name},
     pipeline::{MqttSpec, ProtocolVersion},
-    worker::{Component, Retirement},
+    worker::{Component, Retirement, WorkerStatus},
 };
 use kube::{
     Resource, ResourceExt,
@@ -53,8 +53,8 @@ enum Step<'a> {
     Nothing,
     /// The bridge, with this configuration, goes on as if the pipeline stayed.
     Retire { bridge: &'a LiveChild, configuration: Value },
-    /// The bridge is told to retire.
-    Waits { report: Option<Retirement>, says: Option<String> },
+    /// The bridge is told to retire; this is what it says of itself, and why its pod is not ready.
+    Waits { report: Option<&'a WorkerStatus>, problem: Option<String> },
     /// Nobody is left to end the session.
     Lost(&'static str),
 }
@@ -69,6 +69,7 @@ pub async fn end_session(
     let Some(mqtt) = &object.spec.mqtt else { return Progress::Over(None) };
     let step = next_step(object, workers);
     let report = if let Step::Waits { report, .. } = &step { *report } else { None };
+    let retirement = report.and_then(|report| report.retirement);
     let now = Instant::now();
     let is_given_up = context.memory.update(key, |remembered| {
         let since = *remembered.retiring_since.get_or_insert(now);
@@ -78,14 +79,18 @@ pub async fn end_session(
     let session = describe(object, mqtt, &context.settings.cluster_name);
     let why = match step {
         Step::Nothing => return Progress::Over(None),
-        Step::Waits { report: Some(report), .. } if report.ended => {
-            let note = format!("{session} has ended; {} messages were passed on before", report.passed_on);
+        Step::Waits { .. } if retirement.is_some_and(|retirement| retirement.ended) => {
+            let passed_on = retirement.map_or(0, |retirement| retirement.passed_on);
+            let note = format!("{session} has ended; {passed_on} messages were passed on before");
             return Progress::Over(Some(announce::event(EventType::Normal, "SessionEnded", note)));
         }
         Step::Lost(why) => Err(why.to_owned()),
-        Step::Waits { says, .. } => {
-            Ok(says.unwrap_or_else(|| "the bridge passes on what is left".to_owned()))
-        }
+        Step::Waits { problem, .. } => Ok(problem.unwrap_or_else(|| {
+            let is_at_it = !is_given_up && report.is_some();
+            let says =
+                if is_at_it { "the bridge passes on what is left" } else { "the bridge is not done yet" };
+            says.to_owned()
+        })),
         Step::Retire { bridge, configuration } => {
             Ok(match retire(bridge, configuration, key, context).await {
                 Ok(()) => "the bridge starts anew for it".to_owned(),
@@ -95,13 +100,34 @@ pub async fn end_session(
     };
     match why {
         Ok(message) if !is_given_up => Progress::Waits(format!("{session} is being ended: {message}")),
-        Ok(why) | Err(why) => {
-            let left = what_is_left(object, mqtt, report, &context.settings.cluster_name);
-            let note = format!("{session} was not ended: {why}. {left}");
-            tracing::warn!(namespace = key.0, pipeline = key.1, note, "An MQTT session is left");
-            Progress::Over(Some(announce::event(EventType::Warning, "SessionLeft", note)))
-        }
+        Ok(why) | Err(why) => Progress::Over(Some(leave(object, mqtt, &why, retirement, context))),
     }
+}
+
+/// What to tell of a session that nobody ends, because the namespace goes and takes no new pod.
+pub fn leave_in_terminating_namespace(object: &IoTPipeline, context: &Context) -> Option<Event> {
+    let mqtt = object.spec.mqtt.as_ref().filter(|_| is_known(object))?;
+    Some(leave(object, mqtt, "the namespace is being deleted", None, context))
+}
+
+fn leave(
+    object: &IoTPipeline,
+    mqtt: &MqttSpec,
+    why: &str,
+    retirement: Option<Retirement>,
+    context: &Context,
+) -> Event {
+    let cluster_name = &context.settings.cluster_name;
+    let session = describe(object, mqtt, cluster_name);
+    let left = what_is_left(object, mqtt, retirement, cluster_name);
+    let note = format!("{session} was not ended: {why}. {left}");
+    tracing::warn!(
+        namespace = object.namespace(),
+        pipeline = object.name_any(),
+        note,
+        "An MQTT session is left"
+    );
+    announce::event(EventType::Warning, "SessionLeft", note)
 }
 
 /// Tells the bridge to retire.
@@ -128,10 +154,7 @@ fn next_step<'a>(object: &IoTPipeline, workers: &'a Workers) -> Step<'a> {
         .child(workload_kind(Component::Bridge), &worker_name(&name, Component::Bridge))
         .filter(|bridge| is_owned_by(uid, bridge) && bridge.object.metadata.deletion_timestamp.is_none());
     let Some(bridge) = bridge else {
-        // A bridge that was granted a filter has a session; this says so until the session is ended.
-        let status = object.status.as_ref().and_then(|status| status.bridge.as_ref());
-        let is_known = status.is_some_and(|bridge| !bridge.filters.is_empty());
-        return if is_known { Step::Lost("its bridge was deleted first") } else { Step::Nothing };
+        return if is_known(object) { Step::Lost("its bridge was deleted first") } else { Step::Nothing };
     };
     let Some(configuration) = workers.bridge_configuration(&name) else {
         return Step::Lost("the configuration of its bridge is lost");
@@ -139,15 +162,26 @@ fn next_step<'a>(object: &IoTPipeline, workers: &'a Workers) -> Step<'a> {
     if configuration["role"]["bridge"]["retire"] != Value::Bool(true) {
         return Step::Retire { bridge, configuration };
     }
-    let pods = || workers.pods.iter().filter(|pod| is_of(pod, bridge));
-    let report = pods().find_map(|pod| pod.report.as_ref()?.retirement);
-    Step::Waits { report, says: pods().find_map(pod_problem).map(|problem| problem.message) }
+    let pods = || workers.pods.iter().filter(|pod| runs(pod, bridge));
+    Step::Waits {
+        report: pods().find_map(|pod| pod.report.as_ref()),
+        problem: pods().find_map(pod_problem).map(|problem| problem.message),
+    }
 }
 
-/// Whether a pod was made by this very workload; what has its labels may be anybody's.
-fn is_of(pod: &WorkerPod, workload: &LiveChild) -> bool {
+/// Whether a bridge of this pipeline was seen to have a session. The status says so until the session is ended.
+fn is_known(object: &IoTPipeline) -> bool {
+    let bridge = object.status.as_ref().and_then(|status| status.bridge.as_ref());
+    bridge.is_some_and(|bridge| !bridge.filters.is_empty())
+}
+
+/// Whether a pod was made by this very workload, as it is now; what only has its labels may be anybody's.
+fn runs(pod: &WorkerPod, workload: &LiveChild) -> bool {
     let uid = workload.object.uid();
+    let volumes = pod.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut config_maps = volumes.filter_map(|volume| volume.config_map.as_ref());
     pod.pod.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+        && config_maps.any(|config_map| Some(config_map.name.as_str()) == workload.configuration())
 }
 
 fn client_id(object: &IoTPipeline, mqtt: &MqttSpec, cluster_name: &str) -> String {
@@ -161,13 +195,13 @@ fn client_id(object: &IoTPipeline, mqtt: &MqttSpec, cluster_name: &str) -> Strin
 fn what_is_left(
     object: &IoTPipeline,
     mqtt: &MqttSpec,
-    report: Option<Retirement>,
+    retirement: Option<Retirement>,
     cluster_name: &str,
 ) -> String {
-    let messages = match report {
-        Some(report) => format!(
-            "{} messages were passed on, {} more were on their way to Kafka, and the broker may hold others",
-            report.passed_on, report.in_flight
+    let messages = match retirement {
+        Some(Retirement { passed_on, in_flight, .. }) => format!(
+            "{passed_on} messages were passed on, {in_flight} more were on their way to Kafka, and the broker may hold \
+             others"
         ),
         None => "What the broker holds for it was not passed on".to_owned(),
     };

@@ -13,7 +13,7 @@ const LATENCY_SECONDS: [f64; 14] =
 /// Why a message did not get to Kafka at the first attempt.
 #[derive(Clone, Copy, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
 pub enum FailureKind {
-    /// The record is larger than the topic may ever take: the message is lost.
+    /// The record is larger than the topic takes: a stub stands for the message.
     RecordTooLarge,
     /// Kafka refused the record; the broker sends the message again.
     Refused,
