@@ -1,6 +1,7 @@
 //! What a user may rely on, each promise tried on a real cluster. Run inside `tests/e2e/cluster/run`, with the
 //! operator installed by `tests/e2e/install`.
 
+mod availability;
 mod bad_input;
 mod bad_specs;
 mod changes;
