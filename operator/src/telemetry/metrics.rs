@@ -15,7 +15,7 @@ use prometheus_client::{
         MetricType,
         counter::Counter,
         family::Family,
-        gauge::ConstGauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -34,6 +34,7 @@ pub struct Metrics {
     failures: Family<FailureLabels, Counter>,
     durations: Histogram,
     writes: Family<WriteLabels, Counter>,
+    leader: Gauge,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -64,6 +65,11 @@ impl Metrics {
     /// Notes one write to the Kubernetes API.
     pub fn record_write(&self, verb: &'static str, kind: impl fmt::Display) {
         self.writes.get_or_create(&WriteLabels { verb, kind: kind.to_string() }).inc();
+    }
+
+    /// Notes whether this operator acts, or stands by while another does.
+    pub fn record_leader(&self, acts: bool) {
+        self.leader.set(acts.into());
     }
 
     /// From now on the pipelines in these stores are counted.
@@ -103,7 +109,9 @@ impl Default for Metrics {
         );
         let writes = Family::default();
         registry.register("api_writes", "Writes to the Kubernetes API by verb and kind", writes.clone());
-        Self { registry: Arc::new(Mutex::new(registry)), reconciles, failures, durations, writes }
+        let leader = Gauge::default();
+        registry.register("leader", "1 where this operator acts, 0 where it stands by", leader.clone());
+        Self { registry: Arc::new(Mutex::new(registry)), reconciles, failures, durations, writes, leader }
     }
 }
 
@@ -193,9 +201,11 @@ mod tests {
         let metrics = Metrics::default();
         metrics.record_reconcile(Duration::from_millis(20), Ok(()));
         metrics.record_write("patch", "Deployment");
+        metrics.record_leader(true);
         metrics.count_pipelines(Vec::new());
         let text = metrics.encode().unwrap();
         for line in [
+            "iotpipeline_leader 1\n",
             "iotpipeline_reconciles_total 1\n",
             "iotpipeline_reconcile_duration_seconds_count 1\n",
             "iotpipeline_api_writes_total{verb=\"patch\",kind=\"Deployment\"} 1\n",
