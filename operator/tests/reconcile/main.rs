@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod api_server;
 #[cfg(test)]
+mod bridge;
+#[cfg(test)]
+mod deletion;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod world;
@@ -20,15 +24,18 @@ async fn a_new_pipeline_gets_its_stores_before_its_workers() {
     assert_eq!(
         world.log(),
         [
+            "merge iotpipelines/line",
             "database: plant_7.line made",
             "database: topic plant-7.line claimed",
             "kafka: plant-7.line created",
             "apply configmaps/line-bridge-*",
             "apply services/line-bridge",
+            "apply networkpolicies/line-bridge",
             "apply poddisruptionbudgets/line-bridge",
             "apply statefulsets/line-bridge",
             "apply configmaps/line-processor-*",
             "apply services/line-processor",
+            "apply networkpolicies/line-processor",
             "apply poddisruptionbudgets/line-processor",
             "apply deployments/line-processor",
             // The schema, the table, its dead letters, the topic.
@@ -236,31 +243,14 @@ async fn what_a_pod_reports_is_in_the_condition() {
 }
 
 #[tokio::test]
-async fn a_pipeline_that_retains_has_no_finalizer_and_one_that_deletes_has() {
-    let world = World::at_rest(PIPELINE).await;
-    assert_eq!(world.api.get("iotpipelines/line")["metadata"]["finalizers"], json!(null));
-    world.edit(|spec| spec["deletionPolicy"] = json!({"table": "Delete"}));
-    world.reconcile().await.unwrap();
-    assert_eq!(
-        world.api.get("iotpipelines/line")["metadata"]["finalizers"],
-        json!(["iotpipeline.dev/cleanup"])
-    );
-    world.edit(|spec| spec["deletionPolicy"] = json!({}));
-    world.reconcile().await.unwrap();
-    assert_eq!(world.api.get("iotpipelines/line")["metadata"]["finalizers"], json!([]));
-}
-
-#[tokio::test]
 async fn deletion_stops_the_workers_then_deletes_topic_and_table() {
     let world = World::deleted_after_rest().await;
-    world
-        .api
-        .put("pods/line-bridge-0", json!({"metadata": {"name": "line-bridge-0", "labels": BRIDGE.labels()}}));
     world.reconcile().await.unwrap();
     world.reconcile().await.unwrap();
     assert_eq!(
         world.log(),
         [
+            "create events: SessionEnded",
             "delete statefulsets/line-bridge",
             "delete deployments/line-processor",
             "apply iotpipelines/line/status",
@@ -288,6 +278,7 @@ async fn a_deletion_that_cannot_succeed_is_let_go_by_annotation() {
     let world = World::deleted_after_rest().await;
     world.databases.set_down(true);
     world.reconcile().await.unwrap();
+    world.api.remove("pods/line-bridge-0");
     let error = world.reconcile().await.unwrap_err();
     assert_eq!(error.category(), "clean_up");
     world.log();
@@ -300,22 +291,11 @@ async fn a_deletion_that_cannot_succeed_is_let_go_by_annotation() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_goes_is_not_held_by_a_secret_that_went_first() {
-    let world = World::deleted_after_rest().await;
-    world.api.remove("secrets/tsdb-app");
-    world.api.put(
-        "namespaces/plant-7",
-        json!({"metadata": {"name": "plant-7", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
-    );
-    world.reconcile().await.unwrap();
-    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
-}
-
-#[tokio::test]
 async fn a_topic_that_another_pipeline_made_survives() {
     let world = World::deleted_after_rest().await;
     world.databases.give_topic_to("other");
     world.reconcile().await.unwrap();
+    world.api.remove("pods/line-bridge-0");
     world.reconcile().await.unwrap();
     let log = world.log();
     assert!(!log.iter().any(|entry| entry.starts_with("kafka")), "{log:?}");
