@@ -6,6 +6,8 @@ mod api_server;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod topics;
+#[cfg(test)]
 mod world;
 
 use kube::runtime::controller::Action;

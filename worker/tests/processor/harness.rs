@@ -49,6 +49,7 @@ fn kafka_address() -> String {
 pub struct Scenario {
     pub name: String,
     pub config: ProcessorConfig,
+    pub kafka: KafkaConfig,
     directory: PathBuf,
     runtime: tokio::runtime::Runtime,
 }
@@ -67,14 +68,21 @@ impl Scenario {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let name = format!("test_{title}_{now}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&name);
-        let secret = directory.join(SecretPurpose::Timescale.to_string());
-        fs::create_dir_all(&secret).unwrap();
-        fs::write(secret.join("uri"), variable("IOTPIPELINE_TEST_TIMESCALE")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let config = config(&name);
-        let scenario = Self { name, config, directory, runtime };
+        let kafka =
+            KafkaConfig { bootstrap_servers: kafka_address(), topic: name.clone(), tls: None, sasl: None };
+        let scenario = Self { name, config, kafka, directory, runtime };
+        scenario.put_secret(SecretPurpose::Timescale, "uri", &variable("IOTPIPELINE_TEST_TIMESCALE"));
         scenario.create_tables();
         scenario
+    }
+
+    /// Puts a file into the directory of a mounted Secret.
+    pub fn put_secret(&self, purpose: SecretPurpose, file: &str, value: &str) {
+        let secret = self.directory.join(purpose.to_string());
+        fs::create_dir_all(&secret).unwrap();
+        fs::write(secret.join(file), value).unwrap();
     }
 
     pub fn create_topic(&self, partitions: i32) {
@@ -191,12 +199,7 @@ impl Scenario {
                 namespace: "test".into(),
                 name: self.name.clone(),
             },
-            kafka: KafkaConfig {
-                bootstrap_servers: kafka_address(),
-                topic: self.name.clone(),
-                tls: None,
-                sasl: None,
-            },
+            kafka: self.kafka.clone(),
             role: RoleConfig::Processor(self.config.clone()),
         };
         let path = self.directory.join("worker.json");
