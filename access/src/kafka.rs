@@ -1,5 +1,7 @@
 //! How to reach Kafka.
 
+pub mod cause;
+
 use std::fmt;
 
 use crds::pipeline::SaslMechanism;

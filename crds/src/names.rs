@@ -8,10 +8,10 @@ pub const API_GROUP: &str = "iotpipeline.dev";
 /// The one field manager under which the operator applies its objects (server-side apply).
 pub const FIELD_MANAGER: &str = "iotpipeline-operator";
 
-/// The finalizer of a pipeline that has something to delete outside Kubernetes.
+/// The finalizer of a pipeline that has something to end or to delete outside Kubernetes.
 pub const FINALIZER: &str = "iotpipeline.dev/cleanup";
 
-/// Annotation that lets a pipeline go although its topic or table could not be deleted:
+/// Annotation that lets a pipeline go although its session, topic or table is left:
 /// `kubectl annotate iotp NAME iotpipeline.dev/skip-cleanup=true`.
 pub const SKIP_CLEANUP_ANNOTATION: &str = "iotpipeline.dev/skip-cleanup";
 
@@ -83,10 +83,14 @@ pub const PASSWORD_FILE: &str = "password";
 /// `version int NOT NULL`
 pub const VERSION_TABLE: &str = "_iotpipeline_version";
 
-/// Table of markers: which pipeline created which table of this schema.
+/// Table of markers: which pipeline created which table of this schema, and how long its rows stay.
 ///
 /// `table_name text PRIMARY KEY, cluster_name text NOT NULL, namespace text NOT NULL, pipeline text NOT NULL,
-/// created_at timestamptz NOT NULL DEFAULT now()`
+/// created_at timestamptz NOT NULL DEFAULT now(), drop_after_seconds bigint,
+/// is_dead_letters boolean NOT NULL DEFAULT false`
+///
+/// `drop_after_seconds` is what was last applied, 0 where rows stay for ever; NULL where version 1 wrote the row.
+/// The dead letters of a table that somebody else keeps have a row of their own, with `is_dead_letters`.
 pub const MARKER_TABLE: &str = "_iotpipeline_tables";
 
 /// Table of topic markers: which pipeline created which Kafka topic. Kafka has no place for such a mark, so it
@@ -106,6 +110,14 @@ pub const TOPIC_MARKER_TABLE: &str = "_iotpipeline_topics";
 /// `last_*` describe the last record that became rows (or was dead-lettered or dropped): its offset, its Kafka
 /// timestamp, and the first 16 bytes of the SHA-256 of its value.
 pub const POSITION_TABLE: &str = "_iotpipeline_positions";
+
+/// Table of feeds: which pipeline writes into which table of this schema from which topic. Two that did would share
+/// positions and fence each other.
+///
+/// `table_name text NOT NULL, kafka_cluster_id text NOT NULL, topic text NOT NULL, cluster_name text NOT NULL,
+/// namespace text NOT NULL, pipeline text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(),
+/// PRIMARY KEY (table_name, kafka_cluster_id, topic)`
+pub const FEED_TABLE: &str = "_iotpipeline_feeds";
 
 /// The largest length of an SQL identifier in bytes; PostgreSQL cuts longer ones off silently.
 pub const MAX_IDENTIFIER_BYTES: usize = 63;
@@ -127,6 +139,9 @@ pub fn dead_letter_table(table: &str) -> String {
 /// How much of a record's value a dead letter keeps, in bytes; its hash covers the whole.
 pub const MAX_DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
+/// How much of a payload a stub keeps at most, in bytes: as much as its dead letter.
+pub const MAX_STUB_PAYLOAD_BYTES: usize = MAX_DEAD_LETTER_PAYLOAD_BYTES;
+
 /// Headers of a Kafka record that the bridge wrote. All values are UTF-8 text.
 pub mod header {
     /// The MQTT topic on which the message was published.
@@ -145,6 +160,16 @@ pub mod header {
     pub const PROPERTY_PREFIX: &str = "mqtt.property.";
     /// How many MQTT 5 user properties were left out, because there were more than a record has room for.
     pub const PROPERTIES_OMITTED: &str = "mqtt.properties_omitted";
+    /// Marks a stub, which stands for a message that no record of the topic can hold: same key and headers, and the
+    /// first [`MAX_STUB_PAYLOAD_BYTES`](super::MAX_STUB_PAYLOAD_BYTES) of its payload at most. The value is why:
+    /// [`STUB_RECORD_TOO_LARGE`].
+    pub const STUB: &str = "iotpipeline.stub";
+    /// The value of [`STUB`]: the record would be larger than the topic takes.
+    pub const STUB_RECORD_TOO_LARGE: &str = "RecordTooLarge";
+    /// Of a stub: the length of the whole payload in bytes, decimal.
+    pub const STUB_PAYLOAD_BYTES: &str = "iotpipeline.payload_bytes";
+    /// Of a stub: the SHA-256 of the whole payload, 64 lower-case hexadecimal digits.
+    pub const STUB_PAYLOAD_SHA256: &str = "iotpipeline.payload_sha256";
 }
 
 /// The name of a worker's objects: `<pipeline>-bridge`, `<pipeline>-processor`.

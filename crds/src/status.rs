@@ -153,6 +153,10 @@ pub enum Reason {
     ExtensionMissing,
     /// The table exists and no pipeline created it.
     TableNotOwned,
+    /// The table belongs to somebody else (`management: External`) and does not fit the spec; the message says how.
+    TableUnfit,
+    /// A change would delete data and waits for a person; the message says what would go and how to approve it.
+    ApprovalRequired,
     /// Another pipeline manages this topic or table.
     ResourceConflict,
     /// A change of the table is refused (a column's type, a dropped column); the message says what to do instead.

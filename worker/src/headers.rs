@@ -26,6 +26,19 @@ pub struct Origin<'a> {
     pub content_type: Option<Cow<'a, str>>,
     /// The MQTT 5 user properties, in order; names may repeat.
     pub properties: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// What the record stands for, where it is not the message itself.
+    pub stub: Option<Stub<'a>>,
+}
+
+/// What a stub stands for: a message that no record of the topic can hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stub<'a> {
+    /// Why it is one.
+    pub reason: Cow<'a, str>,
+    /// The length of the whole payload.
+    pub payload_bytes: u64,
+    /// The SHA-256 of the whole payload.
+    pub payload_sha256: [u8; 32],
 }
 
 /// What one user property takes in a record beside its name and value at most: the prefix and four lengths, bytes.
@@ -34,7 +47,7 @@ const PROPERTY_OVERHEAD_BYTES: usize = header::PROPERTY_PREFIX.len() + 10;
 /// The headers of a record. What is false or absent takes no header. User properties take `properties_room` bytes
 /// at most: how many do not fit, a header of its own says.
 pub fn encode(origin: &Origin<'_>, properties_room: usize) -> OwnedHeaders {
-    let Origin { topic, qos, retained, duplicate, ingested_at, content_type, properties } = origin;
+    let Origin { topic, qos, retained, duplicate, ingested_at, content_type, properties, stub } = origin;
     let qos = match qos {
         0 => "0",
         1 => "1",
@@ -60,7 +73,19 @@ pub fn encode(origin: &Origin<'_>, properties_room: usize) -> OwnedHeaders {
     if kept < properties.len() {
         headers = insert(headers, header::PROPERTIES_OMITTED, &(properties.len() - kept).to_string());
     }
-    headers
+    match stub {
+        Some(stub) => mark_stub(headers, stub),
+        None => headers,
+    }
+}
+
+/// The same headers, of a stub.
+pub fn mark_stub(headers: OwnedHeaders, stub: &Stub<'_>) -> OwnedHeaders {
+    let Stub { reason, payload_bytes, payload_sha256 } = stub;
+    let hash: String = payload_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let headers = insert(headers, header::STUB, reason);
+    let headers = insert(headers, header::STUB_PAYLOAD_BYTES, &payload_bytes.to_string());
+    insert(headers, header::STUB_PAYLOAD_SHA256, &hash)
 }
 
 fn how_many_fit(properties: &[(Cow<'_, str>, Cow<'_, str>)], room: usize) -> usize {
@@ -76,6 +101,7 @@ fn how_many_fit(properties: &[(Cow<'_, str>, Cow<'_, str>)], room: usize) -> usi
 pub fn decode<H: Headers>(headers: &H) -> Option<Origin<'_>> {
     let mut topic = None;
     let mut ingested_at = None;
+    let (mut stub_reason, mut stub_bytes, mut stub_hash) = (None, None, None);
     let mut origin = Origin {
         topic: Cow::Borrowed(""),
         qos: 0,
@@ -84,6 +110,7 @@ pub fn decode<H: Headers>(headers: &H) -> Option<Origin<'_>> {
         ingested_at: Timestamp::UNIX_EPOCH,
         content_type: None,
         properties: Vec::new(),
+        stub: None,
     };
     for Header { key, value } in headers.iter() {
         let Some(value) = value.map(String::from_utf8_lossy) else { continue };
@@ -94,6 +121,9 @@ pub fn decode<H: Headers>(headers: &H) -> Option<Origin<'_>> {
             header::DUPLICATE => origin.duplicate = value == "true",
             header::INGESTED_AT => ingested_at = value.parse().ok(),
             header::CONTENT_TYPE => origin.content_type = Some(value),
+            header::STUB => stub_reason = Some(value),
+            header::STUB_PAYLOAD_BYTES => stub_bytes = value.parse().ok(),
+            header::STUB_PAYLOAD_SHA256 => stub_hash = decode_hash(&value),
             key => {
                 if let Some(name) = key.strip_prefix(header::PROPERTY_PREFIX) {
                     origin.properties.push((Cow::Borrowed(name), value));
@@ -101,7 +131,21 @@ pub fn decode<H: Headers>(headers: &H) -> Option<Origin<'_>> {
             }
         }
     }
+    if let (Some(reason), Some(payload_bytes), Some(payload_sha256)) = (stub_reason, stub_bytes, stub_hash) {
+        origin.stub = Some(Stub { reason, payload_bytes, payload_sha256 });
+    }
     Some(Origin { topic: topic?, ingested_at: ingested_at?, ..origin })
+}
+
+fn decode_hash(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (index, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(hash)
 }
 
 fn insert(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
@@ -123,6 +167,7 @@ mod tests {
             ingested_at: Timestamp::from_microsecond(1_790_000_000_000_001).unwrap(),
             content_type: Some("application/json".into()),
             properties: vec![("unit".into(), "°C".into()), ("unit".into(), "".into())],
+            stub: None,
         }
     }
 
@@ -170,6 +215,21 @@ mod tests {
         assert_eq!(text(&encode(&full(), room)).last().unwrap(), "mqtt.properties_omitted=1");
         assert_eq!(text(&encode(&full(), 0)).last().unwrap(), "mqtt.properties_omitted=2");
         assert_eq!(decode(&encode(&full(), room)).unwrap().properties, full().properties[..1]);
+    }
+
+    #[test]
+    fn a_stub_says_what_it_stands_for_and_a_broken_mark_is_none() {
+        let stub =
+            Stub { reason: "RecordTooLarge".into(), payload_bytes: 7_000_000, payload_sha256: [0xa5; 32] };
+        let origin = Origin { stub: Some(stub), ..full() };
+        let headers = encode(&origin, ROOM);
+        assert_eq!(decode(&headers), Some(origin));
+        assert_eq!(
+            text(&headers).last().unwrap(),
+            &format!("iotpipeline.payload_sha256={}", "a5".repeat(32))
+        );
+        let broken = insert(encode(&full(), ROOM), header::STUB, "RecordTooLarge");
+        assert_eq!(decode(&insert(broken, header::STUB_PAYLOAD_SHA256, "+1é")).unwrap().stub, None);
     }
 
     #[test]

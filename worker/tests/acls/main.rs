@@ -45,9 +45,9 @@ fn the_documented_rights_suffice_to_fill_a_topic_and_to_make_rows_of_it() {
         ),
     ]);
     bridging.kafka = as_user(&bridge, &topic);
-    bridging.put_secret(SecretPurpose::KafkaPassword, "password", PASSWORD);
+    bridging.mount(SecretPurpose::KafkaPassword, "password", PASSWORD);
     processing.kafka = as_user(&processor, &topic);
-    processing.put_secret(SecretPurpose::KafkaPassword, "password", PASSWORD);
+    processing.mount(SecretPurpose::KafkaPassword, "password", PASSWORD);
 
     let _bridge = bridging.start_ready();
     let _processor = processing.start();

@@ -107,14 +107,14 @@ impl Scenario {
         let scenario = Self { name, config, kafka, directory };
         fs::create_dir_all(&scenario.directory).unwrap();
         if let Some((username, password)) = credentials() {
-            scenario.put_secret(SecretPurpose::Mqtt, "username", &username);
-            scenario.put_secret(SecretPurpose::Mqtt, "password", &password);
+            scenario.mount(SecretPurpose::Mqtt, "username", &username);
+            scenario.mount(SecretPurpose::Mqtt, "password", &password);
         }
         scenario
     }
 
     /// Puts a file into the directory of a mounted Secret.
-    pub fn put_secret(&self, purpose: SecretPurpose, file: &str, value: &str) {
+    pub fn mount(&self, purpose: SecretPurpose, file: &str, value: &str) {
         let secret = self.directory.join(purpose.to_string());
         fs::create_dir_all(&secret).unwrap();
         fs::write(secret.join(file), value).unwrap();
