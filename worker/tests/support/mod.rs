@@ -64,6 +64,7 @@ pub fn credentials() -> Option<(String, String)> {
 pub struct Scenario {
     pub name: String,
     pub config: BridgeConfig,
+    pub kafka: KafkaConfig,
     directory: PathBuf,
 }
 
@@ -101,13 +102,22 @@ impl Scenario {
             max_record_bytes: 2 << 20,
         };
         let directory = std::env::temp_dir().join(&name);
-        let secret = directory.join(SecretPurpose::Mqtt.to_string());
-        fs::create_dir_all(&secret).unwrap();
+        let kafka =
+            KafkaConfig { bootstrap_servers: kafka_address(), topic: name.clone(), tls: None, sasl: None };
+        let scenario = Self { name, config, kafka, directory };
+        fs::create_dir_all(&scenario.directory).unwrap();
         if let Some((username, password)) = credentials() {
-            fs::write(secret.join("username"), username).unwrap();
-            fs::write(secret.join("password"), password).unwrap();
+            scenario.mount(SecretPurpose::Mqtt, "username", &username);
+            scenario.mount(SecretPurpose::Mqtt, "password", &password);
         }
-        Self { name, config, directory }
+        scenario
+    }
+
+    /// Puts a file into the directory of a mounted Secret.
+    pub fn mount(&self, purpose: SecretPurpose, file: &str, value: &str) {
+        let secret = self.directory.join(purpose.to_string());
+        fs::create_dir_all(&secret).unwrap();
+        fs::write(secret.join(file), value).unwrap();
     }
 
     pub fn create_topic(&self) {
@@ -128,12 +138,7 @@ impl Scenario {
                 namespace: "test".to_owned(),
                 name: self.name.clone(),
             },
-            kafka: KafkaConfig {
-                bootstrap_servers: kafka_address(),
-                topic: self.name.clone(),
-                tls: None,
-                sasl: None,
-            },
+            kafka: self.kafka.clone(),
             role: RoleConfig::Bridge(self.config.clone()),
         };
         let path = self.directory.join("worker.json");
