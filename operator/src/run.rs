@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, process, sync::Arc};
 
+use access::database::REFUSED_VARIABLES;
 use crds::names::{API_GROUP, FIELD_MANAGER};
 use futures::{
     FutureExt, StreamExt,
@@ -38,6 +39,12 @@ use crate::{
 /// Why the operator ended.
 #[derive(Debug, Snafu)]
 pub enum Error {
+    /// A variable of the environment would change every connection to a database.
+    #[snafu(display("the environment sets {variable}; connections are configured by pipelines alone, so unset it"))]
+    Environment {
+        /// The variable.
+        variable: &'static str,
+    },
     /// There is no way to the Kubernetes API.
     #[snafu(display("failed to set up a client for the Kubernetes API"))]
     Client {
@@ -87,6 +94,9 @@ struct Scopes {
 /// # Errors
 /// Fails where the operator cannot start, its HTTP endpoint breaks, or another operator took over.
 pub async fn run(args: Args) -> Result<(), Error> {
+    if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
+        return EnvironmentSnafu { variable }.fail();
+    }
     // In full, so that no option is forgotten.
     let Args {
         cluster_name,

@@ -145,7 +145,56 @@ fn is_ready(pipeline: &DeserializeGuard<IoTPipeline>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_exists() {
+        let metrics = Metrics::default();
+        // Without a value a metric with labels is not encoded.
+        metrics.record_reconcile(
+            Duration::from_millis(20),
+            Err(&Error::CleanUp { message: "Kafka does not answer".to_owned() }),
+        );
+        metrics.record_write("patch", "Deployment");
+        metrics.count_pipelines(Vec::new());
+        assert_eq!(encoded(&metrics.encode().unwrap()), documented());
+    }
+
+    /// The metrics in the operator's table of the document, each as `name{label,label} type`.
+    fn documented() -> BTreeSet<String> {
+        let document = include_str!("../../../docs/metrics.md");
+        let section = document.split("\n## ").find(|text| text.starts_with("Operator\n")).unwrap();
+        section
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `")?.split(" | ");
+                Some(format!("{} {}", cells.next()?.trim_end_matches('`'), cells.next()?))
+            })
+            .collect()
+    }
+
+    /// The metrics in an answer to `GET /metrics`, in the same form.
+    fn encoded(answer: &str) -> BTreeSet<String> {
+        let declared = answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        declared
+            .map(|(name, kind)| {
+                let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+                let begin = format!("{name}{{");
+                let labels = answer.lines().find_map(|line| line.strip_prefix(&begin)?.split_once('}'));
+                let labels = labels.map(|(labels, _)| {
+                    let names: Vec<_> = labels
+                        .split(',')
+                        .filter_map(|label| label.split_once('='))
+                        .map(|(name, _)| name)
+                        .collect();
+                    format!("{{{}}}", names.join(","))
+                });
+                format!("{name}{} {kind}", labels.unwrap_or_default())
+            })
+            .collect()
+    }
 
     #[test]
     fn metrics_have_the_documented_names() {

@@ -265,9 +265,7 @@ mod tests {
         pipeline::{Index, SortOrder},
         timescale::{
             Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedRetention,
-            test_support::{
-                DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, topic, wanted,
-            },
+            test_support::{DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
         },
     };
 
