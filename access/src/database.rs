@@ -8,6 +8,10 @@ use url::Url;
 
 use crate::tls::TlsMaterial;
 
+/// Variables of the environment that would change every connection, and that [`DatabaseAccess::options`] cannot
+/// overrule: whoever connects refuses to start where one of them is set. It overrules all others.
+pub const REFUSED_VARIABLES: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
+
 /// How to reach the database. Holds the password, so its `Debug` hides it.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct DatabaseAccess {
@@ -66,7 +70,7 @@ impl DatabaseAccess {
 
     /// The settings of a client that connects so and that the server lists as `application_name`. Every session
     /// suits a transaction-pooling proxy: it keeps no statement prepared and starts without parameters that such a
-    /// proxy refuses.
+    /// proxy refuses. Nothing comes from the environment but what [`REFUSED_VARIABLES`] names.
     pub fn options(&self, application_name: &str) -> PgConnectOptions {
         let Self { host, port, database, username, password, tls: DatabaseTls { mode, material } } = self;
         let mut options = PgConnectOptions::new_without_pgpass()
@@ -83,10 +87,9 @@ impl DatabaseAccess {
                 DatabaseTlsMode::VerifyFull => PgSslMode::VerifyFull,
             })
             .extra_float_digits(None)
-            .statement_cache_capacity(0);
-        if let Some(ca) = &material.ca {
-            options = options.ssl_root_cert_from_pem(ca.clone().into_bytes());
-        }
+            .statement_cache_capacity(0)
+            // An empty text adds none, and keeps PGSSLROOTCERT from naming one.
+            .ssl_root_cert_from_pem(material.ca.clone().unwrap_or_default().into_bytes());
         if let Some(client) = &material.client {
             options =
                 options.ssl_client_cert_from_pem(&client.certificate).ssl_client_key_from_pem(&client.key);
@@ -151,7 +154,8 @@ impl DatabaseAccess {
             return Err(unusable("it names no user or no database"));
         }
         Ok(Self {
-            host: host.ok_or_else(|| unusable("it names no host"))?.to_owned(),
+            // An IPv6 address has brackets in a URI, and none elsewhere.
+            host: host.ok_or_else(|| unusable("it names no host"))?.trim_matches(['[', ']']).to_owned(),
             port: url.port().unwrap_or(DEFAULT_PORT),
             database,
             username: decoded(url.username())?,
@@ -221,6 +225,11 @@ mod tests {
     fn a_full_name_wins_over_a_short_one() {
         let both = [("uri", "postgres://a:b@short/x"), ("fqdn-uri", "postgres://a:b@db.other.svc/x")];
         assert_eq!(read(&both).unwrap().host, "db.other.svc");
+    }
+
+    #[test]
+    fn an_ipv6_address_has_no_brackets() {
+        assert_eq!(read(&[("uri", "postgres://a:b@[fd00::7]:5432/x")]).unwrap().host, "fd00::7");
     }
 
     #[test]

@@ -8,10 +8,10 @@ pub const API_GROUP: &str = "iotpipeline.dev";
 /// The one field manager under which the operator applies its objects (server-side apply).
 pub const FIELD_MANAGER: &str = "iotpipeline-operator";
 
-/// The finalizer of a pipeline that has something to delete outside Kubernetes.
+/// The finalizer of a pipeline that has something to end or to delete outside Kubernetes.
 pub const FINALIZER: &str = "iotpipeline.dev/cleanup";
 
-/// Annotation that lets a pipeline go although its topic or table could not be deleted:
+/// Annotation that lets a pipeline go although its session, topic or table is left:
 /// `kubectl annotate iotp NAME iotpipeline.dev/skip-cleanup=true`.
 pub const SKIP_CLEANUP_ANNOTATION: &str = "iotpipeline.dev/skip-cleanup";
 

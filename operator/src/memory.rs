@@ -32,6 +32,12 @@ pub struct Remembered {
     pub lag: Option<(Instant, LagStatus)>,
     /// When expired chunks were last dropped (Apache-2 edition).
     pub chunks_dropped_at: Option<Timestamp>,
+    /// Since when the bridge of a deleted pipeline is told to retire.
+    pub retiring_since: Option<Instant>,
+    /// Since when it runs with that.
+    pub draining_since: Option<Instant>,
+    /// Whether the MQTT session of a deleted pipeline is ended, or given up.
+    pub session_is_over: bool,
     /// The topic that it manages, once it has marked it as its own.
     pub topic: Option<TopicKey>,
     /// Since when the clean-up after a deleted pipeline has failed.

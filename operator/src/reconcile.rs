@@ -10,6 +10,7 @@ pub mod drift;
 pub mod fetch;
 pub mod health;
 pub mod plan;
+pub mod report;
 pub mod rollout;
 pub mod status;
 pub mod validate;
@@ -95,13 +96,13 @@ async fn keep(
     let (stores, session) = fetch_stores(pipeline, context).await;
     let now = Timestamp::now();
     let approval = object.annotations().get(APPROVE_ANNOTATION).map(String::as_str);
-    let (finalizers, image) = (object.finalizers(), &context.worker_image);
+    let (finalizers, settings) = (object.finalizers(), &context.workers);
     let plan =
-        plan::plan(pipeline, finalizers, approval, workers, &stores, image, now).context(BuildSnafu)?;
+        plan::plan(pipeline, finalizers, approval, workers, &stores, settings, now).context(BuildSnafu)?;
     let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
     let assessment = Assessment::Applied { pipeline, stores: &stores, outcome: &outcome };
     let status = status::status(object, workers, &assessment, now);
-    report(object, &status, &outcome.changes, context).await?;
+    report_status(object, &status, &outcome.changes, context).await?;
     match outcome.failure.or(stores.into_failure()) {
         Some(failure) => Err(failure),
         None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
@@ -117,7 +118,7 @@ async fn refuse(
     context: &Context,
 ) -> Result<Action, Error> {
     let status = status::status(object, workers, &Assessment::Refused(invalid), Timestamp::now());
-    report(object, &status, &[], context).await?;
+    report_status(object, &status, &[], context).await?;
     match invalid.reason {
         Reason::SecretMissing | Reason::SecretInvalid => Ok(Action::requeue(about(SECRET_WAIT))),
         _ => Ok(Action::await_change()),
@@ -125,7 +126,7 @@ async fn refuse(
 }
 
 /// Publishes what is new and writes the status, if it is another one.
-async fn report(
+async fn report_status(
     object: &IoTPipeline,
     status: &IoTPipelineStatus,
     changes: &[Change],

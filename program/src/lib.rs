@@ -37,7 +37,7 @@ pub use crate::{
         LimitError, MAX_ARRAY_INDEX, MAX_CALL_LEVELS, MAX_CHAINED_OPERATORS, MAX_CLOSURE_LEVELS,
         MAX_NESTING_LEVELS, MAX_SOURCE_BYTES,
     },
-    metadata::Metadata,
+    metadata::{Metadata, TopicWriter},
 };
 
 /// How many rows one message may become.
@@ -89,6 +89,7 @@ pub enum CompileError {
 pub struct Program {
     compiled: Arc<vrl::compiler::Program>,
     used_metadata: UsedMetadata,
+    needs_origin: bool,
     timezone: TimeZone,
 }
 
@@ -99,6 +100,8 @@ pub enum Outcome {
     Rows(Vec<Value>),
     /// Nothing, on purpose: the program left `null` or called `abort`.
     Dropped,
+    /// The program relies on what a bridge says of a message, and the record has nothing of it.
+    WithoutOrigin,
     /// The program failed.
     Failed(String),
     /// An array of this many elements, more than [`MAX_ROWS`].
@@ -110,11 +113,11 @@ pub enum Outcome {
     },
 }
 
-/// Compiles a program.
+/// Compiles a program for a topic that `writer` writes.
 ///
 /// # Errors
 /// With text for the program's author.
-pub fn compile(source: &str) -> Result<Program, CompileError> {
+pub fn compile(source: &str, writer: TopicWriter) -> Result<Program, CompileError> {
     check_limits(source).context(LimitsSnafu)?;
     let (sender, receiver) = mpsc::sync_channel(1);
     let owned_source = source.to_owned();
@@ -123,7 +126,7 @@ pub fn compile(source: &str) -> Result<Program, CompileError> {
     thread::Builder::new()
         .name("vrl-compiler".into())
         .stack_size(COMPILER_STACK_BYTES)
-        .spawn(move || sender.send(compile_checked(&owned_source)))
+        .spawn(move || sender.send(compile_checked(&owned_source, writer)))
         .context(StartSnafu)?;
     match receiver.recv_timeout(COMPILER_DEADLINE) {
         Ok(compiled) => compiled,
@@ -132,8 +135,8 @@ pub fn compile(source: &str) -> Result<Program, CompileError> {
     }
 }
 
-fn compile_checked(source: &str) -> Result<Program, CompileError> {
-    let environment = ExternalEnv::new_with_kind(Kind::json().or_timestamp(), metadata_kind());
+fn compile_checked(source: &str, writer: TopicWriter) -> Result<Program, CompileError> {
+    let environment = ExternalEnv::new_with_kind(Kind::json().or_timestamp(), metadata_kind(writer));
     let compiled =
         compile_with_external(source, &allowed_functions(), &environment, CompileConfig::default())
             .map_err(|diagnostics| rejected(source, diagnostics))?
@@ -143,6 +146,7 @@ fn compile_checked(source: &str) -> Result<Program, CompileError> {
     Ok(Program {
         compiled: Arc::new(compiled),
         used_metadata,
+        needs_origin: writer == TopicWriter::Bridge && used_metadata.has_origin(),
         timezone: TimeZone::parse("UTC").unwrap_or_default(),
     })
 }
@@ -160,6 +164,10 @@ impl Program {
 
     /// Runs the program on one event.
     pub fn run(&self, mut event: Value, metadata: &Metadata<'_>) -> Outcome {
+        // The compiler has promised the program its kinds: without them calls would fail that cannot.
+        if self.needs_origin && metadata.topic.is_none() {
+            return Outcome::WithoutOrigin;
+        }
         let mut metadata = metadata_value(metadata, self.used_metadata);
         let mut secrets = Secrets::new();
         let mut target = TargetValueRef { value: &mut event, metadata: &mut metadata, secrets: &mut secrets };
@@ -232,7 +240,9 @@ mod tests {
 
     fn json(text: &str) -> Value {
         // The parser of VRL itself, so that this crate needs no JSON library.
-        match compile(&format!(". = parse_json!(s'{text}')")).unwrap().run(Value::Null, &Metadata::default())
+        match compile(&format!(". = parse_json!(s'{text}')"), TopicWriter::Bridge)
+            .unwrap()
+            .run(Value::Null, &Metadata::default())
         {
             Outcome::Rows(rows) if rows.len() == 1 => rows[0].clone(),
             other => panic!("{other:?}"),
@@ -244,7 +254,7 @@ mod tests {
             topic: Some("plants/7/lines/3/telemetry"),
             qos: Some(1),
             retained: Some(false),
-            properties: &[("unit", "F")],
+            properties: Some(&[("unit", "F")]),
             ingested_at: Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_428_000_123_456)),
             partition: 4,
             offset: 42,
@@ -252,7 +262,7 @@ mod tests {
     }
 
     fn run(source: &str, event: &str) -> Outcome {
-        compile(source).unwrap().run(json(event), &metadata())
+        compile(source, TopicWriter::Bridge).unwrap().run(json(event), &metadata())
     }
 
     fn field(outcome: &Outcome, name: &str) -> Value {
@@ -320,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_compile_error_carries_the_diagnostic_of_vrl_without_colours() {
-        let text = compile(".a = to_float(.b)").unwrap_err().to_string();
+        let text = compile(".a = to_float(.b)", TopicWriter::Bridge).unwrap_err().to_string();
         assert!(text.starts_with("error[E103]: unhandled fallible assignment"), "{text}");
         assert!(!text.contains('\u{1b}'));
     }
@@ -342,7 +352,7 @@ mod tests {
             "unflatten({})",
             "set!({}, [\"a\"], 1)",
         ] {
-            let error = compile(&format!(".a = {call}")).unwrap_err().to_string();
+            let error = compile(&format!(".a = {call}"), TopicWriter::Bridge).unwrap_err().to_string();
             assert!(error.contains("undefined function"), "{call}: {error}");
         }
     }
@@ -362,7 +372,7 @@ mod tests {
         ];
         let check = move || {
             for source in &sources {
-                match compile(source) {
+                match compile(source, TopicWriter::Bridge) {
                     Ok(program) => drop(program.run(Value::Null, &Metadata::default())),
                     Err(error) => assert!(matches!(error, CompileError::Rejected { .. }), "{error}"),
                 }
@@ -374,6 +384,44 @@ mod tests {
     #[test]
     fn programs_are_shared_between_threads() {
         fn shared<T: Clone + Send + Sync>(_: &T) {}
-        shared(&compile(".a = 1").unwrap());
+        shared(&compile(".a = 1", TopicWriter::Bridge).unwrap());
+    }
+
+    #[test]
+    fn without_a_bridge_a_program_must_handle_what_is_absent() {
+        let compiles = |source| compile(source, TopicWriter::Others).is_ok();
+        for source in [
+            ".a = split(%topic, \"/\")",
+            ".a = %qos + 1",
+            ".a = !%retained",
+            ".a = upcase(%properties.unit)",
+            ".a = to_unix_timestamp(%ingested_at)",
+        ] {
+            assert!(!compiles(source), "{source}");
+        }
+        let source = ".a = split(%topic, \"/\")[1] ?? \"none\"\n.b = %qos\n.c = %partition + 1\n\
+            if %ingested_at != null { .d = to_unix_timestamp!(%ingested_at) }\n.e = %properties.unit\n\
+            .f = exists(%topic)";
+        let program = compile(source, TopicWriter::Others).unwrap();
+        let absent = program.run(json("{}"), &Metadata { partition: 4, ..Metadata::default() });
+        assert_eq!(field(&absent, "a"), Value::from("none"));
+        assert_eq!(field(&absent, "b"), Value::Null);
+        assert_eq!(field(&absent, "c"), Value::from(5));
+        assert_eq!(field(&absent, "e"), Value::Null);
+        assert_eq!(field(&absent, "f"), Value::from(false));
+        let bridged = program.run(json("{}"), &metadata());
+        assert_eq!(field(&bridged, "a"), Value::from("7"));
+        assert_eq!(field(&bridged, "d"), Value::from(1_795_428_000));
+        assert_eq!(field(&bridged, "e"), Value::from("F"));
+    }
+
+    #[test]
+    fn with_a_bridge_a_record_of_others_does_not_run_a_program_that_reads_its_origin() {
+        let nothing = Metadata::default();
+        let run = |source| compile(source, TopicWriter::Bridge).unwrap().run(json("{}"), &nothing);
+        for source in [".a = split(%topic, \"/\")", ".a = %properties.unit", ".a = %", ".a = %qos"] {
+            assert_eq!(run(source), Outcome::WithoutOrigin, "{source}");
+        }
+        assert_eq!(field(&run(".a = %offset"), "a"), Value::from(0));
     }
 }

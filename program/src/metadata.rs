@@ -17,7 +17,7 @@ pub struct Metadata<'a> {
     /// `%retained`.
     pub retained: Option<bool>,
     /// `%properties`: the MQTT 5 user properties; of two with one name the last counts.
-    pub properties: &'a [(&'a str, &'a str)],
+    pub properties: Option<&'a [(&'a str, &'a str)]>,
     /// `%ingested_at`: when the bridge received the message.
     pub ingested_at: Option<SystemTime>,
     /// `%partition`: the Kafka partition.
@@ -26,14 +26,28 @@ pub struct Metadata<'a> {
     pub offset: i64,
 }
 
+/// Who writes the records of a topic, which decides what a program may rely on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TopicWriter {
+    /// A bridge of the pipeline: every record says where it came from.
+    Bridge,
+    /// Others: a record may say nothing.
+    Others,
+}
+
 /// What the compiler is told about `%`.
-pub(crate) fn metadata_kind() -> Kind {
+pub(crate) fn metadata_kind(writer: TopicWriter) -> Kind {
+    let origin = |kind: Kind| match writer {
+        TopicWriter::Bridge => kind,
+        TopicWriter::Others => kind.or_undefined(),
+    };
+    let properties = Collection::from_unknown(Kind::bytes().or_undefined());
     let known: BTreeMap<_, Kind> = BTreeMap::from([
-        ("topic".into(), Kind::bytes()),
-        ("qos".into(), Kind::integer()),
-        ("retained".into(), Kind::boolean()),
-        ("properties".into(), Kind::object(Collection::from_unknown(Kind::bytes().or_undefined()))),
-        ("ingested_at".into(), Kind::timestamp()),
+        ("topic".into(), origin(Kind::bytes())),
+        ("qos".into(), origin(Kind::integer())),
+        ("retained".into(), origin(Kind::boolean())),
+        ("properties".into(), origin(Kind::object(properties))),
+        ("ingested_at".into(), origin(Kind::timestamp())),
         ("partition".into(), Kind::integer()),
         ("offset".into(), Kind::integer()),
     ]);
@@ -74,6 +88,11 @@ impl UsedMetadata {
         used
     }
 
+    /// Whether there is anything that only a bridge says.
+    pub(crate) fn has_origin(self) -> bool {
+        self.topic || self.qos || self.retained || self.properties || self.ingested_at
+    }
+
     fn add(&mut self, name: &str) {
         match name {
             "topic" => self.topic = true,
@@ -102,9 +121,8 @@ pub(crate) fn metadata_value(metadata: &Metadata<'_>, used: UsedMetadata) -> Val
     add(used.topic, "topic", metadata.topic.map(Value::from));
     add(used.qos, "qos", metadata.qos.map(Value::from));
     add(used.retained, "retained", metadata.retained.map(Value::from));
-    if used.properties {
-        let properties =
-            metadata.properties.iter().map(|(name, value)| (KeyString::from(*name), Value::from(*value)));
+    if let (true, Some(properties)) = (used.properties, metadata.properties) {
+        let properties = properties.iter().map(|(name, value)| (KeyString::from(*name), Value::from(*value)));
         add(true, "properties", Some(Value::Object(properties.collect())));
     }
     add(used.ingested_at, "ingested_at", metadata.ingested_at.map(|time| Value::Timestamp(time.into())));

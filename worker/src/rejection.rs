@@ -15,6 +15,10 @@ pub enum Reason {
     TooDeep,
     /// The rows of one record take too many bytes.
     TooLarge,
+    /// The bridge could not put the message into one record of Kafka and wrote a stub in its place.
+    RecordTooLarge,
+    /// The program reads what the bridge says of a message, and another client wrote the record.
+    ForeignRecord,
     /// The program failed.
     ProgramFailed,
     /// One record makes too many rows.
@@ -38,6 +42,8 @@ pub enum Reason {
 /// Where on its way the record was rejected.
 #[derive(Clone, Copy, Debug, Display, Eq, IntoStaticStr, PartialEq)]
 pub enum Stage {
+    /// In the bridge, before it reached Kafka.
+    Bridge,
     /// From bytes to an event.
     Decode,
     /// In the program.

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use access::database::REFUSED_VARIABLES;
 use clap::Args;
 use crds::{names, worker::Component};
 use snafu::{ResultExt, Snafu};
@@ -21,6 +22,14 @@ use crate::{
 /// Why a worker ended.
 #[derive(Debug, Snafu)]
 pub enum Error {
+    /// A variable of the environment would change connections to the database behind the configuration's back.
+    #[snafu(display(
+        "the environment sets {variable}; connections are configured by the pipeline alone, so unset it"
+    ))]
+    Environment {
+        /// The variable.
+        variable: &'static str,
+    },
     /// The configuration cannot be used.
     #[snafu(display("failed to read the configuration"))]
     Config {
@@ -76,6 +85,9 @@ pub struct Context {
 pub fn run(component: Component, options: Options) -> Result<(), Error> {
     let Options { config, http_address, secrets } = options;
     telemetry::start_logging();
+    if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
+        return EnvironmentSnafu { variable }.fail();
+    }
     let config = config::read(&config, component).context(ConfigSnafu)?;
     let (shutdown_trigger, shutdown) = shutdown::channel();
     let context = Context {

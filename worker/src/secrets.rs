@@ -8,24 +8,37 @@ use std::{
 
 use access::{
     kafka::{KafkaAccess, SaslAccess},
-    tls::{ClientCertificate, TlsMaterial},
+    tls::{self, ClientCertificate, TlsMaterial},
 };
 use crds::{
     names::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, PASSWORD_FILE, SecretPurpose},
     worker::{KafkaConfig, TlsConfig},
 };
-use snafu::{ResultExt, Snafu};
+use snafu::{ResultExt, Snafu, ensure};
 
-/// A mounted Secret lacks a key.
+/// Why a mounted Secret cannot be used. Quotes keys and never values.
 #[derive(Debug, Snafu)]
-#[snafu(display("the Secret mounted at {} has no key {key}", directory.display()))]
-pub struct Error {
-    /// The directory into which the Secret is mounted.
-    directory: PathBuf,
-    /// The key that is not there.
-    key: String,
-    /// Why the file could not be read.
-    source: io::Error,
+pub enum Error {
+    /// It lacks a key.
+    #[snafu(display("the Secret mounted at {} has no key {key}", directory.display()))]
+    Missing {
+        /// The directory into which the Secret is mounted.
+        directory: PathBuf,
+        /// The key that is not there.
+        key: String,
+        /// Why the file could not be read.
+        source: io::Error,
+    },
+    /// The value of a key is not what it should be.
+    #[snafu(display("the Secret mounted at {} has a key {key} that holds {what}", directory.display()))]
+    Unusable {
+        /// The directory into which the Secret is mounted.
+        directory: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it holds instead.
+        what: &'static str,
+    },
 }
 
 /// The directory with a directory for each mounted Secret.
@@ -56,7 +69,7 @@ impl Secrets {
     /// The certificates of a connection; `ca` and `client` say where they are mounted.
     ///
     /// # Errors
-    /// Names the key that is not there.
+    /// Names the key that is not there or not usable.
     pub fn tls(
         &self,
         config: TlsConfig,
@@ -64,20 +77,38 @@ impl Secrets {
         client: SecretPurpose,
     ) -> Result<TlsMaterial, Error> {
         let TlsConfig { has_ca, has_client_certificate } = config;
-        let ca = has_ca.then(|| self.read(ca, CA_FILE)).transpose()?;
+        let certificates = |purpose, key| {
+            let what = "no certificates in PEM form";
+            self.read_if(purpose, key, tls::holds_certificates, what)
+        };
+        let ca = has_ca.then(|| certificates(ca, CA_FILE)).transpose()?;
         let client = has_client_certificate
             .then(|| {
-                let certificate = self.read(client, CERTIFICATE_FILE)?;
-                Ok(ClientCertificate { certificate, key: self.read(client, KEY_FILE)? })
+                let certificate = certificates(client, CERTIFICATE_FILE)?;
+                let what = "no private key in PEM form without a passphrase";
+                let key = self.read_if(client, KEY_FILE, tls::holds_private_key, what)?;
+                Ok(ClientCertificate { certificate, key })
             })
             .transpose()?;
         Ok(TlsMaterial { ca, client })
     }
 
+    fn read_if(
+        &self,
+        purpose: SecretPurpose,
+        key: &'static str,
+        is_usable: impl Fn(&str) -> bool,
+        what: &'static str,
+    ) -> Result<String, Error> {
+        let text = self.read(purpose, key)?;
+        ensure!(is_usable(&text), UnusableSnafu { directory: self.directory(purpose), key, what });
+        Ok(text)
+    }
+
     /// How to reach Kafka now.
     ///
     /// # Errors
-    /// Names the key that is not there.
+    /// Names the key that is not there or not usable.
     pub fn kafka(&self, config: &KafkaConfig) -> Result<KafkaAccess, Error> {
         let tls = config
             .tls
@@ -96,7 +127,7 @@ impl Secrets {
 }
 
 fn read(directory: &Path, key: &str) -> Result<String, Error> {
-    let text = fs::read_to_string(directory.join(key)).context(Snafu { directory, key })?;
+    let text = fs::read_to_string(directory.join(key)).context(MissingSnafu { directory, key })?;
     let without_newline = text.strip_suffix('\n').unwrap_or(&text);
     Ok(without_newline.strip_suffix('\r').unwrap_or(without_newline).to_owned())
 }

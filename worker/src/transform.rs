@@ -31,6 +31,11 @@ impl Transform {
         let (reason, message) = match outcome {
             Outcome::Rows(rows) => return Ok(rows),
             Outcome::Dropped => return Ok(Vec::new()),
+            Outcome::WithoutOrigin => (
+                Reason::ForeignRecord,
+                "the record is not from the bridge, and the program reads what only the bridge knows"
+                    .to_owned(),
+            ),
             Outcome::Failed(message) => (Reason::ProgramFailed, message),
             Outcome::TooManyRows(count) => {
                 (Reason::TooManyRows, format!("{count} rows; at most {MAX_ROWS} are allowed"))
@@ -50,10 +55,12 @@ impl Transform {
 
 #[cfg(test)]
 mod tests {
+    use program::TopicWriter;
+
     use super::*;
 
     fn apply(program: Option<&str>, payload: &str) -> Result<usize, (Reason, Stage)> {
-        let program = program.map(|source| program::compile(source).unwrap());
+        let program = program.map(|source| program::compile(source, TopicWriter::Bridge).unwrap());
         Transform { codec: CodecType::Json, program }
             .apply(payload.as_bytes(), &Metadata::default())
             .map(|rows| rows.len())
@@ -79,6 +86,7 @@ mod tests {
             apply(Some(".b = to_int!(.a)"), r#"{"a":"x"}"#),
             Err((Reason::ProgramFailed, Stage::Program))
         );
+        assert_eq!(apply(Some(".t = %topic"), "{}"), Err((Reason::ForeignRecord, Stage::Program)));
         assert_eq!(apply(Some(". = range!(0, 2000)"), "{}"), Err((Reason::TooManyRows, Stage::Program)));
     }
 }

@@ -1,10 +1,11 @@
 //! Third step: what to do so that the world is as the pipeline says. Synchronous, no client: it decides, and
 //! `apply` does.
 
+mod filters;
 mod ownership;
 mod workers;
 
-pub use ownership::is_owned;
+pub use ownership::{is_owned, is_owned_by};
 pub use workers::WorkerPlan;
 
 use std::time::Duration;
@@ -15,10 +16,13 @@ use crds::{
 };
 use jiff::Timestamp;
 
-use self::workers::{orphans, plan_worker};
+use self::{
+    filters::with_left_filters,
+    workers::{orphans, plan_worker},
+};
 use super::fetch::{LiveChild, Stores, Workers};
 use crate::{
-    build::{self, WorkerImage},
+    build::{self, WorkerSettings},
     kafka::{self, TopicPlan},
     pipeline::Pipeline,
     timescale::{self, Edition, TablePlan},
@@ -54,16 +58,17 @@ pub fn plan(
     approval: Option<&str>,
     workers: &Workers,
     stores: &Stores,
-    image: &WorkerImage,
+    settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
+    let pipeline = &with_left_filters(pipeline, workers);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
-    let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, image)).transpose()?;
-    let processor = plan_worker(pipeline, &pipeline.processor, workers, image)?;
-    let orphans = orphans(pipeline, workers, bridge.iter().chain([&processor]))?;
+    let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;
+    let processor = plan_worker(pipeline, &pipeline.processor, workers, settings)?;
+    let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
     Ok(Plan {
-        finalizers: plan_finalizers(&pipeline.deletion_policy, finalizers),
+        finalizers: plan_finalizers(pipeline, finalizers),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approval)),
         drop_expired_chunks: due_drop_of_chunks(pipeline, approval, stores, now),
         topic: plan_topic(pipeline, stores),
@@ -78,10 +83,11 @@ pub fn deletes_something(policy: &DeletionPolicySpec) -> bool {
     [policy.topic, policy.table].contains(&DeletionPolicy::Delete)
 }
 
-/// A pipeline that leaves nothing to delete has no finalizer, so that its deletion waits for nobody.
-fn plan_finalizers(policy: &DeletionPolicySpec, finalizers: &[String]) -> Option<Vec<String>> {
+/// A pipeline that leaves nothing behind has no finalizer, so that its deletion waits for nobody.
+fn plan_finalizers(pipeline: &Pipeline, finalizers: &[String]) -> Option<Vec<String>> {
     let mut wanted: Vec<String> = finalizers.iter().filter(|name| *name != FINALIZER).cloned().collect();
-    if deletes_something(policy) {
+    // A bridge has a session at the broker.
+    if pipeline.bridge.is_some() || deletes_something(&pipeline.deletion_policy) {
         wanted.push(FINALIZER.to_owned());
     }
     let is_changed = wanted.len() != finalizers.len();
@@ -115,20 +121,23 @@ fn due_drop_of_chunks(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use crate::test_support::{QUICKSTART, pipeline};
 
     #[test]
-    fn finalizers_follow_the_policy_and_leave_those_of_others() {
-        let plan = |policy: Value, finalizers: &[&str]| {
+    fn finalizers_follow_what_is_left_behind_and_leave_those_of_others() {
+        let plan = |bridge: bool, policy: &str, finalizers: &[&str]| {
+            let mut pipeline = pipeline(&format!("{QUICKSTART}  deletionPolicy: {policy}\n"));
+            pipeline.bridge = pipeline.bridge.filter(|_| bridge);
             let finalizers: Vec<String> = finalizers.iter().map(|name| (*name).to_owned()).collect();
-            plan_finalizers(&serde_json::from_value(policy).unwrap(), &finalizers)
+            plan_finalizers(&pipeline, &finalizers)
         };
-        let (retain, delete) = (json!({}), json!({"topic": "Delete"}));
-        assert_eq!(plan(retain.clone(), &["other/x"]), None);
-        assert_eq!(plan(delete.clone(), &[FINALIZER]), None);
-        assert_eq!(plan(delete, &["other/x"]), Some(vec!["other/x".to_owned(), FINALIZER.to_owned()]));
-        assert_eq!(plan(retain, &["other/x", FINALIZER]), Some(vec!["other/x".to_owned()]));
+        let added = Some(vec!["other/x".to_owned(), FINALIZER.to_owned()]);
+        assert_eq!(plan(false, "{}", &["other/x"]), None);
+        assert_eq!(plan(false, "{}", &["other/x", FINALIZER]), Some(vec!["other/x".to_owned()]));
+        assert_eq!(plan(false, "{topic: Delete}", &["other/x"]), added);
+        assert_eq!(plan(false, "{topic: Delete}", &[FINALIZER]), None);
+        assert_eq!(plan(true, "{}", &["other/x"]), added);
+        assert_eq!(plan(true, "{}", &[FINALIZER]), None);
     }
 }

@@ -10,6 +10,12 @@ use crate::rejection::{Reason, Rejection, Stage};
 /// How deep values may nest.
 pub const MAX_DEPTH: usize = 128;
 
+/// How much memory the values of one payload may take.
+const MAX_VALUES_BYTES: usize = 64 * 1024 * 1024;
+
+/// A payload that is not longer than this cannot take more, whatever it holds.
+const WEIGHED_BYTES: usize = 128 * 1024;
+
 /// Decodes one JSON value.
 ///
 /// # Errors
@@ -21,6 +27,13 @@ pub fn decode(payload: &[u8]) -> Result<Value, Rejection> {
     }
     if nests_deeper_than(payload, MAX_DEPTH) {
         return reject(Reason::TooDeep, format!("the payload nests deeper than {MAX_DEPTH} levels"));
+    }
+    if payload.len() > WEIGHED_BYTES && weight(payload) > MAX_VALUES_BYTES {
+        let limit = MAX_VALUES_BYTES / 1024 / 1024;
+        return reject(
+            Reason::TooLarge,
+            format!("the payload holds so many values that they would take more than {limit} MiB of memory"),
+        );
     }
     match sonic_rs::from_slice(payload) {
         Ok(value) => Ok(value),
@@ -41,21 +54,44 @@ fn nests_deeper_than(payload: &[u8], limit: usize) -> bool {
 }
 
 fn depth(payload: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for_each_outside_strings(payload, |byte| match byte {
+        b'{' | b'[' => {
+            depth += 1;
+            deepest = deepest.max(depth);
+        }
+        b'}' | b']' => depth = depth.saturating_sub(1),
+        _ => {}
+    });
+    deepest
+}
+
+/// About how much memory the values take, bytes: a small object is a node of a tree with room for eleven members,
+/// which makes a payload of many such objects a hundred times as large.
+fn weight(payload: &[u8]) -> usize {
+    let mut weight = payload.len();
+    for_each_outside_strings(payload, |byte| {
+        weight += match byte {
+            b'{' => 768,
+            b'[' => 192,
+            b',' => 112,
+            _ => 0,
+        }
+    });
+    weight
+}
+
+fn for_each_outside_strings(payload: &[u8], mut call: impl FnMut(u8)) {
+    let (mut in_string, mut escaped) = (false, false);
     for byte in payload {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_string => escaped = true,
             b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            byte if !in_string => call(*byte),
             _ => {}
         }
     }
-    deepest
 }
 
 /// The parser's message without its drawing of the place.
@@ -132,5 +168,19 @@ mod tests {
     fn a_message_is_one_line_and_says_where() {
         let message = decode(b"{\"a\":nul}").unwrap_err().message;
         assert!(!message.contains('\n') && message.contains("line 1"), "{message}");
+    }
+
+    #[test]
+    fn values_that_would_fill_the_memory_are_refused() {
+        let many = |value: &str, count: usize| format!("[{}0]", format!("{value},").repeat(count));
+        assert_eq!(reason(many(r#"{"a":0}"#, 100_000).as_bytes()), Some(Reason::TooLarge));
+        assert_eq!(reason(many("[]", 300_000).as_bytes()), Some(Reason::TooLarge));
+        assert_eq!(reason(many("0", 1_000_000).as_bytes()), Some(Reason::TooLarge));
+        assert_eq!(reason(many(r#"{"a":0}"#, 50_000).as_bytes()), None);
+        let text = format!("\"{}\"", r#"{[,\\\""#.repeat(1_000_000));
+        assert_eq!(reason(text.as_bytes()), None);
+        // The densest payload that is not weighed.
+        let dense = "{".repeat(WEIGHED_BYTES / 2);
+        assert!(weight(dense.as_bytes()) < MAX_VALUES_BYTES);
     }
 }

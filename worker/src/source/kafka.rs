@@ -7,6 +7,7 @@
 pub mod assignment;
 pub mod context;
 pub mod offsets;
+pub mod trouble;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,16 +17,11 @@ use context::SourceContext;
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     message::BorrowedMessage,
 };
 
-use crate::{
-    health::{Health, problem},
-    rejection::Rejection,
-    shutdown::Shutdown,
-    sink::timescale::readiness::TOPIC_MISSING,
-};
+use crate::{health::Health, rejection::Rejection};
 
 /// How long one poll waits for a record.
 const POLL: Duration = Duration::from_millis(20);
@@ -89,8 +85,8 @@ pub struct Source {
     pub consumer: Arc<BaseConsumer<SourceContext>>,
     /// Where a turn of the loop is reported.
     pub health: Health,
-    /// When to stop.
-    pub shutdown: Shutdown,
+    /// When to stop: the worker stops, or another consumer is to take this one's place.
+    pub is_over: Box<dyn Fn() -> bool>,
 }
 
 /// The assignment as the loop last saw it; `position` is the offset that comes next.
@@ -124,14 +120,14 @@ impl View {
 }
 
 impl Source {
-    /// Hands records to `sink` until asked to stop.
+    /// Hands records to `sink` until it is over.
     ///
     /// # Errors
     /// Where the subscription is refused, which only wrong settings cause.
     pub fn run(&self, sink: &mut impl RecordSink) -> Result<(), KafkaError> {
         self.consumer.subscribe(&[&self.context().topic])?;
         let mut view = View::default();
-        while !self.shutdown.is_requested() {
+        while !(self.is_over)() {
             self.health.turned();
             if sink.has_room(PATIENCE) || self.wait_for_room(&view, sink) {
                 self.follow(&mut view, sink);
@@ -149,7 +145,8 @@ impl Source {
             let wait = if index == 0 { POLL } else { Duration::ZERO };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => self.pass(&message, view, sink),
-                Some(Err(error)) => self.report(&error),
+                // The context has heard of it too, and more.
+                Some(Err(_)) => {}
                 None => break,
             }
             if !sink.has_room(Duration::ZERO) {
@@ -214,18 +211,17 @@ impl Source {
         }
     }
 
-    /// Polls without taking records until the sink has room; `false` where asked to stop.
+    /// Polls without taking records until the sink has room; `false` where it is over.
     fn wait_for_room(&self, view: &View, sink: &mut impl RecordSink) -> bool {
         let paused = self.flowing();
         self.log_failure("pause", self.consumer.pause(&paused));
         tracing::debug!("Paused, because the database does not keep up");
-        while !self.shutdown.is_requested() {
+        while !(self.is_over)() {
             self.health.turned();
             // Runs rebalances. A record that comes all the same is left for later.
             match self.consumer.poll(Duration::ZERO) {
                 Some(Ok(message)) => self.put_back(message.partition(), view),
-                Some(Err(error)) => self.report(&error),
-                None => {}
+                Some(Err(_)) | None => {}
             }
             if sink.has_room(Duration::from_millis(100)) {
                 self.log_failure("resume", self.consumer.resume(&self.flowing()));
@@ -255,31 +251,6 @@ impl Source {
             }
         }
         list
-    }
-
-    fn report(&self, error: &KafkaError) {
-        match error.rdkafka_error_code() {
-            // Retention or a new topic passed the position: which partition, the sink finds out.
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                tracing::error!(%error, "Kafka does not have the next record any more");
-                self.assignment().doubt_all();
-            }
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                let message = format!("The Kafka topic {} does not exist.", self.topic());
-                self.context().readiness.set_topic(problem(TOPIC_MISSING, message));
-            }
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed,
-            ) => {
-                let message =
-                    format!("Kafka refuses the topic {} or the consumer group: {error}.", self.topic());
-                self.context().readiness.set_topic(problem("KafkaRefused", message));
-            }
-            // Statistics tell whether a broker can be reached; the client reconnects by itself.
-            _ => tracing::debug!(%error, "The Kafka client reports an error"),
-        }
     }
 
     fn log_failure(&self, what: &str, result: Result<(), KafkaError>) {

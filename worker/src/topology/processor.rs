@@ -1,13 +1,20 @@
 //! The processor: Kafka → program → TimescaleDB, each record once.
 //!
 //! Two threads: this one polls Kafka, runs the program and fills a batch; the writer's copies the batch before.
+//!
+//! A Kafka client keeps the certificates and the password that it was made with. Where the Secrets have changed, the
+//! clients go, after the transaction they are in, and others with the new ones go on at the stored positions.
 
 use std::{
+    cell::Cell,
     sync::{Arc, mpsc},
-    thread,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use crds::worker::{KafkaConfig, PipelineId, ProcessorConfig};
+use access::kafka::KafkaAccess;
+use crds::worker::{KafkaConfig, PipelineId, ProcessorConfig, WorkerProblem};
+use program::TopicWriter;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -17,8 +24,9 @@ use snafu::{ResultExt, Snafu};
 use tokio::{runtime, sync::mpsc::unbounded_channel};
 
 use crate::{
+    health::problem,
     run::Context,
-    secrets,
+    shutdown,
     sink::timescale::{
         connect::Connector,
         encode::RowEncoder,
@@ -31,8 +39,18 @@ use crate::{
     source::kafka::{
         Source, assignment::Assignment, context::SourceContext, create_consumer, offsets::KafkaOffsets,
     },
+    telemetry::chain,
     transform::Transform,
 };
+
+/// How often to look whether the clients are to be replaced.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// The pause before clients are made again that could not be made.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How often a wait says that the worker is alive.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Why the processor ended before it was asked to.
 #[derive(Debug, Snafu)]
@@ -42,18 +60,6 @@ pub enum Error {
     Compile {
         /// What is wrong with it.
         source: program::CompileError,
-    },
-    /// A certificate or the password for Kafka is not mounted.
-    #[snafu(display("failed to read the Secrets for Kafka"))]
-    Secrets {
-        /// Which.
-        source: secrets::Error,
-    },
-    /// The Kafka client refuses its settings.
-    #[snafu(display("failed to set up the Kafka consumer"))]
-    Consumer {
-        /// Which, and why.
-        source: KafkaError,
     },
     /// The writer's thread or its runtime could not be started.
     #[snafu(display("failed to start the writer"))]
@@ -73,59 +79,157 @@ pub fn run(
     config: ProcessorConfig,
     context: Context,
 ) -> Result<(), Error> {
-    let program = config.program.as_deref().map(program::compile).transpose().context(CompileSnafu)?;
-    let transform = Transform { codec: config.codec, program };
-    let encoder = RowEncoder::new(&config.table, config.accept_time);
-    let assignment = Arc::new(Assignment::default());
+    let topic_writer = if config.has_bridge { TopicWriter::Bridge } else { TopicWriter::Others };
+    let program = config.program.as_deref().map(|source| program::compile(source, topic_writer));
+    let transform = Transform { codec: config.codec, program: program.transpose().context(CompileSnafu)? };
+    let connector = Connector {
+        secrets: context.secrets.clone(),
+        tls: config.database_tls,
+        namespace: pipeline.namespace,
+    };
     let readiness = Arc::new(Readiness::new(context.health.clone()));
     let metrics = ProcessorMetrics::new(&context.metrics);
+    Processor { kafka, config, context, transform, connector, readiness, metrics }.run()
+}
 
-    let access = context.secrets.kafka(&kafka).context(SecretsSnafu)?;
-    let consumer = create_consumer(
-        &access,
-        &config.consumer_group,
-        SourceContext {
-            assignment: Arc::clone(&assignment),
-            readiness: Arc::clone(&readiness),
-            metrics: metrics.clone(),
-            topic: kafka.topic.clone(),
-        },
-    )
-    .context(ConsumerSnafu)?;
-    let consumer = Arc::new(consumer);
+/// What stays while clients come and go.
+struct Processor {
+    kafka: KafkaConfig,
+    config: ProcessorConfig,
+    context: Context,
+    transform: Transform,
+    connector: Connector,
+    readiness: Arc<Readiness>,
+    metrics: ProcessorMetrics,
+}
 
-    let writer = Writer {
-        connector: Connector {
-            secrets: context.secrets.clone(),
-            tls: config.database_tls,
-            namespace: pipeline.namespace,
-        },
-        statements: Statements::new(&config.table),
-        table: config.table.name,
-        topic_name: kafka.topic.clone(),
-        topic: Box::new(KafkaOffsets { consumer: Arc::clone(&consumer), topic: kafka.topic.clone(), access }),
-        mirror: Box::new(GroupOffsets { consumer: Arc::clone(&consumer), topic: kafka.topic }),
-        start_from: config.start_from,
-        assignment,
-        readiness,
-        metrics,
-        shutdown: context.shutdown.clone(),
+impl Processor {
+    fn run(&self) -> Result<(), Error> {
+        while !self.context.shutdown.is_requested() {
+            let access = match self.context.secrets.kafka(&self.kafka) {
+                Ok(access) => access,
+                Err(error) => {
+                    self.wait(problem("SecretInvalid", chain(&error)));
+                    continue;
+                }
+            };
+            if let Err(error) = self.process(access)? {
+                self.wait(refused_settings(&error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Processes with one consumer and one writer until these are to go. The inner error is that of a Kafka client
+    /// which refuses its settings.
+    fn process(&self, access: KafkaAccess) -> Result<Result<(), KafkaError>, Error> {
+        self.readiness.rejoin();
+        let assignment = Arc::new(Assignment::default());
+        let source_context = SourceContext::new(
+            Arc::clone(&assignment),
+            Arc::clone(&self.readiness),
+            self.metrics.clone(),
+            self.kafka.topic.clone(),
+        );
+        let consumer = match create_consumer(&access, &self.config.consumer_group, source_context) {
+            Ok(consumer) => Arc::new(consumer),
+            Err(error) => return Ok(Err(error)),
+        };
+        let (end, ended) = shutdown::channel();
+        let writer = Writer {
+            connector: self.connector.clone(),
+            statements: Statements::new(&self.config.table),
+            table: self.config.table.name.clone(),
+            topic_name: self.kafka.topic.clone(),
+            topic: Box::new(KafkaOffsets {
+                consumer: Arc::clone(&consumer),
+                topic: self.kafka.topic.clone(),
+                access: access.clone(),
+            }),
+            mirror: Box::new(GroupOffsets {
+                consumer: Arc::clone(&consumer),
+                topic: self.kafka.topic.clone(),
+            }),
+            start_from: self.config.start_from.clone(),
+            assignment,
+            readiness: Arc::clone(&self.readiness),
+            metrics: self.metrics.clone(),
+            shutdown: ended,
+        };
+        let (full_sender, full_receiver) = unbounded_channel();
+        let (empty_sender, empty_receiver) = mpsc::channel();
+        let writer_runtime =
+            runtime::Builder::new_current_thread().enable_all().build().context(StartSnafu)?;
+        let writer_thread = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || writer_runtime.block_on(writer.run(full_receiver, empty_sender)))
+            .context(StartSnafu)?;
+
+        let encoder = RowEncoder::new(&self.config.table, self.config.accept_time.clone());
+        let mut intake = Intake::new(self.transform.clone(), encoder, full_sender, empty_receiver);
+        let is_over = self.is_over(access, Arc::clone(&consumer));
+        let source = Source { consumer, health: self.context.health.clone(), is_over };
+        let result = source.run(&mut intake);
+        // Ends the writer after the transaction it is in. Dropping the consumer then leaves the group.
+        end.request();
+        drop(intake);
+        self.join(writer_thread)?;
+        Ok(result)
+    }
+
+    /// Tells when the worker stops, when the Secrets are other ones than `access` was made of, and when Kafka refuses
+    /// what it may allow by now.
+    fn is_over(
+        &self,
+        access: KafkaAccess,
+        consumer: Arc<BaseConsumer<SourceContext>>,
+    ) -> Box<dyn Fn() -> bool> {
+        let Context { shutdown, secrets, .. } = self.context.clone();
+        let kafka = self.kafka.clone();
+        let looked = Cell::new(Instant::now());
+        Box::new(move || {
+            if shutdown.is_requested() {
+                return true;
+            }
+            if looked.get().elapsed() < LOOK_AGAIN {
+                return false;
+            }
+            looked.set(Instant::now());
+            // A Secret that cannot be read now does not end a connection that works.
+            let is_rotated = secrets.kafka(&kafka).is_ok_and(|current| current != access);
+            if is_rotated {
+                tracing::info!("The Secrets for Kafka have changed; connecting anew");
+            }
+            is_rotated || consumer.context().is_reading_refused()
+        })
+    }
+
+    fn join(&self, writer: JoinHandle<()>) -> Result<(), Error> {
+        while !writer.is_finished() {
+            self.context.health.turned();
+            thread::sleep(TURN);
+        }
+        writer.join().map_err(|_| Error::Crashed)
+    }
+
+    fn wait(&self, problem: WorkerProblem) {
+        self.context.health.set_not_ready(problem);
+        let begun = Instant::now();
+        while begun.elapsed() < RETRY && !self.context.shutdown.is_requested() {
+            self.context.health.turned();
+            thread::sleep(TURN);
+        }
+    }
+}
+
+/// Names the setting and never its value, which may be a secret.
+fn refused_settings(error: &KafkaError) -> WorkerProblem {
+    let what = match error {
+        KafkaError::ClientConfig(_, _, setting, _) => setting.clone(),
+        KafkaError::ClientCreation(what) => what.clone(),
+        _ => "a setting".to_owned(),
     };
-    let (full_sender, full_receiver) = unbounded_channel();
-    let (empty_sender, empty_receiver) = mpsc::channel();
-    let writer_runtime = runtime::Builder::new_current_thread().enable_all().build().context(StartSnafu)?;
-    let writer_thread = thread::Builder::new()
-        .name("writer".to_owned())
-        .spawn(move || writer_runtime.block_on(writer.run(full_receiver, empty_sender)))
-        .context(StartSnafu)?;
-
-    let mut intake = Intake::new(transform, encoder, full_sender, empty_receiver);
-    let source = Source { consumer, health: context.health, shutdown: context.shutdown };
-    let result = source.run(&mut intake).context(ConsumerSnafu);
-    // Ends the writer after the transaction it is in. Dropping the consumer then leaves the group.
-    drop(intake);
-    writer_thread.join().map_err(|_| Error::Crashed)?;
-    result
+    problem("KafkaConfigInvalid", format!("The Kafka client refuses its settings: {what}. Check spec.kafka."))
 }
 
 /// Shows positions as the offsets of the consumer group, for lag tools. Nothing reads them back.

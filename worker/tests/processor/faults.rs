@@ -3,31 +3,15 @@
 
 use std::{thread, time::Duration};
 
-use crate::harness::{Records, Scenario};
+use crate::harness::{Scenario, under_load};
 
 const PARTITIONS: i32 = 6;
-
-/// Produces at a steady rate on a thread of its own while `faults` runs; answers how many events.
-fn under_load(scenario: &Scenario, seconds: u32, faults: impl FnOnce()) -> i64 {
-    let records: Records = scenario.producer();
-    let producing = thread::spawn(move || {
-        let per_step = 250;
-        for step in 0..i64::from(seconds) * 20 {
-            records.send_events(step * per_step..(step + 1) * per_step, PARTITIONS);
-            thread::sleep(Duration::from_millis(50));
-        }
-        records.flush();
-        i64::from(seconds) * 20 * per_step
-    });
-    faults();
-    producing.join().unwrap()
-}
 
 #[test]
 fn a_processor_killed_again_and_again() {
     let scenario = Scenario::new("killed", PARTITIONS);
     let mut last = None;
-    let total = under_load(&scenario, 12, || {
+    let total = under_load(&scenario, PARTITIONS, 12, || {
         for round in 0..12 {
             let processor = scenario.start();
             // Some die before they have joined, some in the middle of a batch.
@@ -44,7 +28,7 @@ fn a_processor_killed_again_and_again() {
 fn processors_are_added_and_removed() {
     let scenario = Scenario::new("scaled", PARTITIONS);
     let first = scenario.start_ready();
-    let total = under_load(&scenario, 15, || {
+    let total = under_load(&scenario, PARTITIONS, 15, || {
         let second = scenario.start_ready();
         second.wait_for("an owner", |status| status.partitions.len() == 3);
         first.wait_for("an owner of half", |status| status.partitions.len() == 3);
@@ -71,7 +55,7 @@ fn a_processor_that_was_stopped_longer_than_its_session_writes_nothing_twice() {
     let scenario = Scenario::new("zombie", PARTITIONS);
     let zombie = scenario.start_ready();
     let successor = scenario.start_ready();
-    let total = under_load(&scenario, 20, || {
+    let total = under_load(&scenario, PARTITIONS, 20, || {
         thread::sleep(Duration::from_secs(2));
         zombie.signal("STOP");
         successor.wait_for("the only owner", |status| status.partitions.len() == 6);
@@ -85,7 +69,7 @@ fn a_processor_that_was_stopped_longer_than_its_session_writes_nothing_twice() {
 fn connections_that_the_server_ends() {
     let scenario = Scenario::new("terminated", PARTITIONS);
     let processor = scenario.start_ready();
-    let total = under_load(&scenario, 10, || {
+    let total = under_load(&scenario, PARTITIONS, 10, || {
         for _ in 0..20 {
             thread::sleep(Duration::from_millis(400));
             // This test's processor alone: the one that last said something about this schema.
@@ -104,7 +88,7 @@ fn connections_that_the_server_ends() {
 fn a_database_that_stands_still() {
     let scenario = Scenario::new("slow", PARTITIONS);
     let processor = scenario.start_ready();
-    let total = under_load(&scenario, 15, || {
+    let total = under_load(&scenario, PARTITIONS, 15, || {
         thread::sleep(Duration::from_secs(1));
         scenario.with_locked_table(|| {
             thread::sleep(Duration::from_secs(12));

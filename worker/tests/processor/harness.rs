@@ -4,15 +4,15 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, ExitStatus},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use crds::{
-    names::{POSITION_TABLE, SecretPurpose, dead_letter_table},
+    names::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, POSITION_TABLE, SecretPurpose, dead_letter_table},
     pipeline::{CodecType, ColumnType},
     worker::{
         AcceptTimeConfig, ColumnConfig, DatabaseTlsConfig, KafkaConfig, PipelineId, ProcessorConfig,
@@ -28,6 +28,7 @@ use rdkafka::{
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+use url::Url;
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -36,7 +37,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 pub const TABLE: &str = "telemetry";
 
 /// A variable that `make test` sets.
-fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: these tests need real services, run `make test`"))
 }
@@ -49,6 +50,8 @@ fn kafka_address() -> String {
 pub struct Scenario {
     pub name: String,
     pub config: ProcessorConfig,
+    pub kafka: KafkaConfig,
+    pub topic_config: Vec<(&'static str, &'static str)>,
     directory: PathBuf,
     runtime: tokio::runtime::Runtime,
 }
@@ -67,18 +70,20 @@ impl Scenario {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let name = format!("test_{title}_{now}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&name);
-        let secret = directory.join(SecretPurpose::Timescale.to_string());
-        fs::create_dir_all(&secret).unwrap();
-        fs::write(secret.join("uri"), variable("IOTPIPELINE_TEST_TIMESCALE")).unwrap();
+        fs::create_dir_all(&directory).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let config = config(&name);
-        let scenario = Self { name, config, directory, runtime };
+        let kafka =
+            KafkaConfig { bootstrap_servers: kafka_address(), topic: name.clone(), tls: None, sasl: None };
+        let scenario = Self { name, config, kafka, topic_config: Vec::new(), directory, runtime };
+        scenario.mount(SecretPurpose::Timescale, "uri", &variable("IOTPIPELINE_TEST_TIMESCALE"));
         scenario.create_tables();
         scenario
     }
 
     pub fn create_topic(&self, partitions: i32) {
         let topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(1));
+        let topic = self.topic_config.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let created =
             self.runtime.block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
         created.into_iter().for_each(|result| drop(result.unwrap()));
@@ -182,8 +187,44 @@ impl Scenario {
         self.query(sql)
     }
 
+    /// Puts a value where the processor finds it, or another one in its place, at once.
+    pub fn mount(&self, purpose: SecretPurpose, key: &str, value: &str) {
+        let directory = self.directory.join(purpose.to_string());
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(".new"), value).unwrap();
+        fs::rename(directory.join(".new"), directory.join(key)).unwrap();
+    }
+
+    /// Takes a Secret away.
+    pub fn unmount(&self, purpose: SecretPurpose) {
+        fs::remove_dir_all(self.directory.join(purpose.to_string())).unwrap();
+    }
+
+    /// Mounts an authority: a Secret of those that tests may use.
+    pub fn mount_ca(&self, purpose: SecretPurpose, secret: &str) {
+        self.mount(purpose, CA_FILE, &test_secret(secret, "ca.crt"));
+    }
+
+    /// Mounts a client certificate: a Secret of those that tests may use.
+    pub fn mount_client(&self, purpose: SecretPurpose, secret: &str) {
+        self.mount(purpose, CERTIFICATE_FILE, &test_secret(secret, "tls.crt"));
+        self.mount(purpose, KEY_FILE, &test_secret(secret, "tls.key"));
+    }
+
+    /// Mounts the tests' database as another role, or at another host, sees it.
+    pub fn mount_database(&self, change: impl FnOnce(&mut Url)) {
+        let mut url = Url::parse(&variable("IOTPIPELINE_TEST_TIMESCALE")).unwrap();
+        change(&mut url);
+        self.mount(SecretPurpose::Timescale, "uri", url.as_str());
+    }
+
     /// Starts a processor; does not wait for it.
     pub fn start(&self) -> Processor {
+        self.start_in(&[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_in(&self, environment: &[(&str, &str)]) -> Processor {
         let config = WorkerConfig {
             version: WORKER_CONFIG_VERSION,
             pipeline: PipelineId {
@@ -191,12 +232,7 @@ impl Scenario {
                 namespace: "test".into(),
                 name: self.name.clone(),
             },
-            kafka: KafkaConfig {
-                bootstrap_servers: kafka_address(),
-                topic: self.name.clone(),
-                tls: None,
-                sasl: None,
-            },
+            kafka: self.kafka.clone(),
             role: RoleConfig::Processor(self.config.clone()),
         };
         let path = self.directory.join("worker.json");
@@ -206,6 +242,7 @@ impl Scenario {
             .args(["process", "--http-address", &http.to_string()])
             .args(["--config".as_ref(), path.as_os_str()])
             .args(["--secrets".as_ref(), self.directory.as_os_str()])
+            .envs(environment.iter().copied())
             .spawn()
             .unwrap();
         Processor { child, http }
@@ -223,6 +260,7 @@ impl Scenario {
             .set("bootstrap.servers", kafka_address())
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
+            .set("message.max.bytes", "8000000")
             .create()
             .unwrap();
         Records { producer, topic: self.name.clone() }
@@ -279,11 +317,16 @@ pub struct Records {
 impl Records {
     /// One record to one partition.
     pub fn send(&self, partition: i32, payload: &[u8], headers: &[(&str, &str)]) {
+        self.send_record(partition, "device", Some(payload), headers);
+    }
+
+    /// The same with a key of its own, and with no value at all.
+    pub fn send_record(&self, partition: i32, key: &str, payload: Option<&[u8]>, headers: &[(&str, &str)]) {
         let owned = headers.iter().fold(OwnedHeaders::new(), |owned, (key, value)| {
             owned.insert(Header { key, value: Some(*value) })
         });
-        let mut record =
-            BaseRecord::to(&self.topic).partition(partition).key("device").payload(payload).headers(owned);
+        let mut record = BaseRecord::to(&self.topic).partition(partition).key(key).headers(owned);
+        record.payload = payload;
         while let Err((error, back)) = self.producer.send(record) {
             assert_eq!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
             thread::sleep(Duration::from_millis(10));
@@ -302,6 +345,49 @@ impl Records {
     pub fn flush(&self) {
         self.producer.flush(PATIENCE).unwrap();
     }
+}
+
+/// Produces at a steady rate on a thread of its own while `faults` runs; answers how many events.
+pub fn under_load(scenario: &Scenario, partitions: i32, seconds: u32, faults: impl FnOnce()) -> i64 {
+    let records: Records = scenario.producer();
+    let producing = thread::spawn(move || {
+        let per_step = 250;
+        for step in 0..i64::from(seconds) * 20 {
+            records.send_events(step * per_step..(step + 1) * per_step, partitions);
+            thread::sleep(Duration::from_millis(50));
+        }
+        records.flush();
+        i64::from(seconds) * 20 * per_step
+    });
+    faults();
+    producing.join().unwrap()
+}
+
+/// A value of the Secrets that tests may use.
+pub fn test_secret(secret: &str, key: &str) -> String {
+    fs::read_to_string(Path::new(&variable("IOTPIPELINE_TEST_SECRETS")).join(secret).join(key)).unwrap()
+}
+
+/// Gives Kafka's superuser commands, which are those of tests/e2e/cluster/kafka-admin.
+pub fn administer_kafka(commands: &[String]) {
+    let mut child = Command::new(cluster_script("kafka-admin")).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(commands.join("\n").as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "kafka-admin failed");
+}
+
+/// Certificate and key of a client with this name, new at each call.
+pub fn client_certificate(name: &str) -> (String, String) {
+    let directory = std::env::temp_dir().join(format!("certificate-{name}"));
+    let made = Command::new(cluster_script("client-certificate")).arg(name).arg(&directory).status();
+    assert!(made.unwrap().success(), "client-certificate failed");
+    let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
+    let pair = (read("tls.crt"), read("tls.key"));
+    fs::remove_dir_all(&directory).unwrap();
+    pair
+}
+
+fn cluster_script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/e2e/cluster").join(name)
 }
 
 /// An event with a number.
@@ -363,11 +449,24 @@ impl Processor {
         last.unwrap()
     }
 
-    /// Waits until it is not ready for this reason.
-    pub fn wait_for_problem(&self, reason: &str) {
-        self.wait_for(reason, |status| {
+    /// Waits until it is not ready for this reason; answers the message.
+    pub fn wait_for_problem(&self, reason: &str) -> String {
+        let status = self.wait_for(reason, |status| {
             !status.ready && status.problem.as_ref().is_some_and(|problem| problem.reason == reason)
         });
+        status.problem.unwrap().message
+    }
+
+    /// Waits for the end.
+    pub fn wait_for_end(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// The most memory that it ever had, bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// The value of a metric with these labels; 0 where it was never counted.

@@ -3,7 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod bad_input;
+mod database_access;
 mod faults;
 mod harness;
+mod kafka_access;
+mod pooler;
 mod positions;
 mod rows;

@@ -3,7 +3,7 @@
 use crds::{
     IoTPipelineSpec,
     names::{self, SecretPurpose},
-    pipeline::{KeyFrom, KeySpec, MqttSpec, ProcessingSpec, SecretRef, Suspend},
+    pipeline::{KeyFrom, KeySpec, MqttSpec, SecretRef, Suspend},
     status::Reason,
     worker::{
         AcceptTimeConfig, BridgeConfig, ColumnConfig, KeyConfig, MqttTransport, PipelineId, ProcessorConfig,
@@ -11,6 +11,7 @@ use crds::{
     },
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+use program::TopicWriter;
 
 use super::{
     connections::{self, Content, Database, Kafka, References},
@@ -121,7 +122,7 @@ pub(super) fn processor(
             spec.kafka.start_from
         )
     });
-    let accept_time = processing(&spec.processing, problems);
+    let accept_time = processing(spec, problems);
     let (kafka, database) = (kafka?, database?);
     let timescale = &spec.timescale;
     let config = ProcessorConfig {
@@ -163,9 +164,11 @@ pub(super) fn processor(
     })
 }
 
-fn processing(spec: &ProcessingSpec, problems: &mut Problems) -> Option<AcceptTimeConfig> {
+fn processing(spec: &IoTPipelineSpec, problems: &mut Problems) -> Option<AcceptTimeConfig> {
+    let topic_writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
+    let spec = &spec.processing;
     if let Some(source) = &spec.program
-        && let Err(error) = program::compile(source)
+        && let Err(error) = program::compile(source, topic_writer)
     {
         problems.note(Reason::ProgramInvalid, format!("processing.program does not compile: {error}"));
     }

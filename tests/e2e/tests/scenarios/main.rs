@@ -2,6 +2,7 @@
 //! operator installed by `tests/e2e/install`.
 
 mod approval;
+mod availability;
 mod bad_input;
 mod bad_specs;
 mod changes;

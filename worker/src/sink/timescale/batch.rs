@@ -7,7 +7,7 @@ use program::Value;
 use sha2::{Digest, Sha256};
 
 use super::encode::RowEncoder;
-use crate::rejection::Rejection;
+use crate::{headers::Stub, rejection::Rejection};
 
 /// A batch with so many rows is full.
 const MAX_ROWS: usize = 20_000;
@@ -142,17 +142,23 @@ impl Batch {
         Ok(())
     }
 
-    /// Adds a record that does not become rows.
+    /// Adds a record that does not become rows; a stub says how long the whole message is.
     pub fn add_dead_letter(
         &mut self,
         record: &Record<'_>,
         rejection: Rejection,
         key: Option<&[u8]>,
         headers: Option<String>,
+        stub: Option<&Stub<'_>>,
     ) {
         self.part(record);
         let kept = record.payload.len().min(MAX_DEAD_LETTER_PAYLOAD_BYTES);
-        self.dead_letter_bytes += kept + rejection.message.len();
+        let rest = key.map_or(0, <[u8]>::len) + headers.as_ref().map_or(0, String::len);
+        self.dead_letter_bytes += kept + rejection.message.len() + rest;
+        let (payload_bytes, payload_sha256) = match stub {
+            Some(stub) => (i64::try_from(stub.payload_bytes), stub.payload_sha256.to_vec()),
+            None => (i64::try_from(record.payload.len()), Sha256::digest(record.payload).to_vec()),
+        };
         self.dead_letters.push(DeadLetter {
             rejection,
             partition: record.partition,
@@ -160,8 +166,8 @@ impl Batch {
             key: key.map(<[u8]>::to_vec),
             headers,
             payload: record.payload[..kept].to_vec(),
-            payload_bytes: i64::try_from(record.payload.len()).unwrap_or(i64::MAX),
-            payload_sha256: Sha256::digest(record.payload).to_vec(),
+            payload_bytes: payload_bytes.unwrap_or(i64::MAX),
+            payload_sha256,
         });
     }
 
@@ -379,7 +385,7 @@ mod tests {
             add(&mut batch, partition, offset, values);
         }
         let rejection = Rejection::new(Reason::Empty, Stage::Decode, "");
-        batch.add_dead_letter(&record(1, 3, ""), rejection, None, None);
+        batch.add_dead_letter(&record(1, 3, ""), rejection, None, None, None);
         batch.retain(|part| part.partition != 1);
         assert_eq!(batch.rows(), [row(3), row(5)].concat());
         assert_eq!((batch.row_count(), batch.dead_letters().len()), (2, 0));
@@ -395,7 +401,7 @@ mod tests {
         let rejection = batch.add_rows(&record(0, 2, "{}"), &bad, &encoder(), 0).unwrap_err();
         assert_eq!((rejection.reason, batch.rows()), (Reason::OutOfRange, &row(1)[..]));
         assert_eq!(batch.parts()[0].last_offset, 1);
-        batch.add_dead_letter(&record(0, 2, "{}"), rejection, Some(b"k"), None);
+        batch.add_dead_letter(&record(0, 2, "{}"), rejection, Some(b"k"), None, None);
         assert_eq!(batch.parts()[0].last_offset, 2);
     }
 
@@ -404,7 +410,7 @@ mod tests {
         let payload = "x".repeat(MAX_DEAD_LETTER_PAYLOAD_BYTES + 1);
         let mut batch = Batch::default();
         let rejection = Rejection::new(Reason::InvalidJson, Stage::Decode, "");
-        batch.add_dead_letter(&record(0, 1, &payload), rejection, None, None);
+        batch.add_dead_letter(&record(0, 1, &payload), rejection, None, None, None);
         let letter = &batch.dead_letters()[0];
         assert_eq!(letter.payload.len(), MAX_DEAD_LETTER_PAYLOAD_BYTES);
         assert_eq!(letter.payload_bytes, i64::try_from(payload.len()).unwrap());

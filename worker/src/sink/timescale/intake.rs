@@ -22,13 +22,17 @@ use super::{
 };
 use crate::{
     headers::{self, Origin},
-    rejection::Rejection,
+    rejection::{Reason, Rejection, Stage},
     source::kafka::RecordSink,
     transform::Transform,
 };
 
 /// One record in so many is timed from end to end.
 const TIMED: i64 = 32;
+
+/// A value at least so long may be a stub that decodes all the same; a shorter stub, the rest of a message that was cut
+/// off, does not decode. So most records' headers need not be looked at.
+const LOOKS_LIKE_STUB_BYTES: usize = 4096;
 
 /// Makes rows of records and fills batches.
 pub struct Intake {
@@ -99,20 +103,26 @@ impl RecordSink for Intake {
             payload: message.payload().unwrap_or_default(),
         };
         let is_timed = record.offset % TIMED == 0;
-        let origin = if is_timed || self.transform.reads_metadata() {
+        let may_be_stub = record.payload.len() >= LOOKS_LIKE_STUB_BYTES;
+        let mut origin = if is_timed || may_be_stub || self.transform.reads_metadata() {
             message.headers().and_then(headers::decode)
         } else {
             None
         };
+        let stub = origin.as_ref().and_then(|origin| origin.stub.as_ref());
         let result = match refused {
             Some(rejection) => Err(rejection.clone()),
+            None if stub.is_some() => Err(cut_off()),
             None => with_metadata(&record, origin.as_ref(), |metadata| {
                 self.transform.apply(record.payload, metadata)
             })
             .and_then(|rows| batch.add_rows(&record, &rows, &self.encoder, self.now)),
         };
         if let Err(rejection) = result {
-            batch.add_dead_letter(&record, rejection, message.key(), headers_as_json(message));
+            origin = origin.or_else(|| message.headers().and_then(headers::decode));
+            let stub = origin.as_ref().and_then(|origin| origin.stub.as_ref());
+            let rejection = if stub.is_some() { cut_off() } else { rejection };
+            batch.add_dead_letter(&record, rejection, message.key(), headers_as_json(message), stub);
         }
         if let (true, Some(origin)) = (is_timed, origin) {
             batch.note_ingestion(origin.ingested_at.as_microsecond());
@@ -152,6 +162,11 @@ impl RecordSink for Intake {
     }
 }
 
+fn cut_off() -> Rejection {
+    let message = "the message is larger than a record of the topic may be; the payload is its beginning";
+    Rejection::new(Reason::RecordTooLarge, Stage::Bridge, message)
+}
+
 /// Calls with what the record's headers and place say.
 fn with_metadata<T>(
     record: &Record<'_>,
@@ -166,7 +181,7 @@ fn with_metadata<T>(
         topic: Some(&origin.topic),
         qos: Some(origin.qos),
         retained: Some(origin.retained),
-        properties: &properties,
+        properties: Some(&properties),
         ingested_at: Some(origin.ingested_at.into()),
         ..place
     })

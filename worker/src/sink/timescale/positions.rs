@@ -1,35 +1,29 @@
 //! Where each partition goes on: read from the database, and put there for partitions that have no position yet.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use crds::worker::{StartFrom, WorkerProblem};
 use snafu::{ResultExt, Snafu};
 use sqlx::{AssertSqlSafe, PgConnection};
-use tokio::time::timeout;
 
-use super::{statements::Statements, transaction::Scope};
+use super::{
+    statements::Statements,
+    transaction::{self, Scope},
+};
 use crate::{
     health::problem,
     source::kafka::offsets::{self, RecordTraits, TopicOffsets},
 };
 
-/// How long one statement may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Why positions are not known.
 #[derive(Debug, Snafu)]
 pub enum Error {
-    /// The server refused a statement, or the connection broke.
-    #[snafu(display("failed to {step}"))]
+    /// The database did not take or give them.
+    #[snafu(transparent)]
     Database {
-        /// What it was about.
-        step: &'static str,
-        /// Why it failed.
-        source: sqlx::Error,
+        /// Why not.
+        source: transaction::Error,
     },
-    /// The server did not answer.
-    #[snafu(display("the database did not answer within {} s", TIMEOUT.as_secs()))]
-    TimedOut,
     /// Kafka did not answer.
     #[snafu(display("failed to learn about the topic"))]
     Kafka {
@@ -63,12 +57,11 @@ pub async fn read(
         .persistent(false)
         .bind(&scope.table)
         .bind(&scope.cluster_id)
-        .bind(&scope.topic)
-        .fetch_all(connection);
-    let rows = timeout(TIMEOUT, query)
-        .await
-        .map_err(|_| Error::TimedOut)?
-        .context(DatabaseSnafu { step: "read the positions" })?;
+        .bind(&scope.topic);
+    let rows = transaction::within(connection, "read the positions", async |connection| {
+        query.fetch_all(connection).await
+    })
+    .await?;
     let position = |(partition, next_offset, last_offset, timestamp, hash): Row| {
         let last_record = RecordTraits { timestamp, hash: hash.unwrap_or_default() };
         (partition, Position { next_offset, last_offset, last_record })
@@ -138,12 +131,11 @@ async fn insert(
         .bind(&scope.cluster_id)
         .bind(&scope.topic)
         .bind(partitions)
-        .bind(offsets)
-        .execute(connection);
-    timeout(TIMEOUT, query)
-        .await
-        .map_err(|_| Error::TimedOut)?
-        .context(DatabaseSnafu { step: "insert the positions" })?;
+        .bind(offsets);
+    transaction::within(connection, "insert the positions", async |connection| {
+        query.execute(connection).await
+    })
+    .await?;
     Ok(())
 }
 

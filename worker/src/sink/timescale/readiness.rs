@@ -9,8 +9,20 @@ use crds::worker::WorkerProblem;
 
 use crate::health::{Health, problem};
 
-/// The reason of a problem that ends by itself once the topic is there.
-pub const TOPIC_MISSING: &str = "TopicMissing";
+/// What stands in the way, in the order in which a person should hear of it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Obstacle {
+    /// No broker of Kafka answers, or they do not let this worker in.
+    Connection,
+    /// Kafka does not let this worker into the consumer group.
+    Group,
+    /// The topic is missing, or Kafka does not show it to this worker.
+    Topic,
+    /// Kafka does not let this worker read the topic.
+    Reading,
+    /// The database does not take what it is given.
+    Database,
+}
 
 /// Collects what stands in the way and tells [`Health`] about it.
 #[derive(Debug)]
@@ -23,9 +35,7 @@ pub struct Readiness {
 struct State {
     /// Whether the consumer group has answered, be it with no partition at all.
     assigned: bool,
-    kafka: Option<WorkerProblem>,
-    topic: Option<WorkerProblem>,
-    database: Option<WorkerProblem>,
+    obstacles: BTreeMap<Obstacle, WorkerProblem>,
     /// Partitions that a person must look after.
     halted: BTreeMap<i32, WorkerProblem>,
 }
@@ -33,14 +43,21 @@ struct State {
 impl Readiness {
     /// Not ready until the group has assigned and the database has answered.
     pub fn new(health: Health) -> Self {
+        let starting = problem("Starting", "The database has not answered yet.");
         let state = State {
             assigned: false,
-            kafka: None,
-            topic: None,
-            database: Some(problem("Starting", "The database has not answered yet.")),
+            obstacles: BTreeMap::from([(Obstacle::Database, starting)]),
             halted: BTreeMap::new(),
         };
         Self { health, state: Mutex::new(state) }
+    }
+
+    /// A new consumer joins the group. What stood in the way does so until it is seen to be gone.
+    pub fn rejoin(&self) {
+        self.update(|state| {
+            state.assigned = false;
+            state.halted.clear();
+        });
     }
 
     /// The consumer group has assigned these partitions.
@@ -48,34 +65,27 @@ impl Readiness {
         self.health.set_partitions(partitions.clone());
         self.update(|state| {
             state.assigned = true;
+            state.obstacles.remove(&Obstacle::Group);
             // A member of a group whose topic is missing is assigned too: nothing.
             if !partitions.is_empty() {
-                state.topic = None;
+                state.obstacles.remove(&Obstacle::Topic);
             }
             state.halted.retain(|partition, _| partitions.contains(partition));
         });
     }
 
-    /// Whether a broker can be reached.
-    pub fn set_kafka(&self, problem: Option<WorkerProblem>) {
-        self.update(|state| state.kafka = problem);
-    }
-
-    /// What is wrong with the topic.
-    pub fn set_topic(&self, problem: WorkerProblem) {
-        self.update(|state| state.topic = Some(problem));
-    }
-
-    /// Kafka names partitions of the topic, so it is not missing.
-    pub fn topic_exists(&self) {
+    /// Something stands in the way.
+    pub fn block(&self, obstacle: Obstacle, problem: WorkerProblem) {
         self.update(|state| {
-            state.topic.take_if(|problem| problem.reason == TOPIC_MISSING);
+            state.obstacles.insert(obstacle, problem);
         });
     }
 
-    /// Whether the database takes what it is given.
-    pub fn set_database(&self, problem: Option<WorkerProblem>) {
-        self.update(|state| state.database = problem);
+    /// It is gone.
+    pub fn clear(&self, obstacle: Obstacle) {
+        self.update(|state| {
+            state.obstacles.remove(&obstacle);
+        });
     }
 
     /// A partition cannot go on before a person has decided.
@@ -102,14 +112,8 @@ impl State {
             (!self.assigned)
                 .then(|| problem("Joining", "The consumer group has not assigned any partitions yet."))
         };
-        self.halted
-            .values()
-            .next()
-            .or(self.topic.as_ref())
-            .or(self.kafka.as_ref())
-            .or(self.database.as_ref())
-            .cloned()
-            .or_else(waiting)
+        let worst = self.halted.values().chain(self.obstacles.values()).next();
+        worst.cloned().or_else(waiting)
     }
 }
 
@@ -125,9 +129,9 @@ mod tests {
         let readiness = Readiness::new(health.clone());
         readiness.set_assigned(vec![]);
         assert!(!health.status().ready);
-        readiness.set_database(None);
+        readiness.clear(Obstacle::Database);
         assert!(health.status().ready);
-        readiness.set_database(Some(problem("DatabaseUnreachable", "x")));
+        readiness.block(Obstacle::Database, problem("DatabaseUnreachable", "x"));
         assert_eq!(health.status().problem.unwrap().reason, "DatabaseUnreachable");
     }
 
@@ -135,12 +139,30 @@ mod tests {
     fn a_halted_partition_is_forgotten_when_it_goes_elsewhere() {
         let health = Health::new(Component::Processor);
         let readiness = Readiness::new(health.clone());
-        readiness.set_database(None);
+        readiness.clear(Obstacle::Database);
         readiness.set_assigned(vec![1, 2]);
         readiness.halt(2, problem("OffsetLost", "x"));
-        readiness.set_kafka(None);
+        readiness.clear(Obstacle::Connection);
         assert_eq!(health.status().problem.unwrap().reason, "OffsetLost");
         readiness.set_assigned(vec![1]);
         assert!(health.status().ready);
+    }
+
+    #[test]
+    fn an_obstacle_stays_until_it_is_seen_to_be_gone() {
+        let health = Health::new(Component::Processor);
+        let readiness = Readiness::new(health.clone());
+        let reason = || health.status().problem.map(|problem| problem.reason);
+        readiness.clear(Obstacle::Database);
+        readiness.block(Obstacle::Reading, problem("KafkaRefused", "x"));
+        readiness.rejoin();
+        readiness.set_assigned(vec![0]);
+        assert_eq!(reason().as_deref(), Some("KafkaRefused"));
+        readiness.clear(Obstacle::Reading);
+        assert_eq!(reason(), None);
+        readiness.block(Obstacle::Group, problem("KafkaRefused", "x"));
+        readiness.block(Obstacle::Topic, problem("TopicMissing", "x"));
+        readiness.set_assigned(vec![]);
+        assert_eq!(reason().as_deref(), Some("TopicMissing"));
     }
 }

@@ -17,6 +17,9 @@ use super::{
 /// How long a transaction may take; a server that is gone without a word is noticed by this.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a transaction with a single statement may take.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How much is handed to the connection at once, so that its own buffer stays small.
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
@@ -40,8 +43,11 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// The server did not answer.
-    #[snafu(display("the transaction took more than {} s", TIMEOUT.as_secs()))]
-    TimedOut,
+    #[snafu(display("the database took more than {} s", limit.as_secs()))]
+    TimedOut {
+        /// How long it was waited for.
+        limit: Duration,
+    },
 }
 
 /// Whose positions a batch moves.
@@ -78,7 +84,7 @@ pub async fn write(
         move_positions(connection, statements, scope, batch.parts(), expected).await?;
         execute(connection, COMMIT, "commit the batch").await
     };
-    timeout(TIMEOUT, steps).await.unwrap_or(TimedOutSnafu.fail())
+    timeout(TIMEOUT, steps).await.unwrap_or(TimedOutSnafu { limit: TIMEOUT }.fail())
 }
 
 /// Undoes what the transaction did.
@@ -86,7 +92,28 @@ pub async fn write(
 /// # Errors
 /// Where the connection is broken.
 pub async fn roll_back(connection: &mut PgConnection) -> Result<(), Error> {
-    timeout(TIMEOUT, execute(connection, ROLLBACK, "roll back")).await.unwrap_or(TimedOutSnafu.fail())
+    timeout(TIMEOUT, execute(connection, ROLLBACK, "roll back"))
+        .await
+        .unwrap_or(TimedOutSnafu { limit: TIMEOUT }.fail())
+}
+
+/// Does one thing in a transaction of its own, because behind a pooler only a transaction has one and the same
+/// server from the first message to the last.
+///
+/// # Errors
+/// Where the database does not answer; then the connection is not to be used again.
+pub async fn within<T>(
+    connection: &mut PgConnection,
+    step: &'static str,
+    call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, Error> {
+    let steps = async {
+        execute(connection, BEGIN, "begin a transaction").await?;
+        let answer = call(connection).await.context(DatabaseSnafu { step })?;
+        execute(connection, COMMIT, step).await?;
+        Ok(answer)
+    };
+    timeout(SHORT_TIMEOUT, steps).await.unwrap_or(TimedOutSnafu { limit: SHORT_TIMEOUT }.fail())
 }
 
 /// Finds the records whose rows the server refuses, by halving, in a transaction that is rolled back. Halves that

@@ -20,10 +20,10 @@ use tokio::{
 use super::{
     batch::Batch,
     connect::Connector,
-    failure::{Failure, classify, classify_connect, classify_transaction},
+    failure::{Failure, classify, classify_connect, classify_transaction, data_error},
     intake::now,
     metrics::ProcessorMetrics,
-    readiness::Readiness,
+    readiness::{Obstacle, Readiness},
     statements::Statements,
     transaction::{self, Scope},
 };
@@ -129,7 +129,7 @@ impl Work {
         }
         match self.try_tend().await {
             Ok(()) => {
-                self.writer.readiness.set_database(None);
+                self.writer.readiness.clear(Obstacle::Database);
                 self.attempts = 0;
                 IDLE_CHECK
             }
@@ -215,7 +215,7 @@ impl Work {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
             self.attempts = 0;
         }
-        self.writer.readiness.set_database(None);
+        self.writer.readiness.clear(Obstacle::Database);
     }
 
     async fn set_back(&mut self, batch: &Batch, error: transaction::Error) -> Setback {
@@ -228,7 +228,7 @@ impl Work {
             };
         }
         match classify_transaction(&error) {
-            Failure::Data { .. } => match self.name_refused(batch).await {
+            Failure::Data(_) => match self.name_refused(batch).await {
                 Ok(()) => Setback::Void,
                 Err(failure) => Setback::Wait(self.step_back(failure)),
             },
@@ -241,7 +241,7 @@ impl Work {
     async fn name_refused(&mut self, batch: &Batch) -> Result<(), Failure> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
-        let is_data = |error: &sqlx::Error| matches!(classify(error), Failure::Data { .. });
+        let is_data = |error: &sqlx::Error| data_error(error).is_some();
         let refused = transaction::find_refused(connection, &self.writer.statements, batch, is_data)
             .await
             .map_err(|error| classify_transaction(&error))?;
@@ -252,12 +252,9 @@ impl Work {
         tracing::warn!(records = refused.len(), "The database refused records; they become dead letters");
         for (index, error) in refused {
             let (partition, offset) = batch.record(index);
-            if let Failure::Data { reason, message } = classify(&error) {
-                self.writer.assignment.refuse(
-                    partition,
-                    offset,
-                    Rejection::new(reason, Stage::Store, message),
-                );
+            if let Some(data) = data_error(&error) {
+                let rejection = Rejection::new(data.reason, Stage::Store, data.letter());
+                self.writer.assignment.refuse(partition, offset, rejection);
             }
         }
         for part in batch.parts() {
@@ -284,11 +281,11 @@ impl Work {
         let (problem, pause) = match failure {
             Failure::Outage(problem) => (problem, outage_pause(self.attempts)),
             Failure::Misconfigured(problem) => (problem, MISCONFIGURED_PAUSE),
-            Failure::Data { message, .. } => (problem("DatabaseRefused", message), MISCONFIGURED_PAUSE),
+            Failure::Data(refused) => (problem("DatabaseRefused", refused.problem()), MISCONFIGURED_PAUSE),
         };
         let WorkerProblem { reason, message } = &problem;
         tracing::warn!(reason, attempts = self.attempts, ?pause, "Cannot write to the database: {message}");
-        self.writer.readiness.set_database(Some(problem));
+        self.writer.readiness.block(Obstacle::Database, problem);
         pause
     }
 
@@ -306,7 +303,7 @@ impl Work {
     async fn ping(&mut self) -> Result<(), Failure> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         match timeout(Duration::from_secs(10), connection.ping()).await {
-            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Ok(answer) => answer.map_err(|error| classify("answer", &error)),
             Err(_) => Err(Failure::Outage(problem("DatabaseUnreachable", "The database does not answer."))),
         }
     }

@@ -1,19 +1,31 @@
 //! What librdkafka calls back: rebalances, statistics, errors. All of it happens inside the source's poll.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use access::kafka::cause::Cause;
+use crds::worker::WorkerProblem;
 
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 
-use super::assignment::Assignment;
+use super::{assignment::Assignment, trouble};
 use crate::{
     health::problem,
-    sink::timescale::{metrics::ProcessorMetrics, readiness::Readiness},
+    sink::timescale::{
+        metrics::ProcessorMetrics,
+        readiness::{Obstacle, Readiness},
+    },
 };
 
 /// How long a rebalance waits for positions. Beyond that the partitions are assigned paused and go on when the
@@ -31,6 +43,10 @@ pub struct SourceContext {
     pub metrics: ProcessorMetrics,
     /// The topic.
     pub topic: String,
+    /// Why there is no connection, as far as that was told.
+    cause: Mutex<Cause>,
+    /// Whether a broker has refused a read.
+    reading_refused: AtomicBool,
 }
 
 impl ClientContext for SourceContext {
@@ -52,6 +68,28 @@ impl ClientContext for SourceContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "The Kafka client reports an error");
+        let Some(code) = error.rdkafka_error_code() else { return };
+        match code {
+            // Retention or a new topic passed the position: which partition, the sink finds out.
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
+                tracing::error!(%error, "Kafka does not have the next record any more");
+                self.assignment.doubt_all();
+            }
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                let message = format!("The Kafka topic {} does not exist.", self.topic);
+                self.readiness.block(Obstacle::Topic, problem("TopicMissing", message));
+            }
+            code => {
+                if let Some(cause) = trouble::connection_cause(code, reason) {
+                    // What tells more counts, because a broker that refuses also just hangs up.
+                    let mut known = self.cause();
+                    *known = cause.max(*known);
+                }
+                if let Some(refusal) = trouble::refusal(code) {
+                    self.refused(code, refusal);
+                }
+            }
+        }
     }
 }
 
@@ -77,6 +115,40 @@ impl ConsumerContext for SourceContext {
 }
 
 impl SourceContext {
+    /// For one consumer.
+    pub fn new(
+        assignment: Arc<Assignment>,
+        readiness: Arc<Readiness>,
+        metrics: ProcessorMetrics,
+        topic: String,
+    ) -> Self {
+        let cause = Mutex::new(Cause::Silence);
+        Self { assignment, readiness, metrics, topic, cause, reading_refused: AtomicBool::new(false) }
+    }
+
+    /// Whether a broker has refused a read. The client says so once and goes on trying, so nothing tells when it
+    /// succeeds; a new client does.
+    pub fn is_reading_refused(&self) -> bool {
+        self.reading_refused.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self, code: RDKafkaErrorCode, refusal: WorkerProblem) {
+        let obstacle = match code {
+            RDKafkaErrorCode::GroupAuthorizationFailed => Obstacle::Group,
+            _ if self.assignment.owned().is_empty() => Obstacle::Topic,
+            // Whoever has partitions was shown the topic.
+            _ => {
+                self.reading_refused.store(true, Ordering::Relaxed);
+                Obstacle::Reading
+            }
+        };
+        self.readiness.block(obstacle, refusal);
+    }
+
+    fn cause(&self) -> MutexGuard<'_, Cause> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn assign(&self, consumer: &BaseConsumer<Self>, numbers: &[i32]) -> Result<(), KafkaError> {
         self.assignment.assign(numbers);
         let mut assigned = TopicPartitionList::new();
@@ -110,22 +182,25 @@ impl SourceContext {
     }
 
     fn watch_brokers(&self, statistics: &Statistics) {
-        let is_up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        let unreachable = (!is_up).then(|| {
-            let addresses: Vec<&str> =
-                statistics.brokers.values().map(|broker| broker.name.as_str()).collect();
-            problem("KafkaUnreachable", format!("No Kafka broker answers: {}.", addresses.join(", ")))
-        });
-        self.readiness.set_kafka(unreachable);
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            *self.cause() = Cause::Silence;
+            return self.readiness.clear(Obstacle::Connection);
+        }
+        let brokers: Vec<&str> = statistics.brokers.values().map(|broker| broker.name.as_str()).collect();
+        self.readiness.block(Obstacle::Connection, trouble::unconnected(&brokers, *self.cause()));
     }
 
     fn watch_topic(&self, statistics: &Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         if topic.partitions.keys().any(|partition| *partition >= 0) {
-            self.readiness.topic_exists();
+            self.readiness.clear(Obstacle::Topic);
         }
         for (partition, owned) in self.assignment.owned() {
             let end = topic.partitions.get(&partition).map_or(-1, |known| known.hi_offset);
+            // Where a partition ends, only a successful read has told.
+            if end >= 0 && !self.is_reading_refused() {
+                self.readiness.clear(Obstacle::Reading);
+            }
             if let (Some(position), 0..) = (owned.position, end) {
                 self.metrics.set_lag(partition, (end - position).max(0));
             }

@@ -9,7 +9,7 @@ use access::kafka::KafkaAccess;
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use snafu::{OptionExt, ResultExt, Snafu};
 
@@ -39,6 +39,16 @@ pub enum Error {
         /// Why there is no answer.
         source: KafkaError,
     },
+}
+
+impl Error {
+    /// What the broker or the client answered instead.
+    pub fn code(&self) -> Option<RDKafkaErrorCode> {
+        match self {
+            Self::Ask { source, .. } => source.rdkafka_error_code(),
+            Self::ClusterId | Self::TopicMissing { .. } => None,
+        }
+    }
 }
 
 /// What the sink asks about the topic.
@@ -86,7 +96,15 @@ impl<C: ConsumerContext> TopicOffsets for KafkaOffsets<C> {
             .consumer
             .fetch_metadata(Some(&self.topic), TIMEOUT)
             .context(AskSnafu { what: "the topic's partitions" })?;
-        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let topic = metadata.topics().first();
+        if let Some(error) = topic.and_then(|topic| topic.error()) {
+            let code = RDKafkaErrorCode::from(error);
+            if code != RDKafkaErrorCode::UnknownTopicOrPartition {
+                return Err(KafkaError::MetadataFetch(code))
+                    .context(AskSnafu { what: "the topic's partitions" });
+            }
+        }
+        let count = topic.map_or(0, |topic| topic.partitions().len());
         match i32::try_from(count) {
             Ok(count @ 1..) => Ok(count),
             _ => TopicMissingSnafu { topic: &self.topic }.fail(),

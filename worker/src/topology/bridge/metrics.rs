@@ -120,3 +120,17 @@ impl BridgeMetrics {
         self.failures.get_or_create(&KindLabel { kind }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Metrics, document};
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_exists() {
+        let registry = Metrics::default();
+        // Without a value a metric with labels is not encoded.
+        registry.register(BridgeMetrics::register).failed(FailureKind::Refused);
+        assert_eq!(document::encoded(&registry.encode().unwrap()), document::documented("Bridge"));
+    }
+}
