@@ -65,16 +65,17 @@ pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
             Ok(Leaving::Drained) => return bridge.end_session().await,
             Err(failure) => failure,
         };
-        if failure.reason == RECORD_TOO_LARGE {
-            // Until each record that the topic cannot take is sent alone, and so found.
-            bridge.batch_bytes = (bridge.batch_bytes / 2).max(1);
-        }
         if started.elapsed() > SETTLED {
             waits = self::waits();
         }
         let mut wait = waits.next().unwrap_or(BACKOFF.1);
         if failure.reason == SESSION_TAKEN_OVER {
             wait = wait.max(TAKEN_OVER_WAIT);
+        }
+        if failure.reason == RECORD_TOO_LARGE && bridge.batch_bytes > 1 {
+            // Until each record that the topic cannot take is sent alone, and so found.
+            bridge.batch_bytes /= 2;
+            wait = BACKOFF.0;
         }
         bridge.wait_after(failure, wait).await;
     }

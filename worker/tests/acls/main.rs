@@ -6,7 +6,7 @@
 #[path = "../processor/harness.rs"]
 #[allow(dead_code, reason = "the processor's tests use more of it")]
 mod processing;
-#[path = "../support/mod.rs"]
+#[path = "../bridge/support/mod.rs"]
 #[allow(dead_code, reason = "the bridge's tests use more of it")]
 mod support;
 

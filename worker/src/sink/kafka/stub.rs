@@ -48,17 +48,15 @@ impl Stub {
         let room = payload.len() / 2;
         let headers = message.headers()?.detach();
         let key = message.key().unwrap_or_default();
-        let timestamp_millis = message.timestamp().to_millis()?;
-        if headers::decode(&headers).is_some_and(|origin| origin.stub.is_some()) {
-            let payload = payload[..room].to_owned();
-            return (!message.payload()?.is_empty()).then(|| Self {
-                key: key.to_owned(),
-                payload,
-                headers,
-                timestamp_millis,
-            });
+        // librdkafka no longer tells the time of a record that failed; the bridge gives it that of the arrival.
+        let (timestamp_millis, is_stub) = headers::decode(&headers)
+            .map(|origin| (origin.ingested_at.as_millisecond(), origin.stub.is_some()))?;
+        if !is_stub {
+            return Some(Self::of(Record { key, payload, headers, timestamp_millis }, room));
         }
-        Some(Self::of(Record { key, payload, headers, timestamp_millis }, room))
+        let (key, payload) =
+            (key.to_owned(), payload.get(..room).filter(|_| !payload.is_empty())?.to_owned());
+        Some(Self { key, payload, headers, timestamp_millis })
     }
 
     /// The record to send.

@@ -7,6 +7,10 @@ use std::{
     io::{self, Read, Write},
     net::Shutdown,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -48,6 +52,30 @@ macro_rules! either {
     };
 }
 
+/// The last bytes that came on a connection.
+///
+/// rumqttc takes an MQTT 5 DISCONNECT that holds nothing but its code (Mosquitto's do) for the beginning of a longer
+/// one, and reports a closed connection. It is the last packet in any case, so its code can be read here.
+#[derive(Clone, Debug, Default)]
+pub struct LastWords(Arc<AtomicU32>);
+
+impl LastWords {
+    /// The code of a short DISCONNECT, where the connection ended with one.
+    pub fn disconnect_code(&self) -> Option<u8> {
+        match self.0.load(Ordering::Relaxed).to_be_bytes() {
+            [_, 0xe0, 1, code] => Some(code),
+            _ => None,
+        }
+    }
+
+    fn heard(&self, bytes: &[u8]) {
+        let last = &bytes[bytes.len().saturating_sub(4)..];
+        let before = self.0.load(Ordering::Relaxed);
+        let now = last.iter().fold(before, |words, byte| words << 8 | u32::from(*byte));
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Corked {
@@ -56,12 +84,13 @@ pub struct Corked {
     gathered: Vec<u8>,
     /// Whether the stream may hold back some of what it was given.
     is_flushed: bool,
+    last_words: LastWords,
 }
 
 impl Corked {
-    /// Gathers what is written to `stream`.
-    pub fn new(stream: Stream) -> Self {
-        Self { stream: Some(stream), gathered: Vec::new(), is_flushed: true }
+    /// Gathers what is written to `stream`, and keeps the last of what is read from it.
+    pub fn new(stream: Stream, last_words: LastWords) -> Self {
+        Self { stream: Some(stream), gathered: Vec::new(), is_flushed: true, last_words }
     }
 
     fn stream(&mut self) -> io::Result<&mut Stream> {
@@ -97,7 +126,10 @@ impl AsyncRead for Corked {
             return Poll::Ready(Err(error));
         }
         // A peer that does not read must not keep this side from reading.
-        either!(self.stream()?, stream => stream.poll_read(context, buffer))
+        let before = buffer.filled().len();
+        ready!(either!(self.stream()?, stream => stream.poll_read(context, buffer)))?;
+        self.last_words.heard(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -186,7 +218,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
-        (Corked::new(Stream::Plain(near)), far)
+        (Corked::new(Stream::Plain(near), LastWords::default()), far)
     }
 
     #[tokio::test]
@@ -201,6 +233,20 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(corked.read(&mut buffer).await.unwrap(), 4);
         assert_eq!(far.read(&mut buffer).await.unwrap(), 9);
+    }
+
+    #[tokio::test]
+    async fn a_short_disconnect_is_understood_in_whatever_pieces_it_comes() {
+        let (mut corked, mut far) = pair().await;
+        let last_words = corked.last_words.clone();
+        let mut buffer = [0; 16];
+        for (piece, code) in
+            [(&b"message\xe0"[..], None), (b"\x01", None), (b"\x8e", Some(0x8e)), (b"x", None)]
+        {
+            far.write_all(piece).await.unwrap();
+            corked.read_exact(&mut buffer[..piece.len()]).await.unwrap();
+            assert_eq!(last_words.disconnect_code(), code, "{piece:?}");
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     BROKER_UNREACHABLE, Failure,
-    corked::{Corked, Stream},
+    corked::{Corked, LastWords, Stream},
     tls,
 };
 
@@ -31,6 +31,7 @@ pub struct Transport {
     port: u16,
     path: Option<String>,
     tls: Option<(Arc<ClientConfig>, TlsMaterial)>,
+    last_words: LastWords,
 }
 
 impl Transport {
@@ -44,7 +45,7 @@ impl Transport {
         };
         let tls =
             is_encrypted.then(|| Ok((tls::client_config(&material, &config.alpn)?, material))).transpose()?;
-        Ok(Self { host: config.host.clone(), port: config.port, path, tls })
+        Ok(Self { host: config.host.clone(), port: config.port, path, tls, last_words: LastWords::default() })
     }
 
     /// `host:port`, for a person.
@@ -76,10 +77,17 @@ impl Transport {
             .collect::<Vec<_>>();
         let stream = TcpStream::connect(addresses.as_slice()).await?;
         stream.set_nodelay(true)?;
-        let Some((config, _)) = self.tls else { return Ok(Corked::new(Stream::Plain(stream))) };
+        let Some((config, _)) = self.tls else {
+            return Ok(Corked::new(Stream::Plain(stream), self.last_words));
+        };
         let name = ServerName::try_from(host).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
-        Ok(Corked::new(Stream::Encrypted(Box::new(stream))))
+        Ok(Corked::new(Stream::Encrypted(Box::new(stream)), self.last_words))
+    }
+
+    /// The code with which an MQTT 5 broker ended the connection, where rumqttc did not understand it.
+    pub fn disconnect_code(&self) -> Option<u8> {
+        self.last_words.disconnect_code()
     }
 
     /// What an error means that is not of MQTT itself. Nothing of what the broker sent is repeated.
@@ -148,7 +156,13 @@ mod tests {
     fn transport(host: &str, port: u16, path: Option<&str>, is_encrypted: bool) -> Transport {
         let material = TlsMaterial::default();
         let tls = is_encrypted.then(|| (tls::client_config(&material, &[]).unwrap(), material));
-        Transport { host: host.to_owned(), port, path: path.map(str::to_owned), tls }
+        Transport {
+            host: host.to_owned(),
+            port,
+            path: path.map(str::to_owned),
+            tls,
+            last_words: LastWords::default(),
+        }
     }
 
     #[test]

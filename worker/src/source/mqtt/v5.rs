@@ -121,6 +121,7 @@ impl Events {
 
     fn failure(&self, error: ConnectionError) -> Failure {
         let Self { transport, client_id, .. } = self;
+        let last_word = transport.disconnect_code().and_then(|code| code.try_into().ok());
         match error {
             ConnectionError::ConnectionRefused(code)
             | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => {
@@ -136,9 +137,10 @@ impl Events {
             ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(error))) => {
                 transport.failure(&error)
             }
-            ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                transport.unreachable(CLOSED_CONNECTION)
-            }
+            ConnectionError::MqttState(StateError::ConnectionAborted) => match last_word {
+                Some(code) => disconnected(&transport.broker(), client_id, code),
+                None => transport.unreachable(CLOSED_CONNECTION),
+            },
             ConnectionError::MqttState(StateError::AwaitPingResp) => transport.unreachable(NO_PINGRESP),
             ConnectionError::ResponseValidation(_) => transport.unreachable(NO_MQTT_WEBSOCKET),
             ConnectionError::Websocket(error) => transport.websocket_failure(&error),
