@@ -1,6 +1,6 @@
 //! The Kubernetes cluster that the scenarios run on.
 
-use std::{fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use crds::IoTPipeline;
 use k8s_openapi::{
@@ -121,6 +121,24 @@ impl Cluster {
             .get(name)
             .await
             .with_whatever_context(|_| format!("failed to read the Secret {namespace}/{name}"))
+    }
+
+    /// Changes some values of a Secret, as its owner would.
+    ///
+    /// # Errors
+    /// Fails where there is no such Secret.
+    pub async fn change_secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        values: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let patch = Patch::Merge(serde_json::json!({"stringData": values}));
+        self.api::<Secret>(namespace)
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .with_whatever_context(|_| format!("failed to change the Secret {namespace}/{name}"))?;
+        Ok(())
     }
 
     /// The pods that have these labels.

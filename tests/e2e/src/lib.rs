@@ -7,6 +7,7 @@ pub mod database;
 pub mod fleet;
 pub mod kafka;
 pub mod manifest;
+pub mod mqtt;
 pub mod pods;
 pub mod report;
 pub mod scenario;

@@ -53,7 +53,8 @@ pub struct Scenario {
     pub database: Database,
     /// Kafka.
     pub kafka: Kafka,
-    broker: fleet::Broker,
+    /// The MQTT broker.
+    pub broker: fleet::Broker,
 }
 
 /// How many scenarios run at once: a machine of two cores keeps up with as many.

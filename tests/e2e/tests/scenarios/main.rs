@@ -1,6 +1,7 @@
 //! What a user may rely on, each promise tried on a real cluster. Run inside `tests/e2e/cluster/run`, with the
 //! operator installed by `tests/e2e/install`.
 
+mod bad_input;
 mod bad_specs;
 mod changes;
 mod children;
@@ -8,5 +9,8 @@ mod crashes;
 mod dead_letters;
 mod delivery;
 mod drift;
+mod external;
 mod lifecycle;
+mod secrets;
+mod sessions;
 mod suspension;
