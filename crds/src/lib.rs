@@ -4,11 +4,13 @@
 
 pub mod names;
 pub mod pipeline;
+mod reference;
 pub mod status;
 pub mod units;
 pub mod worker;
 
 pub use pipeline::{IoTPipeline, IoTPipelineSpec};
+pub use reference::reference;
 pub use status::IoTPipelineStatus;
 
 /// The CustomResourceDefinition as YAML, exactly as it stands in `crds/yaml/iotpipelines.yaml`.

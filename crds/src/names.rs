@@ -8,10 +8,10 @@ pub const API_GROUP: &str = "iotpipeline.dev";
 /// The one field manager under which the operator applies its objects (server-side apply).
 pub const FIELD_MANAGER: &str = "iotpipeline-operator";
 
-/// The finalizer of a pipeline that has something to delete outside Kubernetes.
+/// The finalizer of a pipeline that has something to end or to delete outside Kubernetes.
 pub const FINALIZER: &str = "iotpipeline.dev/cleanup";
 
-/// Annotation that lets a pipeline go although its topic or table could not be deleted:
+/// Annotation that lets a pipeline go although its session, topic or table is left:
 /// `kubectl annotate iotp NAME iotpipeline.dev/skip-cleanup=true`.
 pub const SKIP_CLEANUP_ANNOTATION: &str = "iotpipeline.dev/skip-cleanup";
 
@@ -83,10 +83,14 @@ pub const PASSWORD_FILE: &str = "password";
 /// `version int NOT NULL`
 pub const VERSION_TABLE: &str = "_iotpipeline_version";
 
-/// Table of markers: which pipeline created which table of this schema.
+/// Table of markers: which pipeline created which table of this schema, and how long its rows stay.
 ///
 /// `table_name text PRIMARY KEY, cluster_name text NOT NULL, namespace text NOT NULL, pipeline text NOT NULL,
-/// created_at timestamptz NOT NULL DEFAULT now()`
+/// created_at timestamptz NOT NULL DEFAULT now(), drop_after_seconds bigint,
+/// is_dead_letters boolean NOT NULL DEFAULT false`
+///
+/// `drop_after_seconds` is what was last applied, 0 where rows stay for ever; NULL where version 1 wrote the row.
+/// The dead letters of a table that somebody else keeps have a row of their own, with `is_dead_letters`.
 pub const MARKER_TABLE: &str = "_iotpipeline_tables";
 
 /// Table of topic markers: which pipeline created which Kafka topic. Kafka has no place for such a mark, so it
@@ -106,6 +110,14 @@ pub const TOPIC_MARKER_TABLE: &str = "_iotpipeline_topics";
 /// `last_*` describe the last record that became rows (or was dead-lettered or dropped): its offset, its Kafka
 /// timestamp, and the first 16 bytes of the SHA-256 of its value.
 pub const POSITION_TABLE: &str = "_iotpipeline_positions";
+
+/// Table of feeds: which pipeline writes into which table of this schema from which topic. Two that did would share
+/// positions and fence each other.
+///
+/// `table_name text NOT NULL, kafka_cluster_id text NOT NULL, topic text NOT NULL, cluster_name text NOT NULL,
+/// namespace text NOT NULL, pipeline text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(),
+/// PRIMARY KEY (table_name, kafka_cluster_id, topic)`
+pub const FEED_TABLE: &str = "_iotpipeline_feeds";
 
 /// The largest length of an SQL identifier in bytes; PostgreSQL cuts longer ones off silently.
 pub const MAX_IDENTIFIER_BYTES: usize = 63;

@@ -89,14 +89,14 @@ pub struct IoTPipelineSpec {
     /// The MQTT broker and what to take from it; left out where something else fills the Kafka topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<MqttSpec>,
-    /// The backbone.
+    /// The Kafka topic between bridge and processor, and how to reach it.
     pub kafka: KafkaSpec,
-    /// How a payload becomes rows.
+    /// How a payload becomes rows: its format, a program, and which times to accept.
     #[serde(default)]
     pub processing: ProcessingSpec,
-    /// The hypertable.
+    /// The hypertable, and how to reach its database.
     pub timescale: TimescaleSpec,
-    /// The workers from MQTT to Kafka.
+    /// The workers from MQTT to Kafka; only with `mqtt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<BridgeSpec>,
     /// The workers from Kafka to TimescaleDB.
@@ -105,7 +105,8 @@ pub struct IoTPipelineSpec {
     /// What becomes of topic and table when this resource is deleted. Only what it created is ever deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicySpec,
-    /// Which workers stand still: None (default), Processor (database maintenance: the bridge goes on) or All.
+    /// Which workers stand still: None (default), Processor (database maintenance: the bridge goes on and messages
+    /// gather in Kafka) or All (they gather at the MQTT broker as far as its limits allow).
     #[serde(default)]
     pub suspend: Suspend,
 }
@@ -128,20 +129,20 @@ pub struct MqttSpec {
         )
     )]
     pub url: String,
-    /// V5 (default) or V3_1_1.
+    /// The version of MQTT: V5 (default) or V3_1_1.
     #[serde(default)]
     pub protocol_version: ProtocolVersion,
-    /// The client id, under which the broker keeps the session; default `<clusterName>-<namespace>-<name>`.
-    /// Cannot change.
+    /// The client id, under which the broker keeps the session; default `<clusterName>-<namespace>-<name>`. No other
+    /// client may have it: each would end the other's session. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_.:-]+$"))]
     pub client_id: Option<String>,
-    /// The topic filters to subscribe to.
+    /// The topic filters to subscribe to. One that leaves the list is unsubscribed.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.filter == a.filter))")
         .message("each filter may be listed once"))]
     pub subscriptions: Vec<SubscriptionSpec>,
-    /// Single (default): one bridge, ordered.
+    /// How bridges share the subscriptions. Single (default): one bridge, ordered.
     #[serde(default)]
     pub session: Session,
     /// How long the broker keeps the session, with its queued messages, while the bridge is away; default 24h.
@@ -158,10 +159,11 @@ pub struct MqttSpec {
     /// The largest sum of their bytes; default 16Mi. Together the bound on the bridge's memory.
     #[serde(default = "default_max_in_flight_bytes")]
     pub max_in_flight_bytes: ByteSizeText,
-    /// A Secret of this namespace with the keys `username` and `password`.
+    /// A Secret of this namespace with the keys `username` and `password`; without it the bridge gives no user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
-    /// Certificates, for `mqtts://` and `wss://`; without it the authorities that the system trusts.
+    /// Certificates, for `mqtts://` and `wss://`. The server's certificate is always verified and must name the host;
+    /// without this block the authorities that the system trusts decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<MqttTlsSpec>,
 }
@@ -248,7 +250,8 @@ pub struct SubscriptionSpec {
     #[x_kube(validation = Rule::new("self.matches('^([^+#]*|[+])(/([^+#]*|[+]))*(/#)?$') || self == '#'")
         .message("+ and # must stand alone in a topic level, and # must be the last one"))]
     pub filter: String,
-    /// The highest QoS at which the broker shall deliver: 0, 1 (default) or 2. QoS 0 is best effort.
+    /// The highest QoS at which the broker shall deliver: 0, 1 (default) or 2. QoS 0 is best effort: what is on its way
+    /// when a connection ends is gone.
     #[serde(default = "default_qos")]
     #[schemars(range(min = 0, max = 2))]
     pub qos: i32,
@@ -322,24 +325,27 @@ pub enum Management {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KafkaSpec {
-    /// Comma-separated `host:port`. A host without a dot is a Service in this namespace.
+    /// Brokers to begin with: comma-separated `host:port`. A host without a dot is a Service in this namespace.
     #[schemars(
         length(min = 1, max = 2048),
         regex(pattern = r"^[A-Za-z0-9.-]+:[0-9]{1,5}(,[A-Za-z0-9.-]+:[0-9]{1,5})*$")
     )]
     pub bootstrap_servers: String,
-    /// Certificates; with it, even empty, the connection is encrypted.
+    /// Certificates; with this block, even an empty one, the connection is encrypted, and the brokers' certificates are
+    /// verified and must name the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<KafkaTlsSpec>,
-    /// User and password.
+    /// User and password, where the brokers ask for them (SASL).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sasl: Option<SaslSpec>,
-    /// The topic.
+    /// The topic, and who keeps it.
     pub topic: TopicSpec,
-    /// What becomes the key of the record, which decides partition and order; default the MQTT topic.
+    /// What becomes the key of the record, which decides partition and order; default the MQTT topic. Records with one
+    /// key stay in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeySpec>,
-    /// Where a pipeline without a stored position begins: Earliest (default), Latest or an RFC 3339 time.
+    /// Where a pipeline without a stored position begins: Earliest (default), Latest or an RFC 3339 time. A later change
+    /// moves no position.
     #[serde(default = "default_start_from")]
     #[schemars(
         length(max = 40),
@@ -360,7 +366,7 @@ pub struct KafkaSpec {
 pub struct SaslSpec {
     /// Plain, ScramSha256 or ScramSha512. Plain shows the password to whoever listens: use it with tls.
     pub mechanism: SaslMechanism,
-    /// The user.
+    /// The user's name.
     #[schemars(length(min = 1, max = 256))]
     pub username: String,
     /// The user's password.
@@ -411,14 +417,16 @@ pub struct TopicSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub partitions: Option<i32>,
-    /// How many brokers keep each partition; used at creation. Needed where the operator manages the topic.
+    /// How many brokers keep each partition; used at creation, and a later change is refused with the command that makes
+    /// it. Needed where the operator manages the topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 15))]
     pub replication_factor: Option<i32>,
-    /// How long Kafka keeps records; default 7d. Longer than the database's recovery window.
+    /// How long Kafka keeps records; default 7d. Make it longer than the time in which the database may be restored: what
+    /// is restored is replayed from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<DurationText>,
-    /// More topic settings by their Kafka names. Only the named ones are managed.
+    /// More topic settings by their Kafka names. Only the named ones are managed; all others stay as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new("!self.exists(name, name == 'retention.ms' || name == 'max.message.bytes')")
@@ -459,7 +467,7 @@ impl JsonSchema for ConfigValue {
         .field_path(".path"),
 )]
 pub struct KeySpec {
-    /// Topic (default), TopicLevel or Field.
+    /// Topic (default): the MQTT topic. TopicLevel: one level of it. Field: a field of the payload.
     #[serde(default)]
     pub from: KeyFrom,
     /// Which level of the MQTT topic, counted from 0. A topic with fewer levels is its own key.
@@ -488,10 +496,11 @@ pub enum KeyFrom {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProcessingSpec {
-    /// How bytes become an event.
+    /// The format of the payload.
     #[serde(default)]
     pub codec: CodecSpec,
-    /// A VRL program, at most 16 KiB. It sees the event as `.` and where it came from as `%`.
+    /// A VRL program, at most 16 KiB. It sees the event as `.` and where it came from as `%`. One that does not compile is
+    /// refused with the compiler's diagnostic. Without it the event is taken as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16384))]
     pub program: Option<String>,
@@ -504,7 +513,7 @@ pub struct ProcessingSpec {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CodecSpec {
-    /// Json (default).
+    /// Json (default): one JSON value a message.
     #[serde(default, rename = "type")]
     pub codec_type: CodecType,
 }
@@ -521,10 +530,10 @@ pub enum CodecType {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AcceptTimeSpec {
-    /// How old an event may be; without it any age.
+    /// How old an event may be, by the processor's clock; without it any age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_late: Option<DurationText>,
-    /// How far in the future an event may be; without it any.
+    /// How far ahead of the processor's clock an event may be; without it any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ahead: Option<DurationText>,
 }
@@ -553,7 +562,7 @@ pub struct TimescaleSpec {
     /// workers need. May name another host, so that workers go through a pooler and the operator does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_secret_ref: Option<SecretRef>,
-    /// Encryption and certificates; without it the connection is not encrypted.
+    /// Encryption and certificates; without this block the connection is not encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<DatabaseTlsSpec>,
     /// Managed (default): the operator creates and keeps the table. External: somebody else does. Cannot change.
@@ -561,7 +570,7 @@ pub struct TimescaleSpec {
     pub management: Management,
     /// Where rows go. Cannot change.
     pub table: TableRef,
-    /// The columns. May grow; types never change and nothing is dropped.
+    /// The columns. May grow; types never change, and a column that leaves the list stays in the table.
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name == a.name))")
         .message("each column may be listed once"))]
@@ -576,11 +585,11 @@ pub struct TimescaleSpec {
     /// The span of time of a chunk; default 1d. A change holds for new chunks only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_interval: Option<DurationText>,
-    /// The indexes, beside none by default.
+    /// The indexes; none by default. One that leaves the list stays on the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub indexes: Vec<IndexSpec>,
-    /// How long rows stay; without it for ever.
+    /// How long rows stay; without it for ever. A shorter time waits for approval, because it drops rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
 }
@@ -589,7 +598,7 @@ pub struct TimescaleSpec {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TableRef {
-    /// The schema; created where it does not exist.
+    /// The schema; created where it does not exist. None of PostgreSQL's or TimescaleDB's own.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
     #[x_kube(validation = Rule::new("!self.startsWith('pg_') && !self.startsWith('_timescaledb') && !self.startsWith('timescaledb') && self != 'information_schema'")
         .message("this schema belongs to PostgreSQL or TimescaleDB"))]
@@ -607,14 +616,15 @@ pub struct ColumnSpec {
     /// The column's name.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
     pub name: String,
-    /// Its SQL type.
+    /// Its SQL type. docs/columns.md says which values each takes. Cannot change.
     #[serde(rename = "type")]
     pub column_type: ColumnType,
     /// The field it takes, such as `.sensor.value`; default the field of the column's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = r"^(\.[A-Za-z_][A-Za-z0-9_-]*)+$"))]
     pub from: Option<String>,
-    /// Whether the field may be missing or null; default true, and false for the time column.
+    /// Whether the field may be missing or null; default true, and false for the time column. Where it may not, such a
+    /// message is a dead letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nullable: Option<bool>,
 }
@@ -685,11 +695,11 @@ pub struct RetentionSpec {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BridgeSpec {
-    /// How many; a Single session allows one.
+    /// How many bridges; a Single session allows one.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 1))]
     pub replicas: i32,
-    /// CPU and memory of each.
+    /// CPU and memory of each; by default a limit on memory that follows `mqtt.maxInFlightBytes`, and none on CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// How the pods are placed and labelled.
@@ -701,14 +711,14 @@ pub struct BridgeSpec {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProcessorSpec {
-    /// Fixed (default): as many as `replicas` says.
+    /// Who decides how many there are. Fixed (default): `replicas`.
     #[serde(default)]
     pub mode: ProcessorMode,
-    /// How many; more than partitions stand idle.
+    /// How many processors; `kubectl scale` writes it too. At most one for each partition has work.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
-    /// CPU and memory of each.
+    /// CPU and memory of each; by default a limit on memory, and none on CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// How the pods are placed and labelled.
@@ -732,7 +742,7 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Labels a node must have.
+    /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods tolerate.
@@ -758,7 +768,7 @@ pub struct PodSpec {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeletionPolicySpec {
-    /// Retain (default) or Delete the Kafka topic.
+    /// Retain (default) or Delete the Kafka topic, with all records.
     #[serde(default)]
     pub topic: DeletionPolicy,
     /// Retain (default) or Delete the hypertable, its dead letters and its positions.

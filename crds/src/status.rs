@@ -129,10 +129,18 @@ pub enum Reason {
     SecretInvalid,
     /// Kafka does not answer.
     KafkaUnreachable,
+    /// TLS with Kafka fails: a certificate is not trusted, missing or another one, or one side does not speak TLS.
+    KafkaTlsFailed,
+    /// Kafka does not accept the user, the password or the way of showing it.
+    KafkaAuthenticationFailed,
     /// Kafka answered with an error.
     KafkaRefused,
     /// The topic exists and no pipeline created it.
     TopicNotOwned,
+    /// The topic does not exist, and its management is External.
+    TopicMissing,
+    /// The topic, whose management is External, would lose or refuse messages.
+    TopicUnfit,
     /// A change of the topic is refused (fewer partitions, another replication factor).
     TopicChangeRefused,
     /// The database does not answer.
@@ -145,6 +153,10 @@ pub enum Reason {
     ExtensionMissing,
     /// The table exists and no pipeline created it.
     TableNotOwned,
+    /// The table belongs to somebody else (`management: External`) and does not fit the spec; the message says how.
+    TableUnfit,
+    /// A change would delete data and waits for a person; the message says what would go and how to approve it.
+    ApprovalRequired,
     /// Another pipeline manages this topic or table.
     ResourceConflict,
     /// A change of the table is refused (a column's type, a dropped column); the message says what to do instead.

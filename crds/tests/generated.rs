@@ -13,6 +13,11 @@ fn the_charts_template_is_current() {
 }
 
 #[test]
+fn the_reference_is_current() {
+    check("docs/reference.md", &crds::reference().unwrap());
+}
+
+#[test]
 fn the_charts_template_is_the_definition_and_a_frame() {
     let template = crds::chart_template().unwrap();
     let is_of_the_frame = |line: &&str| line.trim_start().starts_with("{{-");

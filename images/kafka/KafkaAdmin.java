@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
+import java.util.concurrent.ExecutionException;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.apache.kafka.clients.admin.Admin;
@@ -53,15 +54,24 @@ public final class KafkaAdmin {
             KafkaAdmin tool = new KafkaAdmin(admin);
             for (String line = lines.readLine(); line != null; line = lines.readLine()) {
                 if (!line.isBlank()) {
-                    tool.run(line.strip().split("\\s+"));
+                    tool.runOrExit(line.strip().split("\\s+"));
                 }
             }
         }
     }
 
+    private void runOrExit(String[] words) {
+        try {
+            run(words);
+        } catch (Exception error) {
+            Throwable cause = error instanceof ExecutionException ? error.getCause() : error;
+            System.err.println(words[0] + ": " + cause.getMessage());
+            System.exit(1);
+        }
+    }
+
     private void run(String[] words) throws Exception {
-        String command = words[0] + "/" + (words.length - 1);
-        switch (command) {
+        switch (words[0] + "/" + (words.length - 1)) {
             case "user/2" -> setPassword(words[1], words[2]);
             case "user-if-missing/2" -> {
                 if (mechanismsOf(words[1]).isEmpty()) {
@@ -75,7 +85,7 @@ public final class KafkaAdmin {
             case "acls/1" -> print(aclsOf(words[1]));
             case "reload-certificates/1" -> reloadCertificates(words[1].split(","));
             // The words may be a password.
-            default -> throw new IllegalArgumentException("no command is called " + command);
+            default -> throw new IllegalArgumentException("there is no such command with " + (words.length - 1) + " words");
         }
     }
 
@@ -106,7 +116,7 @@ public final class KafkaAdmin {
         List<AclBinding> bindings = new ArrayList<>();
         for (String operation : operations) {
             bindings.add(new AclBinding(resource(type, name), new AccessControlEntry(
-                principal(user), "*", SecurityUtils.operation(operation), AclPermissionType.ALLOW)));
+                principal(user), "*", operation(operation), AclPermissionType.ALLOW)));
         }
         admin.createAcls(bindings).all().get();
         waitUntil(() -> Set.copyOf(aclsOf(user)).containsAll(bindings));
@@ -114,10 +124,22 @@ public final class KafkaAdmin {
 
     /** `orders` is that resource, `orders-*` is all whose names begin so, `*` is all. */
     private static ResourcePattern resource(String type, String name) {
+        ResourceType resourceType = SecurityUtils.resourceType(type);
+        if (resourceType.isUnknown()) {
+            throw new IllegalArgumentException("no type of resource is called " + type);
+        }
         boolean prefixed = name.length() > 1 && name.endsWith("*");
-        return new ResourcePattern(SecurityUtils.resourceType(type),
+        return new ResourcePattern(resourceType,
             prefixed ? name.substring(0, name.length() - 1) : name,
             prefixed ? PatternType.PREFIXED : PatternType.LITERAL);
+    }
+
+    private static AclOperation operation(String name) {
+        AclOperation operation = SecurityUtils.operation(name);
+        if (operation.isUnknown()) {
+            throw new IllegalArgumentException("no operation is called " + name);
+        }
+        return operation;
     }
 
     private void revoke(String user) throws Exception {

@@ -3,6 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
+use crds::names::FIELD_MANAGER;
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 
 /// Makes true what IoTPipelines say, and keeps it true.
 #[derive(Clone, Debug, Parser)]
@@ -38,9 +40,30 @@ pub struct Args {
     )]
     pub worker_image_pull_policy: Option<String>,
 
+    /// Who may reach the workers' HTTP endpoints, the operator among them: a JSON list of NetworkPolicyPeers. Without
+    /// it workers get no NetworkPolicies.
+    #[arg(long, env = "IOTPIPELINE_WORKER_INGRESS_FROM", value_parser = parse_peers)]
+    pub worker_ingress_from: Option<Peers>,
+
     /// Where /livez, /readyz and /metrics are answered.
     #[arg(long, env = "IOTPIPELINE_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
     pub http_address: SocketAddr,
+
+    /// Act only while holding a Lease, so that of several operators one acts.
+    #[arg(long, env = "IOTPIPELINE_LEADER_ELECTION", requires_all = ["pod_name", "pod_namespace"])]
+    pub leader_election: bool,
+
+    /// The name of the Lease, in the operator's own namespace.
+    #[arg(long, env = "IOTPIPELINE_LEASE_NAME", default_value = FIELD_MANAGER)]
+    pub lease_name: String,
+
+    /// The name of the operator's pod, under which it holds the Lease.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// The namespace of the operator's pod.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub pod_namespace: Option<String>,
 
     /// How many pipelines of one watched scope are reconciled at once.
     #[arg(long, env = "IOTPIPELINE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
@@ -54,6 +77,15 @@ pub struct Args {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = crds::units::DurationText(text.to_owned()).parse();
     duration.ok_or_else(|| "not a duration; write a whole number and a unit, such as 60s or 5m".to_owned())
+}
+
+/// The peers of a NetworkPolicy. A type of its own, because clap takes a `Vec` for an option given several times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peers(pub Vec<NetworkPolicyPeer>);
+
+fn parse_peers(text: &str) -> Result<Peers, String> {
+    let peers = serde_json::from_str(text).map(Peers);
+    peers.map_err(|error| format!("not a JSON list of NetworkPolicyPeers: {error}"))
 }
 
 /// The cluster's name is part of MQTT client ids, so it is held to what fits everywhere.
@@ -91,5 +123,25 @@ mod tests {
         assert!(parse(&["--watch-any-namespace", "--resync=soon"]).unwrap_err().contains("60s or 5m"));
         assert!(parse(&["--watch-any-namespace", "--concurrency=0"]).is_err());
         assert!(parse(&["--watch-any-namespace", "--cluster-name=Plant 7"]).is_err());
+    }
+
+    #[test]
+    fn a_leader_needs_a_name_of_its_own() {
+        let election = ["--watch-any-namespace", "--leader-election"];
+        assert!(parse(&election).unwrap_err().contains("--pod-name"));
+        let named = [election.as_slice(), &["--pod-name=a", "--pod-namespace=b"]].concat();
+        assert_eq!(parse(&named).unwrap().lease_name, "iotpipeline-operator");
+    }
+
+    #[test]
+    fn peers_are_json() {
+        let peers = |text: &str| {
+            let option = format!("--worker-ingress-from={text}");
+            parse(&["--watch-any-namespace", &option]).map(|args| args.worker_ingress_from)
+        };
+        assert_eq!(peers("[]").unwrap(), Some(Peers(Vec::new())));
+        let one = peers(r#"[{"podSelector": {"matchLabels": {"app": "prometheus"}}}]"#).unwrap().unwrap();
+        assert_eq!(one.0.len(), 1);
+        assert!(peers("everybody").unwrap_err().contains("not a JSON list of NetworkPolicyPeers"));
     }
 }

@@ -5,8 +5,10 @@
 
 pub mod config_map;
 pub mod deployment;
+pub mod network_policy;
 pub mod pdb;
 pub mod pod;
+pub mod retirement;
 pub mod service;
 pub mod statefulset;
 
@@ -20,6 +22,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{ConfigMap, Service},
+        networking::v1::{NetworkPolicy, NetworkPolicyPeer},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
@@ -54,6 +57,16 @@ pub struct WorkerImage {
     pub pull_policy: Option<String>,
 }
 
+/// What of the operator's own settings shapes the objects of every pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerSettings {
+    /// The image that all workers run.
+    pub image: WorkerImage,
+    /// Who may reach the workers' HTTP endpoints: the operator and whoever scrapes metrics; `None` for no
+    /// NetworkPolicies at all.
+    pub ingress_from: Option<Vec<NetworkPolicyPeer>>,
+}
+
 /// The kinds of children, in the order in which they are applied.
 #[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ChildKind {
@@ -61,6 +74,8 @@ pub enum ChildKind {
     ConfigMap,
     /// The name under which a worker's pods are found.
     Service,
+    /// Who may reach a worker's pods.
+    NetworkPolicy,
     /// How many of a worker's pods may be evicted at once.
     PodDisruptionBudget,
     /// The bridge.
@@ -86,6 +101,7 @@ impl ChildKind {
         match self {
             Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
+            Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
             Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
@@ -110,10 +126,11 @@ pub fn build_worker(
     pipeline: &Pipeline,
     worker: &Worker,
     config_map: &str,
-    image: &WorkerImage,
+    settings: &WorkerSettings,
 ) -> Result<Vec<Child>, Error> {
     let component = worker.component();
     let kind = workload_kind(component);
+    let image = &settings.image;
     let workload = match component {
         Component::Bridge => {
             child(kind, &statefulset::build_statefulset(pipeline, worker, config_map, image))?
@@ -122,11 +139,14 @@ pub fn build_worker(
             child(kind, &deployment::build_deployment(pipeline, worker, config_map, image))?
         }
     };
-    Ok(vec![
-        child(ChildKind::Service, &service::build_service(pipeline, component))?,
-        child(ChildKind::PodDisruptionBudget, &pdb::build_pdb(pipeline, component))?,
-        workload,
-    ])
+    let mut children = vec![child(ChildKind::Service, &service::build_service(pipeline, component))?];
+    if let Some(peers) = &settings.ingress_from {
+        let policy = network_policy::build_network_policy(pipeline, component, peers);
+        children.push(child(ChildKind::NetworkPolicy, &policy)?);
+    }
+    children.push(child(ChildKind::PodDisruptionBudget, &pdb::build_pdb(pipeline, component))?);
+    children.push(workload);
+    Ok(children)
 }
 
 /// The configuration of one worker.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crds::status::Reason;
+use sha2::{Digest, Sha256};
 
 /// One change that the operator makes to the world outside Kubernetes, for logs, Events and messages.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,6 +27,14 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Change {
+    /// What a person writes into the annotation to approve this very change: 12 hexadecimal digits.
+    pub fn approval(&self) -> String {
+        let whole = [&self.object, &self.field, &self.from, &self.to].map(String::as_str).join("\n");
+        Sha256::digest(whole).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.field.as_str(), self.from.as_str(), self.to.as_str()) {
@@ -34,6 +43,31 @@ impl fmt::Display for Change {
             (field, "", to) => write!(formatter, "{}: {field} set to {to}", self.object),
             (field, from, "") => write!(formatter, "{}: {field} removed (was {from})", self.object),
             (field, from, to) => write!(formatter, "{}: {field} changed from {from} to {to}", self.object),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_approval_is_of_one_change_alone() {
+        let change = Change {
+            object: "table a.b".into(),
+            field: "retention".into(),
+            from: "90 days".into(),
+            to: "30 days".into(),
+        };
+        // Of the text `table a.b`, `retention`, `90 days` and `30 days`, a line each.
+        assert_eq!(change.approval(), "1a1990446fc0");
+        for other in [
+            Change { object: "table a.c".into(), ..change.clone() },
+            Change { field: "other".into(), ..change.clone() },
+            Change { from: "60 days".into(), ..change.clone() },
+            Change { to: "7 days".into(), ..change.clone() },
+        ] {
+            assert_ne!(other.approval(), change.approval(), "{other}");
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use kube::{Client, runtime::events::Recorder};
 
 use crate::{
-    build::WorkerImage, kafka::TopicAdmin, memory::Memory, reconcile::validate::Settings,
-    telemetry::metrics::Metrics, timescale::Databases,
+    build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::report::Reports,
+    reconcile::validate::Settings, telemetry::metrics::Metrics, timescale::Databases,
 };
 
 /// The clients, the settings and the memory of the operator.
@@ -15,8 +15,8 @@ pub struct Context {
     pub client: Client,
     /// Publishes Events.
     pub recorder: Recorder,
-    /// Asks workers for their status.
-    pub http: reqwest::Client,
+    /// What workers say of themselves.
+    pub reports: Arc<dyn Reports>,
     /// Kafka.
     pub kafka: Arc<dyn TopicAdmin>,
     /// TimescaleDB.
@@ -27,8 +27,8 @@ pub struct Context {
     pub memory: Memory,
     /// What decides what a spec means.
     pub settings: Settings,
-    /// The image that all workers run.
-    pub worker_image: WorkerImage,
+    /// What shapes the objects of every pipeline.
+    pub workers: WorkerSettings,
     /// How often Kafka and the database are compared with the spec.
     pub resync: Duration,
 }

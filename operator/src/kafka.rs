@@ -11,14 +11,18 @@ use crate::{
     pipeline::TopicName,
 };
 
+mod cause;
 mod client;
 mod connection;
 mod error;
+mod external;
+mod greeting;
 mod plan;
 
+pub use cause::Cause;
 pub use client::KafkaClient;
-pub use error::Error;
-pub use plan::{plan, plan_deletion};
+pub use error::{Error, Right};
+pub use plan::{managed_by_another, plan, plan_deletion};
 
 /// The outside system. One implementation talks to brokers ([`KafkaClient`]); tests write their own.
 ///
@@ -79,8 +83,8 @@ pub struct ExistingTopic {
     pub partitions: i32,
     /// How many brokers keep each partition: the least of all partitions.
     pub replication_factor: i32,
-    /// Every setting by its Kafka name, with the value in force.
-    pub config: BTreeMap<String, TopicSetting>,
+    /// Every setting by its Kafka name, with the value in force; `None` where this user may not read them.
+    pub config: Option<BTreeMap<String, TopicSetting>>,
 }
 
 /// A topic setting in force.
@@ -144,6 +148,21 @@ pub enum TopicAction {
         /// How many there shall be in all.
         total: i32,
     },
+}
+
+/// The value in force of a setting; empty where there is none, or where it may not be read.
+fn found<'a>(existing: &'a ExistingTopic, name: &str) -> &'a str {
+    let setting = existing.config.as_ref().and_then(|config| config.get(name));
+    setting.map_or("", |setting| setting.value.as_str())
+}
+
+/// What to do where the settings of a topic are needed and may not be read.
+fn settings_unknown(topic: &TopicName) -> String {
+    format!(
+        "Kafka tells no settings of topic {topic}; grant the operator's Kafka user {} on the topic (docs/security.md \
+         lists all rights)",
+        Right::DescribeConfigs
+    )
 }
 
 impl ObservedTopic {

@@ -26,7 +26,8 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %telemetry::chain(&error), "The operator failed");
-            ExitCode::FAILURE
+            // Without waiting for what still runs on other threads: where the Lease is lost, another operator acts.
+            std::process::exit(1)
         }
     }
 }

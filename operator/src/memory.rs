@@ -11,6 +11,8 @@ use std::{
 use crds::status::LagStatus;
 use jiff::Timestamp;
 
+use crate::kafka::TopicKey;
+
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -30,6 +32,14 @@ pub struct Remembered {
     pub lag: Option<(Instant, LagStatus)>,
     /// When expired chunks were last dropped (Apache-2 edition).
     pub chunks_dropped_at: Option<Timestamp>,
+    /// Since when the bridge of a deleted pipeline is told to retire.
+    pub retiring_since: Option<Instant>,
+    /// Since when it runs with that.
+    pub draining_since: Option<Instant>,
+    /// Whether the MQTT session of a deleted pipeline is ended, or given up.
+    pub session_is_over: bool,
+    /// The topic that it manages, once it has marked it as its own.
+    pub topic: Option<TopicKey>,
     /// Since when the clean-up after a deleted pipeline has failed.
     pub cleanup_failing_since: Option<Instant>,
 }
@@ -45,6 +55,24 @@ impl Memory {
         change(self.lock().entry(key.clone()).or_default())
     }
 
+    /// Notes that a pipeline manages a topic, unless another one is known to: then that is the answer. Markers of two
+    /// pipelines can be in two databases, and only here are they seen together.
+    pub fn claim_topic(&self, key: &PipelineKey, topic: &TopicKey) -> Option<PipelineKey> {
+        let mut pipelines = self.lock();
+        let manager = other_manager(&pipelines, key, topic);
+        if manager.is_none() {
+            pipelines.entry(key.clone()).or_default().topic = Some(topic.clone());
+        }
+        manager
+    }
+
+    /// Notes that a pipeline manages no topic, or none that it has marked. Answers which other one manages this one.
+    pub fn disclaim_topic(&self, key: &PipelineKey, topic: &TopicKey) -> Option<PipelineKey> {
+        let mut pipelines = self.lock();
+        pipelines.entry(key.clone()).or_default().topic = None;
+        other_manager(&pipelines, key, topic)
+    }
+
     /// Forgets a pipeline that is gone.
     pub fn forget(&self, key: &PipelineKey) {
         self.lock().remove(key);
@@ -53,6 +81,17 @@ impl Memory {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Remembered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn other_manager(
+    pipelines: &HashMap<PipelineKey, Remembered>,
+    key: &PipelineKey,
+    topic: &TopicKey,
+) -> Option<PipelineKey> {
+    let is_it = |(other, remembered): &(&PipelineKey, &Remembered)| {
+        *other != key && remembered.topic.as_ref() == Some(topic)
+    };
+    pipelines.iter().find(is_it).map(|(other, _)| other.clone())
 }
 
 /// How long to wait after so many failures in a row: 1 s, 2 s, 4 s … 5 min, give or take a fifth.
@@ -98,6 +137,26 @@ mod tests {
         assert_eq!(spread(Duration::from_secs(60), 1.0), Duration::from_secs(72));
         let waits: std::collections::HashSet<_> = (0..20).map(|_| about(Duration::from_secs(60))).collect();
         assert!(waits.len() > 10);
+    }
+
+    #[test]
+    fn a_topic_has_one_manager_until_it_is_disclaimed_or_gone() {
+        let memory = Memory::default();
+        let [a, b] = ["a", "b"].map(|name| ("plant-7".to_owned(), name.to_owned()));
+        let topic = |name| TopicKey {
+            cluster_id: "k1".to_owned(),
+            topic: crate::pipeline::TopicName::parse(name).unwrap(),
+        };
+        assert_eq!(memory.disclaim_topic(&b, &topic("t")), None);
+        assert_eq!(memory.claim_topic(&a, &topic("t")), None);
+        assert_eq!(memory.claim_topic(&a, &topic("t")), None);
+        assert_eq!(memory.claim_topic(&b, &topic("t")), Some(a.clone()));
+        assert_eq!(memory.disclaim_topic(&b, &topic("t")), Some(a.clone()));
+        assert_eq!(memory.claim_topic(&b, &topic("u")), None);
+        assert_eq!(memory.disclaim_topic(&a, &topic("u")), Some(b.clone()));
+        assert_eq!(memory.claim_topic(&b, &topic("t")), None);
+        memory.forget(&b);
+        assert_eq!(memory.claim_topic(&a, &topic("t")), None);
     }
 
     #[test]

@@ -26,8 +26,6 @@ pub struct Pipeline {
     pub table: Table,
     /// How the operator reaches the database.
     pub database: DatabaseAccess,
-    /// The role that workers have in the database.
-    pub worker_role: String,
     /// The workers from MQTT to Kafka; `None` where something else fills the topic.
     pub bridge: Option<Worker>,
     /// The workers from Kafka to TimescaleDB.
@@ -88,6 +86,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// The column that partitions it.
     pub time_column: SqlIdent,
+    /// The role that workers write as. Any text: it comes from a Secret.
+    pub writer: String,
     /// What the operator makes of it; `None` where its management is External.
     pub wanted: Option<WantedTable>,
 }

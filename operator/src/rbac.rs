@@ -1,7 +1,7 @@
 //! Exactly what the operator asks of the Kubernetes API. No I/O.
 //!
 //! The Role of the Helm chart grants this list and nothing else; a test compares the two. Each call of the
-//! operator stands in `reconcile/fetch.rs`, `reconcile/write.rs` or `run.rs`.
+//! operator stands in `reconcile/fetch.rs`, `reconcile/write.rs`, `controller.rs` or `lease.rs`.
 
 /// One line of the Role.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,7 +32,15 @@ pub const RULES: &[Rule] = &[
     // Patch is for the finalizer alone.
     rule("iotpipeline.dev", "iotpipelines", &["list", "patch", "watch"]),
     rule("iotpipeline.dev", "iotpipelines/status", &["patch"]),
+    rule("networking.k8s.io", "networkpolicies", CHILD),
     rule("policy", "poddisruptionbudgets", CHILD),
+];
+
+/// What the operator needs in its own namespace where leaders are elected: to create the Lease, because Kubernetes
+/// cannot limit that to a name, and the rest for the Lease of its own name alone.
+pub const LEASE_RULES: [Rule; 2] = [
+    rule("coordination.k8s.io", "leases", &["create"]),
+    rule("coordination.k8s.io", "leases", &["get", "update"]),
 ];
 
 /// The verbs for what the operator creates, repairs and removes.
@@ -79,14 +87,7 @@ mod tests {
                 include_str!("../../charts/iotpipeline-operator/tests/any-namespace.rendered.yaml"),
             ),
         ] {
-            let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(rendered).unwrap();
-            let role = documents
-                .iter()
-                .find(|document| {
-                    document["kind"] == kind && document["metadata"]["name"] == "iotpipeline-operator"
-                })
-                .unwrap();
-            let rules: Vec<PolicyRule> = serde_json::from_value(role["rules"].clone()).unwrap();
+            let rules = rules_of(rendered, kind, "iotpipeline-operator");
             let mut granted = BTreeSet::new();
             for rule in &rules {
                 assert_eq!((&rule.resource_names, &rule.non_resource_urls), (&None, &None));
@@ -98,5 +99,27 @@ mod tests {
             }
             assert_eq!(granted, expected, "{kind}");
         }
+    }
+
+    #[test]
+    fn the_chart_grants_the_lease_by_its_name() {
+        let rendered = include_str!("../../charts/iotpipeline-operator/tests/defaults.rendered.yaml");
+        let rules = rules_of(rendered, "Role", "iotpipeline-operator-lease");
+        let names = [None, Some(vec!["iotpipeline-operator".to_owned()])];
+        assert_eq!(rules.len(), LEASE_RULES.len());
+        for ((granted, expected), resource_names) in rules.iter().zip(LEASE_RULES).zip(names) {
+            assert_eq!(granted.api_groups.as_deref().unwrap(), [expected.api_group]);
+            assert_eq!(granted.resources.as_deref().unwrap(), [expected.resource]);
+            assert_eq!(granted.verbs, expected.verbs);
+            assert_eq!(granted.resource_names, resource_names);
+        }
+    }
+
+    fn rules_of(rendered: &str, kind: &str, name: &str) -> Vec<PolicyRule> {
+        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(rendered).unwrap();
+        let is_wanted =
+            |document: &&serde_json::Value| document["kind"] == kind && document["metadata"]["name"] == name;
+        let role = documents.iter().find(is_wanted).unwrap();
+        serde_json::from_value(role["rules"].clone()).unwrap()
     }
 }

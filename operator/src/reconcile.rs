@@ -10,6 +10,7 @@ pub mod drift;
 pub mod fetch;
 pub mod health;
 pub mod plan;
+pub mod report;
 pub mod rollout;
 pub mod status;
 pub mod validate;
@@ -17,7 +18,7 @@ pub mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use crds::{IoTPipeline, IoTPipelineStatus, status::Reason};
+use crds::{IoTPipeline, IoTPipelineStatus, names::APPROVE_ANNOTATION, status::Reason};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use snafu::ResultExt;
@@ -94,12 +95,14 @@ async fn keep(
 ) -> Result<Action, Error> {
     let (stores, session) = fetch_stores(pipeline, context).await;
     let now = Timestamp::now();
-    let plan = plan::plan(pipeline, object.finalizers(), workers, &stores, &context.worker_image, now)
-        .context(BuildSnafu)?;
+    let approval = object.annotations().get(APPROVE_ANNOTATION).map(String::as_str);
+    let (finalizers, settings) = (object.finalizers(), &context.workers);
+    let plan =
+        plan::plan(pipeline, finalizers, approval, workers, &stores, settings, now).context(BuildSnafu)?;
     let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
     let assessment = Assessment::Applied { pipeline, stores: &stores, outcome: &outcome };
     let status = status::status(object, workers, &assessment, now);
-    report(object, &status, &outcome.changes, context).await?;
+    report_status(object, &status, &outcome.changes, context).await?;
     match outcome.failure.or(stores.into_failure()) {
         Some(failure) => Err(failure),
         None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
@@ -115,7 +118,7 @@ async fn refuse(
     context: &Context,
 ) -> Result<Action, Error> {
     let status = status::status(object, workers, &Assessment::Refused(invalid), Timestamp::now());
-    report(object, &status, &[], context).await?;
+    report_status(object, &status, &[], context).await?;
     match invalid.reason {
         Reason::SecretMissing | Reason::SecretInvalid => Ok(Action::requeue(about(SECRET_WAIT))),
         _ => Ok(Action::await_change()),
@@ -123,7 +126,7 @@ async fn refuse(
 }
 
 /// Publishes what is new and writes the status, if it is another one.
-async fn report(
+async fn report_status(
     object: &IoTPipeline,
     status: &IoTPipelineStatus,
     changes: &[Change],

@@ -1,61 +1,40 @@
-//! The operator from start to end: watch pipelines and their children, reconcile what changes, answer HTTP, stop
-//! when told to.
+//! The operator from start to end: answer HTTP, wait for the Lease, reconcile while it is held, stop when told to.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, process, sync::Arc};
 
 use access::database::REFUSED_VARIABLES;
-use crds::{
-    IoTPipeline,
-    names::{API_GROUP, FIELD_MANAGER, MANAGED_BY_LABEL},
-};
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, future::Shared, stream};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        apps::v1::{Deployment, StatefulSet},
-        core::v1::{ConfigMap, Service},
-        policy::v1::PodDisruptionBudget,
-    },
+use crds::names::{API_GROUP, FIELD_MANAGER};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+    stream,
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{
-        Controller,
-        controller::{self, Action},
-        events::{Recorder, Reporter},
-        watcher,
-    },
+    Client,
+    runtime::events::{Recorder, Reporter},
 };
-use serde::de::DeserializeOwned;
 use snafu::{ResultExt, Snafu};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 
 use crate::{
     args::Args,
-    build::WorkerImage,
+    build::{WorkerImage, WorkerSettings},
     context::Context,
-    error::Error as ReconcileError,
+    controller::{controller, reconciliations},
     kafka::KafkaClient,
-    memory::{self, Memory},
-    reconcile::{reconcile, validate::Settings},
-    telemetry::{chain, http, metrics::Metrics},
+    lease::{Election, Timing},
+    memory::Memory,
+    reconcile::{report::HttpReports, validate::Settings},
+    telemetry::{
+        http::{self, Phase},
+        metrics::Metrics,
+    },
     timescale::DirectDatabases,
 };
-
-/// Events of one object that come within this time lead to one reconciliation.
-const DEBOUNCE: Duration = Duration::from_secs(1);
-
-/// A deletion is bounded in time, so it is tried again at least so often.
-const CLEANUP_RETRY: Duration = Duration::from_secs(15);
 
 /// Why the operator ended.
 #[derive(Debug, Snafu)]
@@ -88,6 +67,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// Another operator holds the Lease now.
+    #[snafu(display("lost the Lease to {holder}; this operator acts no more, and starts again to stand by"))]
+    LeaseLost {
+        /// The other operator.
+        holder: String,
+    },
     /// The signal handlers could not be set up.
     #[snafu(display("failed to listen for signals"))]
     Signals {
@@ -99,10 +84,17 @@ pub enum Error {
 /// Resolves when the operator is asked to stop.
 type Stop = Shared<BoxFuture<'static, ()>>;
 
+/// What the operator reconciles, and how much of it at once.
+struct Scopes {
+    /// The watched namespaces; `None` for all of them.
+    namespaces: Vec<Option<String>>,
+    concurrency: u16,
+}
+
 /// Runs the operator until SIGTERM or SIGINT. Reconciliations that have begun are finished.
 ///
 /// # Errors
-/// Fails where the operator cannot start, or its HTTP endpoint breaks.
+/// Fails where the operator cannot start, its HTTP endpoint breaks, or another operator took over.
 pub async fn run(args: Args) -> Result<(), Error> {
     if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
         return EnvironmentSnafu { variable }.fail();
@@ -114,125 +106,111 @@ pub async fn run(args: Args) -> Result<(), Error> {
         watch_any_namespace,
         worker_image,
         worker_image_pull_policy,
+        worker_ingress_from,
         http_address,
+        leader_election,
+        lease_name,
+        pod_name,
+        pod_namespace,
         concurrency,
         resync,
     } = args;
     let stop = stop_signal().context(SignalsSnafu)?;
     let client = Client::try_default().await.context(ClientSnafu)?;
-    let metrics = Metrics::default();
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
         client: client.clone(),
-        http: reqwest::Client::builder().no_proxy().build().context(WorkersSnafu)?,
+        reports: Arc::new(HttpReports::new().context(WorkersSnafu)?),
         kafka: Arc::new(KafkaClient::default()),
         databases: Arc::new(DirectDatabases),
-        metrics: metrics.clone(),
+        metrics: Metrics::default(),
         memory: Memory::default(),
         settings: Settings { cluster_name },
-        worker_image: WorkerImage { reference: worker_image, pull_policy: worker_image_pull_policy },
+        workers: WorkerSettings {
+            image: WorkerImage { reference: worker_image, pull_policy: worker_image_pull_policy },
+            ingress_from: worker_ingress_from.map(|peers| peers.0),
+        },
         resync,
     });
-
-    let scopes: Vec<Option<String>> =
+    let namespaces =
         if watch_any_namespace { vec![None] } else { watch_namespaces.into_iter().map(Some).collect() };
+    let scopes = Scopes { namespaces, concurrency };
+    // The command line has both where it asks for an election.
+    let election = pod_name
+        .zip(pod_namespace)
+        .filter(|_| leader_election)
+        .map(|(pod, namespace)| Election::new(client, &namespace, &lease_name, &pod, Timing::default()));
     tracing::info!(
-        ?scopes,
+        scopes = ?scopes.namespaces,
         version = env!("CARGO_PKG_VERSION"),
         api_group = API_GROUP,
         "The operator starts"
     );
-    let (stores, reconciliations): (Vec<_>, Vec<_>) = scopes
-        .iter()
-        .map(|scope| {
-            let controller = controller(&client, scope.as_deref(), concurrency, stop.clone());
-            (controller.store(), reconciliations(controller, Arc::clone(&context)).boxed())
-        })
-        .unzip();
-    metrics.count_pipelines(stores.clone());
 
     let listener = TcpListener::bind(http_address).await.context(HttpSnafu { address: http_address })?;
-    let served = http::serve(listener, metrics, stores, stop);
-    let watched = stream::select_all(reconciliations).for_each(|()| async {}).map(Ok);
-    tokio::try_join!(watched, served).context(HttpSnafu { address: http_address })?;
+    let (phase, phases) = watch::channel(Phase::Starting);
+    let served = http::serve(listener, context.metrics.clone(), phases, stop.clone())
+        .map(|served| served.context(HttpSnafu { address: http_address }));
+    tokio::try_join!(act_as_leader(election, &scopes, &context, &phase, stop), served)?;
     tracing::info!("The operator stopped");
     Ok(())
 }
 
-type PipelineController = Controller<DeserializeGuard<IoTPipeline>>;
-
-fn controller(client: &Client, namespace: Option<&str>, concurrency: u16, stop: Stop) -> PipelineController {
-    let children =
-        watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}")).any_semantic();
-    Controller::new(api(client, namespace), watcher::Config::default().any_semantic())
-        .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency))
-        .owns(api::<ConfigMap>(client, namespace), children.clone())
-        .owns(api::<Deployment>(client, namespace), children.clone())
-        .owns(api::<PodDisruptionBudget>(client, namespace), children.clone())
-        .owns(api::<Service>(client, namespace), children.clone())
-        .owns(api::<StatefulSet>(client, namespace), children)
-        .graceful_shutdown_on(stop)
-}
-
-/// The namespaced API of a kind, in one namespace or in all.
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
-/// Reconciles whatever the controller says; this is where every result is told.
-fn reconciliations(controller: PipelineController, context: Arc<Context>) -> impl Stream<Item = ()> {
-    controller.run(observed_reconcile, error_policy, Arc::clone(&context)).map(move |result| match result {
-        Ok((pipeline, action)) => tracing::debug!(%pipeline, ?action, "Reconciled"),
-        Err(controller::Error::ObjectNotFound(pipeline)) => {
-            tracing::debug!(%pipeline, "The pipeline is gone");
-            context.memory.forget(&(pipeline.namespace.clone().unwrap_or_default(), pipeline.name.clone()));
+/// Waits for the Lease, if any, and acts for as long as it is held.
+async fn act_as_leader(
+    election: Option<Election>,
+    scopes: &Scopes,
+    context: &Arc<Context>,
+    phase: &watch::Sender<Phase>,
+    stop: Stop,
+) -> Result<(), Error> {
+    let Some(mut election) = election else {
+        act(scopes, context, phase, stop).await;
+        return Ok(());
+    };
+    let mut last_holder = String::new();
+    let stands_by = |holder: &str| {
+        if holder != last_holder {
+            tracing::info!(holder, "Standing by");
+            holder.clone_into(&mut last_holder);
         }
-        Err(controller::Error::ReconcilerFailed(error, pipeline)) => {
-            tracing::warn!(%pipeline, category = error.category(), error = %chain(&error), "Failed to reconcile; tried again later");
-        }
-        Err(error @ (controller::Error::QueueError(_) | controller::Error::RunnerError(_))) => {
-            tracing::warn!(error = %chain(&error), "Failed to watch; tried again");
-        }
-    })
+        phase.send_replace(Phase::StandingBy);
+    };
+    let tenure = tokio::select! {
+        tenure = election.acquire(stands_by, end_at_once) => tenure,
+        () = stop.clone() => return Ok(()),
+    };
+    tracing::info!("Leading");
+    tokio::select! {
+        () = act(scopes, context, phase, stop) => {}
+        holder = election.keep(&tenure) => return LeaseLostSnafu { holder }.fail(),
+    }
+    election.release(tenure).await;
+    Ok(())
 }
 
-/// Reconciles one pipeline and takes its time.
-async fn observed_reconcile(
-    object: Arc<DeserializeGuard<IoTPipeline>>,
-    context: Arc<Context>,
-) -> Result<Action, ReconcileError> {
-    let started = Instant::now();
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
-    let result = reconcile(object, Arc::clone(&context)).await;
-    context.metrics.record_reconcile(started.elapsed(), result.as_ref().map(|_| ()));
-    if result.is_ok() {
-        context.memory.update(&key, |remembered| remembered.failures = 0);
-    }
-    result
+/// Reconciles until told to stop.
+async fn act(scopes: &Scopes, context: &Arc<Context>, phase: &watch::Sender<Phase>, stop: Stop) {
+    let (stores, reconciliations): (Vec<_>, Vec<_>) = scopes
+        .namespaces
+        .iter()
+        .map(|namespace| {
+            let controller =
+                controller(&context.client, namespace.as_deref(), scopes.concurrency, stop.clone());
+            (controller.store(), reconciliations(controller, Arc::clone(context)).boxed())
+        })
+        .unzip();
+    context.metrics.record_leader(true);
+    context.metrics.count_pipelines(stores.clone());
+    phase.send_replace(Phase::Acting(stores));
+    stream::select_all(reconciliations).for_each(|()| async {}).await;
 }
 
-/// When to try again what failed: later and later.
-fn error_policy(
-    object: Arc<DeserializeGuard<IoTPipeline>>,
-    error: &ReconcileError,
-    context: Arc<Context>,
-) -> Action {
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
-    let failures = context.memory.update(&key, |remembered| {
-        remembered.failures = remembered.failures.saturating_add(1);
-        remembered.failures
-    });
-    match error {
-        ReconcileError::ReadPipeline { .. } => Action::await_change(),
-        ReconcileError::CleanUp { .. } => Action::requeue(memory::backoff(failures).min(CLEANUP_RETRY)),
-        _ => Action::requeue(memory::backoff(failures)),
-    }
+/// Another operator may act in a few seconds, so nothing of this process may go on: not even what would run when it
+/// exits in good order.
+fn end_at_once() {
+    tracing::error!("The Lease could not be renewed in time; the operator ends, so that another can act");
+    process::abort();
 }
 
 fn stop_signal() -> io::Result<Stop> {

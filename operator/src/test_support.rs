@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 
 use crds::IoTPipeline;
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::{core::v1::Secret, networking::v1::NetworkPolicyPeer},
+};
+use serde_json::json;
 
 use crate::{
-    build::WorkerImage,
+    build::{WorkerImage, WorkerSettings},
     pipeline::Pipeline,
     reconcile::validate::{Secrets, Settings, validate},
 };
@@ -69,4 +73,18 @@ pub fn settings() -> Settings {
 /// The workers' image.
 pub fn image() -> WorkerImage {
     WorkerImage { reference: "docker.io/iotpipeline/worker:0.1.0".to_owned(), pull_policy: None }
+}
+
+/// The operator's pods, as those who may reach the workers.
+pub fn peers() -> Vec<NetworkPolicyPeer> {
+    let peer = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "iotpipeline-system"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "iotpipeline-operator"}},
+    });
+    vec![serde_json::from_value(peer).unwrap()]
+}
+
+/// What shapes the objects of every pipeline.
+pub fn worker_settings() -> WorkerSettings {
+    WorkerSettings { image: image(), ingress_from: Some(peers()) }
 }

@@ -19,6 +19,8 @@ mod bookkeeping;
 mod effects;
 mod error;
 mod execute;
+mod external;
+mod grants;
 mod lag;
 mod observe;
 mod plan;
@@ -27,11 +29,13 @@ mod retention;
 mod rights;
 mod session;
 mod sql;
+#[cfg(test)]
+mod test_support;
 
 pub use error::Error;
 pub use lag::lag;
 pub use plan::plan;
-pub use retention::{check_interval, drop_is_due};
+pub use retention::{check_interval, drop_is_due, retention_in_force};
 pub use session::DirectDatabases;
 
 /// Opens sessions. One implementation connects ([`DirectDatabases`]); tests write their own.
@@ -71,8 +75,12 @@ pub trait Session: Send {
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Retention of the Apache-2 edition, which has no policies: drops the chunks whose rows are all older than
-    /// `table.drop_after`. Call it when [`drop_is_due`] says so.
-    fn drop_expired_chunks<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
+    /// `drop_after`. Call it when [`drop_is_due`] says so, with what [`retention_in_force`] says.
+    fn drop_expired_chunks<'a>(
+        &'a mut self,
+        table: &'a Table,
+        drop_after: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
 
     /// Up to where each partition has become rows of the table.
     fn positions<'a>(
@@ -84,6 +92,9 @@ pub trait Session: Send {
     /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
     /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is
     /// no marker or another pipeline's.
+    ///
+    /// A table that is somebody else's stays, with its positions: they say which records are rows of it. Of such a
+    /// table go this pipeline's feeds, and the dead letters if it created them and nobody else feeds the table.
     fn delete_table<'a>(
         &'a mut self,
         table: &'a Table,
@@ -113,12 +124,84 @@ pub struct ObservedTable {
     pub bookkeeping_version: i32,
     /// The pipeline that created the table.
     pub marker: Option<PipelineId>,
+    /// The pipeline that created the dead letters of a table that is somebody else's.
+    pub dead_letter_marker: Option<PipelineId>,
+    /// How long rows stay by what was last applied; `None` where nothing says so.
+    pub applied_retention: Option<Retention>,
     /// The pipeline that created the topic, if it was asked for.
     pub topic_marker: Option<PipelineId>,
+    /// The topic that was asked for, and who writes into the table from it.
+    pub feed: Option<ObservedFeed>,
+    /// What the workers' role may do.
+    pub writer: ObservedWriter,
     /// The table, or whatever has its name.
     pub table: Option<ObservedRelation>,
     /// The table of dead letters, or whatever has its name.
     pub dead_letters: Option<ObservedRelation>,
+    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before.
+    pub expired: Option<ExpiredChunks>,
+}
+
+/// A topic and who writes into the table from it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedFeed {
+    /// The topic.
+    pub topic: TopicKey,
+    /// The pipeline; `None` where there is none.
+    pub pipeline: Option<PipelineId>,
+}
+
+/// How long rows stay. The shorter, the less.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Retention {
+    /// So long at least.
+    For(Duration),
+    /// Until somebody deletes them.
+    ForEver,
+}
+
+/// Chunks whose rows are all older than the spec wants them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ExpiredChunks {
+    /// How many.
+    pub number: i64,
+    /// When the oldest of them begins.
+    pub oldest: Option<Timestamp>,
+    /// About how many rows they have; `None` where the server has no statistics.
+    pub rows: Option<i64>,
+}
+
+/// What the workers' role may do, as far as workers need it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ObservedWriter {
+    /// Whether there is such a role.
+    pub exists: bool,
+    /// The rights it lacks on what is there.
+    pub lacks: Vec<LackingRights>,
+}
+
+/// Rights that the workers' role lacks on one thing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LackingRights {
+    /// The thing.
+    pub object: GrantObject,
+    /// Such as `INSERT`.
+    pub privileges: Vec<&'static str>,
+    /// Whether the operator's role may grant them.
+    pub is_grantable: bool,
+}
+
+/// The things that workers need rights on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GrantObject {
+    /// The table's schema.
+    Schema,
+    /// The table.
+    Table,
+    /// Its dead letters.
+    DeadLetters,
+    /// Its positions.
+    Positions,
 }
 
 /// The TimescaleDB extension as the server has it.
@@ -153,7 +236,7 @@ pub enum Edition {
 }
 
 /// What the role may do, as far as it matters here. A superuser may do everything.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Rights {
     /// The role is a superuser.
     pub superuser: bool,
@@ -161,8 +244,10 @@ pub struct Rights {
     pub create_in_database: bool,
     /// USAGE and CREATE on the schema; `true` where it does not exist.
     pub create_in_schema: bool,
-    /// SELECT, INSERT, UPDATE and DELETE on the bookkeeping tables that exist.
-    pub use_bookkeeping: bool,
+    /// The bookkeeping tables on which it lacks one of SELECT, INSERT, UPDATE and DELETE.
+    pub unusable_bookkeeping: Vec<String>,
+    /// The bookkeeping tables that it does not own, neither by itself nor as a member of the owner.
+    pub foreign_bookkeeping: Vec<String>,
 }
 
 /// A table, or something else with its name.
@@ -204,6 +289,8 @@ pub struct ObservedColumn {
     pub nullable: bool,
     /// Whether it fills itself where a row does not name it.
     pub has_default: bool,
+    /// Whether it is computed from others, so that no row may name it.
+    pub is_generated: bool,
 }
 
 /// An index as it is.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::{Component, SubscriptionStatus, WorkerProblem, WorkerStatus};
+use crds::worker::{Component, Retirement, SubscriptionStatus, WorkerProblem, WorkerStatus};
 
 /// A worker whose data path has not turned for so long is dead.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
@@ -56,6 +56,11 @@ impl Health {
     /// How the broker answered each subscription (bridge).
     pub fn set_subscriptions(&self, subscriptions: Vec<SubscriptionStatus>) {
         self.lock().status.subscriptions = subscriptions;
+    }
+
+    /// What has become of the session of a pipeline that goes (bridge).
+    pub fn set_retirement(&self, retirement: Retirement) {
+        self.lock().status.retirement = Some(retirement);
     }
 
     /// The partitions that this worker owns (processor).

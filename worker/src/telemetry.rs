@@ -3,6 +3,9 @@
 //! Each part keeps one struct of typed metrics and registers it once, through [`Metrics::register`]. No metric
 //! has a label whose values come from messages (topics, devices): their number has no bound.
 
+#[cfg(test)]
+pub(crate) mod document;
+
 use std::{
     error::Error,
     fmt,

@@ -44,6 +44,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | sortAlpha | toJson }}
 {{- end }}
 
+{{- /* Who may reach the workers' HTTP endpoints, as a JSON list: the operator, and whoever reads metrics. */}}
+{{- define "iotpipeline-operator.workerIngressFrom" -}}
+{{- $labels := include "iotpipeline-operator.selectorLabels" . | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/component" "operator" }}
+{{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) }}
+{{- $operator := dict "namespaceSelector" $namespace "podSelector" (dict "matchLabels" $labels) }}
+{{- prepend .Values.networkPolicy.metricsFrom $operator | toJson }}
+{{- end }}
+
 {{- /* What every container of the chart may do: nothing that the restricted Pod Security Standard forbids. */}}
 {{- define "iotpipeline-operator.containerSecurityContext" -}}
 allowPrivilegeEscalation: false

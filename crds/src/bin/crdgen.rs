@@ -1,5 +1,5 @@
-//! Prints the CustomResourceDefinition of `IoTPipeline`: as YAML for `crds/yaml`, or with `--chart` as the
-//! template of the Helm chart.
+//! Prints the CustomResourceDefinition of `IoTPipeline`: as YAML for `crds/yaml`, with `--chart` as the template of
+//! the Helm chart, or with `--reference` as `docs/reference.md`.
 
 use std::{
     env,
@@ -8,11 +8,12 @@ use std::{
 
 fn main() -> io::Result<()> {
     let text = match env::args().nth(1).as_deref() {
-        None => crds::manifest(),
-        Some("--chart") => crds::chart_template(),
+        None => crds::manifest().map_err(io::Error::other),
+        Some("--chart") => crds::chart_template().map_err(io::Error::other),
+        Some("--reference") => crds::reference().map_err(io::Error::other),
         Some(other) => {
-            return Err(io::Error::other(format!("unknown argument {other}; it takes --chart or none")));
+            Err(io::Error::other(format!("unknown argument {other}; it takes --chart, --reference or none")))
         }
     };
-    io::stdout().write_all(text.map_err(io::Error::other)?.as_bytes())
+    io::stdout().write_all(text?.as_bytes())
 }

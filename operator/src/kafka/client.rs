@@ -3,8 +3,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use access::kafka::KafkaAccess;
@@ -13,17 +13,19 @@ use snafu::ResultExt;
 
 use super::{
     Error, ObservedTopic, TopicAdmin, TopicStep, Watermarks, connection::Connection, error::AbandonedSnafu,
+    greeting::greet,
 };
 use crate::pipeline::TopicName;
 
 /// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads,
-/// and pipelines come and go with their brokers: a bounded life bounds both.
-const CONNECTION_LIFE: Duration = Duration::from_secs(600);
+/// pipelines come and go with their brokers, and a rotated Secret leaves a connection behind that nobody asks for
+/// again: a bounded life bounds all of them.
+const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 
 /// Talks to brokers; keeps one connection for each way of access.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct KafkaClient {
-    connections: Mutex<HashMap<KafkaAccess, Arc<Connection>>>,
+    connections: Arc<Mutex<HashMap<KafkaAccess, Arc<Connection>>>>,
 }
 
 impl TopicAdmin for KafkaClient {
@@ -66,48 +68,61 @@ impl TopicAdmin for KafkaClient {
 }
 
 impl KafkaClient {
-    /// Runs a blocking request on a thread where it may block. A connection that failed is not used again.
+    /// Runs a blocking request on a thread where it may block.
     async fn run<T: Send + 'static>(
         &self,
         access: &KafkaAccess,
         action: String,
         request: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let connection = self.connection(access)?;
-        let used = Arc::clone(&connection);
-        let result =
-            tokio::task::spawn_blocking(move || request(&used)).await.context(AbandonedSnafu { action })?;
+        let (client, access, wanted) = (self.clone(), access.clone(), action.clone());
+        tokio::task::spawn_blocking(move || client.run_blocking(&access, &wanted, request))
+            .await
+            .context(AbandonedSnafu { action })?
+    }
+
+    /// A connection that failed is not used again. Why it failed, a new one tells.
+    fn run_blocking<T>(
+        &self,
+        access: &KafkaAccess,
+        action: &str,
+        request: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let connection = self.connection(access, action)?;
+        let result = request(&connection);
         if matches!(result, Err(Error::Unreachable { .. })) {
-            self.forget(access, connection);
+            self.forget(access, &connection);
+            greet(access, action)?;
         }
         result
     }
 
-    fn connection(&self, access: &KafkaAccess) -> Result<Arc<Connection>, Error> {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let old = connections.extract_if(|_, connection| now - connection.since > CONNECTION_LIFE);
-        drop_elsewhere(old.map(|(_, connection)| connection).collect());
-        if let Some(connection) = connections.get(access) {
+    fn connection(&self, access: &KafkaAccess, action: &str) -> Result<Arc<Connection>, Error> {
+        if let Some(connection) = self.lock().get(access) {
             return Ok(Arc::clone(connection));
         }
+        greet(access, action)?;
         let connection = Arc::new(Connection::new(access)?);
-        connections.insert(access.clone(), Arc::clone(&connection));
+        self.lock().insert(access.clone(), Arc::clone(&connection));
+        let (client, access, known) = (self.clone(), access.clone(), Arc::downgrade(&connection));
+        tokio::spawn(async move {
+            tokio::time::sleep(CONNECTION_LIFE).await;
+            if let Some(connection) = known.upgrade() {
+                // Where it may take its time: librdkafka joins its threads.
+                tokio::task::spawn_blocking(move || client.forget(&access, &connection));
+            }
+        });
         Ok(connection)
     }
 
-    fn forget(&self, access: &KafkaAccess, failed: Arc<Connection>) {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if connections.get(access).is_some_and(|current| Arc::ptr_eq(current, &failed)) {
+    fn forget(&self, access: &KafkaAccess, old: &Arc<Connection>) {
+        let mut connections = self.lock();
+        if connections.get(access).is_some_and(|current| Arc::ptr_eq(current, old)) {
             connections.remove(access);
         }
-        drop_elsewhere(vec![failed]);
     }
-}
 
-/// Drops connections where it may take its time: librdkafka joins its threads.
-fn drop_elsewhere(connections: Vec<Arc<Connection>>) {
-    if !connections.is_empty() {
-        tokio::task::spawn_blocking(move || drop(connections));
+    fn lock(&self) -> MutexGuard<'_, HashMap<KafkaAccess, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

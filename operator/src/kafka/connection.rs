@@ -6,9 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
+    cause::Cause,
+    error::{NotAsAskedSnafu, Right, SetupSnafu, UnreachableSnafu},
+    settings_unknown,
+};
+use crate::pipeline::TopicName;
 use access::kafka::KafkaAccess;
 use futures::executor::block_on;
 use rdkafka::{
+    ClientConfig,
     admin::{
         AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier,
         TopicReplication, TopicResult,
@@ -18,24 +26,15 @@ use rdkafka::{
     error::{KafkaError, KafkaResult},
     types::RDKafkaErrorCode,
 };
-use snafu::ResultExt;
-
-use super::{
-    Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
-    error::{NotAsAskedSnafu, SetupSnafu, UnreachableSnafu},
-};
-use crate::pipeline::TopicName;
 
 /// How long one request may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long to wait between two looks at a change that spreads through the cluster.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One connection to one Kafka cluster.
 pub(super) struct Connection {
-    /// When it was made.
-    pub since: Instant,
     bootstrap_servers: String,
     admin: AdminClient<DefaultClientContext>,
 }
@@ -43,22 +42,20 @@ pub(super) struct Connection {
 impl Connection {
     pub fn new(access: &KafkaAccess) -> Result<Self, Error> {
         let bootstrap_servers = access.bootstrap_servers.as_str();
-        let admin = access
-            .client_config()
-            .set("client.id", "iotpipeline-operator")
-            // Looking at a topic that does not exist must not create it.
-            .set("allow.auto.create.topics", "false")
+        let admin = client_config(access)
             .set("log.connection.close", "false")
             .set_log_level(RDKafkaLogLevel::Emerg)
             .create()
-            .context(SetupSnafu { bootstrap_servers })?;
-        Ok(Self { since: Instant::now(), bootstrap_servers: bootstrap_servers.to_owned(), admin })
+            // What librdkafka says of its settings may repeat their values.
+            .map_err(|_| SetupSnafu { bootstrap_servers, encrypted: access.tls.is_some() }.build())?;
+        Ok(Self { bootstrap_servers: bootstrap_servers.to_owned(), admin })
     }
 
     pub fn observe(&self, topic: &TopicName) -> Result<ObservedTopic, Error> {
         let action = format!("read topic {topic}");
         let cluster_id = self.admin.inner().fetch_cluster_id(DEADLINE).ok_or_else(|| {
-            UnreachableSnafu { action: &action, bootstrap_servers: &self.bootstrap_servers }.build()
+            let bootstrap_servers = &self.bootstrap_servers;
+            UnreachableSnafu { action: &action, bootstrap_servers, cause: Cause::Silence }.build()
         })?;
         let Some((partitions, replication_factor)) = self.partitions(topic, &action)? else {
             return Ok(ObservedTopic { cluster_id, topic: None });
@@ -83,7 +80,7 @@ impl Connection {
     pub fn delete(&self, topic: &TopicName) -> Result<(), Error> {
         let action = format!("delete topic {topic}");
         let answer = block_on(self.admin.delete_topics(&[topic.as_str()], &options()));
-        match self.topic_result(answer, &action) {
+        match self.topic_result(answer, Right::Delete, &action) {
             Err(Error::Refused { code: RDKafkaErrorCode::UnknownTopicOrPartition, .. }) => return Ok(()),
             result => result?,
         }
@@ -104,7 +101,7 @@ impl Connection {
                     .admin
                     .inner()
                     .fetch_watermarks(topic.as_str(), partition, DEADLINE)
-                    .map_err(|error| self.error(&error, &action))?;
+                    .map_err(|error| self.error(&error, Right::Describe, &action))?;
                 Ok((partition, Watermarks { low, high }))
             })
             .collect()
@@ -125,7 +122,7 @@ impl Connection {
             |new, (name, value)| new.set(name, value),
         );
         let answer = block_on(self.admin.create_topics([&new], &options()));
-        match self.topic_result(answer, &action) {
+        match self.topic_result(answer, Right::Create, &action) {
             // What is there is ours: its marker was written before. The next plan repairs the rest.
             Err(Error::Refused { code: RDKafkaErrorCode::TopicAlreadyExists, .. }) => {
                 return Err(not_as_asked(
@@ -144,7 +141,7 @@ impl Connection {
             }
             Some(_) => Ok(()),
         })?;
-        self.check_config(topic, config, &action)
+        self.check_config(topic, config, &action, ", although Kafka agreed")
     }
 
     /// Sets the named settings and keeps all others.
@@ -155,7 +152,7 @@ impl Connection {
     fn alter_config(&self, topic: &TopicName, config: &BTreeMap<String, String>) -> Result<(), Error> {
         let action = format!("change settings of topic {topic}");
         let mut merged: BTreeMap<_, _> = self
-            .config(topic, &action)?
+            .known_config(topic, &action)?
             .into_iter()
             .filter(|(_, setting)| setting.set_on_topic)
             .map(|(name, setting)| (name, setting.value))
@@ -168,18 +165,24 @@ impl Connection {
                 request.set(name, value)
             });
         let answers = block_on(self.admin.alter_configs([&request], &options()))
-            .map_err(|error| self.error(&error, &action))?;
+            .map_err(|error| self.error(&error, Right::AlterConfigs, &action))?;
         if let Some((_, code)) = answers.into_iter().find_map(Result::err) {
-            return Err(self.error_of_code(code, &action));
+            return Err(self.error_of_code(code, Right::AlterConfigs, &action));
         }
-        self.check_config(topic, &merged, &action)
+        // The client library swallows the error of a single resource here too.
+        let advice = format!(
+            "; grant the operator's Kafka user {} on the topic (docs/security.md lists all rights), or mend \
+             kafka.topic.config if this Kafka does not take the value",
+            Right::AlterConfigs
+        );
+        self.check_config(topic, &merged, &action, &advice)
     }
 
     fn add_partitions(&self, topic: &TopicName, total: i32) -> Result<(), Error> {
         let action = format!("add partitions to topic {topic}");
         let new = NewPartitions::new(topic.as_str(), usize::try_from(total).unwrap_or(0));
         let answer = block_on(self.admin.create_partitions([&new], &options()));
-        self.topic_result(answer, &action)?;
+        self.topic_result(answer, Right::Alter, &action)?;
         settle(|| match self.partitions(topic, &action)? {
             Some((found, _)) if found >= total => Ok(()),
             _ => Err(not_as_asked(
@@ -195,7 +198,7 @@ impl Connection {
             .admin
             .inner()
             .fetch_metadata(Some(topic.as_str()), DEADLINE)
-            .map_err(|error| self.error(&error, action))?;
+            .map_err(|error| self.error(&error, Right::Describe, action))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
             return Ok(None);
         };
@@ -203,7 +206,7 @@ impl Connection {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 return Ok(None);
             }
-            Some(code) => return Err(self.error_of_code(code, action)),
+            Some(code) => return Err(self.error_of_code(code, Right::Describe, action)),
             None => {}
         }
         let replicas =
@@ -212,30 +215,34 @@ impl Connection {
         Ok(Some((count(found.partitions().len()), count(replicas))))
     }
 
-    /// Every setting of the topic.
-    fn config(&self, topic: &TopicName, action: &str) -> Result<BTreeMap<String, TopicSetting>, Error> {
+    /// Every setting of the topic; `None` where this user may not read them.
+    fn config(
+        &self,
+        topic: &TopicName,
+        action: &str,
+    ) -> Result<Option<BTreeMap<String, TopicSetting>>, Error> {
         let resource = ResourceSpecifier::Topic(topic.as_str());
         let resources = block_on(self.admin.describe_configs([&resource], &options()))
-            .map_err(|error| self.error(&error, action))?;
+            .map_err(|error| self.error(&error, Right::DescribeConfigs, action))?;
         let entries = match resources.into_iter().next() {
             Some(Ok(resource)) => resource.entries,
-            Some(Err(code)) => return Err(self.error_of_code(code, action)),
+            Some(Err(code)) => return Err(self.error_of_code(code, Right::DescribeConfigs, action)),
             None => Vec::new(),
         };
         // The client library swallows the error of a single resource and leaves it without entries.
         if entries.is_empty() {
-            return Err(not_as_asked(
-                action,
-                "Kafka tells no settings of it; grant the operator's Kafka user DescribeConfigs on the topic",
-            ));
+            return Ok(None);
         }
-        Ok(entries
-            .into_iter()
-            .map(|entry| {
-                let set_on_topic = entry.source == ConfigSource::DynamicTopic;
-                (entry.name, TopicSetting { value: entry.value.unwrap_or_default(), set_on_topic })
-            })
-            .collect())
+        let settings = entries.into_iter().map(|entry| {
+            let set_on_topic = entry.source == ConfigSource::DynamicTopic;
+            (entry.name, TopicSetting { value: entry.value.unwrap_or_default(), set_on_topic })
+        });
+        Ok(Some(settings.collect()))
+    }
+
+    /// Every setting of the topic, where there is no way without them.
+    fn known_config(&self, topic: &TopicName, action: &str) -> Result<BTreeMap<String, TopicSetting>, Error> {
+        self.config(topic, action)?.ok_or_else(|| not_as_asked(action, settings_unknown(topic)))
     }
 
     /// Reads back what was written.
@@ -244,41 +251,55 @@ impl Connection {
         topic: &TopicName,
         wanted: &BTreeMap<String, String>,
         action: &str,
+        advice: &str,
     ) -> Result<(), Error> {
         settle(|| {
-            let config = self.config(topic, action)?;
+            let config = self.known_config(topic, action)?;
             let holds = |name: &String, value: &String| {
                 config.get(name).is_some_and(|setting| setting.value == *value)
             };
             match wanted.iter().find(|(name, value)| !holds(name, value)) {
                 None => Ok(()),
                 Some((name, value)) => {
-                    let found = format!("Kafka agreed, but {name} is not {value}");
+                    let found = format!("{name} is not {value}{advice}");
                     Err(not_as_asked(action, found))
                 }
             }
         })
     }
 
-    fn topic_result(&self, answer: KafkaResult<Vec<TopicResult>>, action: &str) -> Result<(), Error> {
-        let results = answer.map_err(|error| self.error(&error, action))?;
+    fn topic_result(
+        &self,
+        answer: KafkaResult<Vec<TopicResult>>,
+        right: Right,
+        action: &str,
+    ) -> Result<(), Error> {
+        let results = answer.map_err(|error| self.error(&error, right, action))?;
         match results.into_iter().find_map(Result::err) {
-            Some((_, code)) => Err(self.error_of_code(code, action)),
+            Some((_, code)) => Err(self.error_of_code(code, right, action)),
             None => Ok(()),
         }
     }
 
-    fn error(&self, error: &KafkaError, action: &str) -> Error {
+    fn error(&self, error: &KafkaError, right: Right, action: &str) -> Error {
         let code = match error {
             KafkaError::AdminOp(code) => Some(*code),
             error => error.rdkafka_error_code(),
         };
-        self.error_of_code(code.unwrap_or(RDKafkaErrorCode::Fail), action)
+        self.error_of_code(code.unwrap_or(RDKafkaErrorCode::Fail), right, action)
     }
 
-    fn error_of_code(&self, code: RDKafkaErrorCode, action: &str) -> Error {
-        Error::from_code(code, action, &self.bootstrap_servers)
+    fn error_of_code(&self, code: RDKafkaErrorCode, right: Right, action: &str) -> Error {
+        Error::from_code(code, right, action, &self.bootstrap_servers)
     }
+}
+
+/// The settings of the operator's clients.
+pub(super) fn client_config(access: &KafkaAccess) -> ClientConfig {
+    let mut config = access.client_config();
+    // Looking at a topic that does not exist must not create it.
+    config.set("client.id", "iotpipeline-operator").set("allow.auto.create.topics", "false");
+    config
 }
 
 /// Looks at a change that spreads through the cluster until it is there or the deadline passes.

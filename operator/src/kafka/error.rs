@@ -1,41 +1,72 @@
 //! What can go wrong with Kafka, told so that a person can act on it. No I/O.
 
+use std::borrow::Cow;
+
 use crds::status::Reason;
-use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
+use rdkafka::types::RDKafkaErrorCode;
 use snafu::Snafu;
+use strum::Display;
+
+use super::cause::Cause;
+
+/// A right on a topic, by the name that Kafka gives to the operation.
+#[derive(Clone, Copy, Debug, Display, Eq, PartialEq)]
+pub enum Right {
+    /// To grow to more partitions.
+    Alter,
+    /// To change settings.
+    AlterConfigs,
+    /// To create it.
+    Create,
+    /// To delete it.
+    Delete,
+    /// To see whether it exists, its partitions and its offsets.
+    Describe,
+    /// To read its settings.
+    DescribeConfigs,
+}
 
 /// A request to Kafka that failed. Holds error codes of Kafka and librdkafka, never the text of a broker.
 #[derive(Debug, Snafu)]
 #[snafu(visibility(pub(super)))]
 pub enum Error {
-    /// The client could not be made: the bootstrap servers are not usable.
-    #[snafu(display("failed to set up a client for Kafka at {bootstrap_servers}"))]
+    /// The client could not be made.
+    #[snafu(display(
+        "failed to set up a client for Kafka at {bootstrap_servers}: {}",
+        if *encrypted {
+            "check that the Secrets of kafka.tls hold certificates that OpenSSL can read, and a private key that \
+             belongs to the certificate"
+        } else {
+            "check kafka.bootstrapServers and kafka.sasl"
+        }
+    ))]
     Setup {
         /// Where Kafka should be.
         bootstrap_servers: String,
-        /// What librdkafka says.
-        source: KafkaError,
+        /// Whether there are certificates, which may be what is wrong.
+        encrypted: bool,
     },
 
-    /// No answer within the deadline.
-    #[snafu(display(
-        "failed to {action}: no answer from Kafka at {bootstrap_servers} within 10 s; check the address, \
-         the brokers' advertised listeners, network policies and that the brokers run"
-    ))]
+    /// There is no working connection.
+    #[snafu(display("failed to {action}: Kafka at {bootstrap_servers} {cause}"))]
     Unreachable {
         /// What was to be done.
         action: String,
         /// Where Kafka should be.
         bootstrap_servers: String,
+        /// Why not.
+        cause: Cause,
     },
 
     /// The broker refused.
-    #[snafu(display("failed to {action}: Kafka answered {code:?}{}", advice(*code)))]
+    #[snafu(display("failed to {action}: Kafka answered {code:?}{}", advice(*code, *right)))]
     Refused {
         /// What was to be done.
         action: String,
         /// Kafka's error code.
         code: RDKafkaErrorCode,
+        /// The right on the topic that it takes.
+        right: Right,
     },
 
     /// Kafka agreed, but the topic is not as asked for.
@@ -61,19 +92,27 @@ impl Error {
     /// The reason of the condition.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Setup { .. } | Self::Unreachable { .. } => Reason::KafkaUnreachable,
+            Self::Setup { encrypted, .. } if *encrypted => Reason::KafkaTlsFailed,
+            Self::Setup { .. } => Reason::KafkaUnreachable,
+            Self::Unreachable { cause, .. } => cause.reason(),
             Self::Refused { .. } | Self::NotAsAsked { .. } => Reason::KafkaRefused,
             Self::Abandoned { .. } => Reason::ReconcileFailed,
         }
     }
 
     /// Sorts an error code of librdkafka: a broker that does not answer, or one that refuses.
-    pub(super) fn from_code(code: RDKafkaErrorCode, action: &str, bootstrap_servers: &str) -> Self {
+    pub(super) fn from_code(
+        code: RDKafkaErrorCode,
+        right: Right,
+        action: &str,
+        bootstrap_servers: &str,
+    ) -> Self {
         let action = action.to_owned();
         if is_unreachable(code) {
-            Self::Unreachable { action, bootstrap_servers: bootstrap_servers.to_owned() }
+            let cause = Cause::of(Some(code), "");
+            Self::Unreachable { action, bootstrap_servers: bootstrap_servers.to_owned(), cause }
         } else {
-            Self::Refused { action, code }
+            Self::Refused { action, code, right }
         }
     }
 }
@@ -99,9 +138,9 @@ fn is_unreachable(code: RDKafkaErrorCode) -> bool {
 }
 
 /// What to do about an error code, beginning with `; `; empty where the code says it all.
-fn advice(code: RDKafkaErrorCode) -> &'static str {
+fn advice(code: RDKafkaErrorCode, right: Right) -> Cow<'static, str> {
     use RDKafkaErrorCode as Code;
-    match code {
+    Cow::Borrowed(match code {
         Code::InvalidReplicationFactor => {
             "; the cluster has fewer brokers than kafka.topic.replicationFactor asks for"
         }
@@ -110,11 +149,11 @@ fn advice(code: RDKafkaErrorCode) -> &'static str {
         }
         Code::InvalidPartitions => "; the cluster does not take this number of partitions",
         Code::PolicyViolation => "; a policy of the cluster (create.topic.policy) forbids it",
-        Code::TopicAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::GroupAuthorizationFailed => {
-            "; grant the operator's Kafka user Create, Delete, Describe, Alter, DescribeConfigs and AlterConfigs on \
-             the topic"
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            return format!(
+                "; grant the operator's Kafka user {right} on the topic (docs/security.md lists all rights)"
+            )
+            .into();
         }
         Code::TopicDeletionDisabled => {
             "; the cluster has delete.topic.enable=false: delete the topic another way, or let the IoTPipeline go \
@@ -126,7 +165,7 @@ fn advice(code: RDKafkaErrorCode) -> &'static str {
         }
         Code::UnsupportedVersion => "; the brokers are too old (Kafka 2.4 or newer is needed)",
         _ => "",
-    }
+    })
 }
 
 #[cfg(test)]
@@ -135,11 +174,11 @@ mod tests {
 
     #[test]
     fn silence_and_refusal_are_told_apart() {
-        let error = |code| Error::from_code(code, "create topic t", "kafka:9092");
+        let error = |code| Error::from_code(code, Right::Create, "create topic t", "kafka:9092");
         let silence = error(RDKafkaErrorCode::OperationTimedOut);
         assert_eq!(silence.reason(), Reason::KafkaUnreachable);
         assert!(
-            silence.to_string().starts_with("failed to create topic t: no answer from Kafka at kafka:9092")
+            silence.to_string().starts_with("failed to create topic t: Kafka at kafka:9092 did not answer")
         );
 
         let refusal = error(RDKafkaErrorCode::InvalidReplicationFactor);

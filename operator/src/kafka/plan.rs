@@ -7,23 +7,35 @@ use std::collections::BTreeMap;
 
 use crds::{status::Reason, worker::PipelineId};
 
-use super::{ExistingTopic, ObservedTopic, TopicAction, TopicPlan, TopicStep};
+use super::{
+    ExistingTopic, ObservedTopic, TopicAction, TopicPlan, TopicSetting, TopicStep, external, found,
+    settings_unknown,
+};
 use crate::{
     change::{Change, Refusal},
+    memory::PipelineKey,
     pipeline::{Topic, WantedTopic},
 };
 
 /// The one setting that is a minimum: a larger value on the topic stays.
-const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// What to do so that `wanted` holds. `marker` is the pipeline that created the topic, as the database knows it.
+/// What to do so that `wanted` holds. `marker` is the pipeline that created the topic, as the database knows it;
+/// `manager` another pipeline of this operator that manages it, and whose marker may be in another database. A topic
+/// whose management is External is only looked at.
 pub fn plan(
     wanted: &Topic,
     pipeline: &PipelineId,
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
+    manager: Option<&PipelineKey>,
 ) -> TopicPlan {
-    let Some(topic) = &wanted.wanted else { return TopicPlan::default() };
+    let Some(topic) = &wanted.wanted else {
+        return TopicPlan { refusals: external::check(wanted, observed), ..TopicPlan::default() };
+    };
+    if let Some(manager) = manager {
+        return refused(managed_by_another(wanted, manager));
+    }
     match (&observed.topic, marker) {
         (_, Some(owner)) if owner != pipeline => refused(resource_conflict(wanted, owner)),
         (None, marker) => {
@@ -35,9 +47,27 @@ pub fn plan(
 }
 
 /// The deletion of the topic with its pipeline; `None` where another pipeline or nobody is known to have
-/// created it. A deletion that was interrupted after Kafka's part is planned again.
-pub fn plan_deletion(wanted: &Topic, pipeline: &PipelineId, marker: Option<&PipelineId>) -> Option<Change> {
-    (marker == Some(pipeline)).then(|| change(wanted, "", wanted.name.as_str(), ""))
+/// created it, and where another manages it. A deletion that was interrupted after Kafka's part is planned again.
+pub fn plan_deletion(
+    wanted: &Topic,
+    pipeline: &PipelineId,
+    marker: Option<&PipelineId>,
+    manager: Option<&PipelineKey>,
+) -> Option<Change> {
+    let is_ours = wanted.wanted.is_some() && marker == Some(pipeline) && manager.is_none();
+    is_ours.then(|| change(wanted, "", wanted.name.as_str(), ""))
+}
+
+/// The refusal of a topic that another pipeline of this operator manages.
+pub fn managed_by_another(wanted: &Topic, (namespace, name): &PipelineKey) -> Refusal {
+    Refusal {
+        reason: Reason::ResourceConflict,
+        message: format!(
+            "topic {} is managed by the IoTPipeline {name} in namespace {namespace}; {}",
+            wanted.name,
+            ways_out("delete that IoTPipeline first")
+        ),
+    }
 }
 
 fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
@@ -56,16 +86,19 @@ fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
 
 fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
     let mut plan = TopicPlan::default();
-    plan.refusals.extend(topic.config.keys().filter(|name| !existing.config.contains_key(*name)).map(
-        |name| Refusal {
+    let Some(settings) = &existing.config else {
+        return refused(Refusal { reason: Reason::KafkaRefused, message: settings_unknown(&wanted.name) });
+    };
+    plan.refusals.extend(topic.config.keys().filter(|name| !settings.contains_key(*name)).map(|name| {
+        Refusal {
             reason: Reason::KafkaRefused,
             message: format!(
                 "kafka.topic.config names {name}, a setting that this Kafka does not know; remove it"
             ),
-        },
-    ));
+        }
+    }));
 
-    let config = settings_to_change(wanted, topic, existing);
+    let config = settings_to_change(wanted, topic, settings);
     if !config.is_empty() {
         let changes =
             config.iter().map(|(name, value)| change(wanted, name, found(existing, name), value)).collect();
@@ -102,25 +135,20 @@ fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> Topi
 fn settings_to_change(
     wanted: &Topic,
     topic: &WantedTopic,
-    existing: &ExistingTopic,
+    existing: &BTreeMap<String, TopicSetting>,
 ) -> BTreeMap<String, String> {
+    let found = |name: &str| existing.get(name).map(|setting| setting.value.as_str());
     let mut config: BTreeMap<_, _> = topic
         .config
         .iter()
-        .filter(|(name, value)| {
-            existing.config.get(*name).is_some_and(|setting| setting.value != value.as_str())
-        })
+        .filter(|(name, value)| found(name).is_some_and(|found| found != value.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let max_message_bytes = found(existing, MAX_MESSAGE_BYTES).parse::<u64>().unwrap_or(0);
+    let max_message_bytes = found(MAX_MESSAGE_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
     if let Some(least) = wanted.min_max_message_bytes.filter(|least| max_message_bytes < u64::from(*least)) {
         config.insert(MAX_MESSAGE_BYTES.to_owned(), least.to_string());
     }
     config
-}
-
-fn found<'a>(existing: &'a ExistingTopic, name: &str) -> &'a str {
-    existing.config.get(name).map_or("", |setting| setting.value.as_str())
 }
 
 fn change(wanted: &Topic, field: &str, from: &str, to: &str) -> Change {
@@ -140,9 +168,12 @@ fn resource_conflict(wanted: &Topic, owner: &PipelineId) -> Refusal {
     Refusal {
         reason: Reason::ResourceConflict,
         message: format!(
-            "topic {} belongs to the IoTPipeline {} in namespace {} of cluster {}; choose another \
-             kafka.topic.name, or delete that IoTPipeline first",
-            wanted.name, owner.name, owner.namespace, owner.cluster_name
+            "topic {} belongs to the IoTPipeline {} in namespace {} of cluster {}; {}",
+            wanted.name,
+            owner.name,
+            owner.namespace,
+            owner.cluster_name,
+            ways_out("delete that IoTPipeline first")
         ),
     }
 }
@@ -151,12 +182,19 @@ fn not_owned(wanted: &Topic) -> Refusal {
     Refusal {
         reason: Reason::TopicNotOwned,
         message: format!(
-            "topic {} exists, and no IoTPipeline created it (the broker may have, for a client that came first: \
-             auto.create.topics.enable); choose another kafka.topic.name, or delete the topic if nobody needs \
-             what is in it",
-            wanted.name
+            "topic {} exists, and no IoTPipeline that keeps its notes in this schema created it (the broker may \
+             have, for a client that came first: auto.create.topics.enable); {}",
+            wanted.name,
+            ways_out("delete the topic if nobody needs what is in it")
         ),
     }
+}
+
+/// What to do about a topic that is not ours.
+fn ways_out(last: &str) -> String {
+    format!(
+        "set kafka.topic.management to External to use the topic as it is, choose another kafka.topic.name, or {last}"
+    )
 }
 
 fn other_replication_factor(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> Refusal {
@@ -209,14 +247,30 @@ mod tests {
         ExistingTopic {
             partitions: 6,
             replication_factor: 3,
-            config: BTreeMap::from([
+            config: Some(BTreeMap::from([
                 ("retention.ms".into(), setting("604800000", false)),
                 ("compression.type".into(), setting("zstd", true)),
                 ("max.message.bytes".into(), setting("2000000", true)),
                 ("segment.ms".into(), setting("3600000", true)),
                 ("cleanup.policy".into(), setting("delete", false)),
-            ]),
+            ])),
         }
+    }
+
+    /// [`as_wanted`] with another value of one setting.
+    fn with(name: &str, value: &str) -> ExistingTopic {
+        let mut existing = as_wanted();
+        existing.config.as_mut().unwrap().get_mut(name).unwrap().value = value.into();
+        existing
+    }
+
+    fn plan(
+        wanted: &Topic,
+        pipeline: &PipelineId,
+        observed: &ObservedTopic,
+        marker: Option<&PipelineId>,
+    ) -> TopicPlan {
+        super::plan(wanted, pipeline, observed, marker, None)
     }
 
     fn observed(topic: Option<ExistingTopic>) -> ObservedTopic {
@@ -254,9 +308,8 @@ mod tests {
 
     #[test]
     fn drift_of_named_settings_is_repaired_and_others_stay() {
-        let mut existing = as_wanted();
-        existing.config.get_mut("retention.ms").unwrap().value = "1000".into();
-        existing.config.get_mut("compression.type").unwrap().value = "producer".into();
+        let mut existing = with("retention.ms", "1000");
+        existing.config.as_mut().unwrap().get_mut("compression.type").unwrap().value = "producer".into();
         let plan = plan_ours(existing);
         let changes: Vec<_> = plan.steps[0].changes.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -275,22 +328,21 @@ mod tests {
 
     #[test]
     fn max_message_bytes_is_a_minimum() {
-        let mut existing = as_wanted();
-        existing.config.get_mut("max.message.bytes").unwrap().value = "10485760".into();
-        assert_eq!(plan_ours(existing.clone()), TopicPlan::default());
+        assert_eq!(plan_ours(with("max.message.bytes", "10485760")), TopicPlan::default());
 
-        existing.config.get_mut("max.message.bytes").unwrap().value = "1048588".into();
         let config = BTreeMap::from([("max.message.bytes".to_owned(), "2000000".to_owned())]);
-        assert_eq!(plan_ours(existing).steps[0].action, TopicAction::AlterConfig { config });
+        assert_eq!(
+            plan_ours(with("max.message.bytes", "1048588")).steps[0].action,
+            TopicAction::AlterConfig { config }
+        );
     }
 
     #[test]
     fn a_setting_that_kafka_does_not_know_is_refused_and_the_rest_goes_on() {
         let mut topic = wanted();
         topic.wanted.as_mut().unwrap().config.insert("retention.hours".into(), "1".into());
-        let mut existing = as_wanted();
-        existing.config.get_mut("retention.ms").unwrap().value = "1000".into();
-        let plan = plan(&topic, &pipeline("line"), &observed(Some(existing)), Some(&pipeline("line")));
+        let observed = observed(Some(with("retention.ms", "1000")));
+        let plan = plan(&topic, &pipeline("line"), &observed, Some(&pipeline("line")));
         assert_eq!(plan.steps.len(), 1);
         assert_eq!(plan.refusals[0].reason, Reason::KafkaRefused);
         assert!(plan.refusals[0].message.contains("retention.hours"));
@@ -342,10 +394,54 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_another_pipeline_manages_is_a_conflict_whatever_the_marker_says() {
+        let manager = ("plant-8".to_owned(), "other".to_owned());
+        for existing in [None, Some(as_wanted())] {
+            for marker in [None, Some(&pipeline("line"))] {
+                let observed = observed(existing.clone());
+                let plan = super::plan(&wanted(), &pipeline("line"), &observed, marker, Some(&manager));
+                let (reason, message) = only_refusal(&plan);
+                assert_eq!(reason, Reason::ResourceConflict);
+                assert!(
+                    message.contains("managed by the IoTPipeline other in namespace plant-8"),
+                    "{message}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_topic_without_known_settings_is_left_alone() {
+        let plan = plan_ours(ExistingTopic { config: None, ..as_wanted() });
+        let (reason, message) = only_refusal(&plan);
+        assert_eq!(reason, Reason::KafkaRefused);
+        assert!(message.contains("DescribeConfigs"), "{message}");
+    }
+
+    #[test]
+    fn an_external_topic_is_never_claimed_or_changed_or_deleted() {
+        let external = Topic { wanted: None, ..wanted() };
+        let manager = ("plant-8".to_owned(), "other".to_owned());
+        for existing in [None, Some(as_wanted()), Some(with("retention.ms", "1000"))] {
+            for marker in [None, Some(&pipeline("line")), Some(&pipeline("other"))] {
+                let observed = observed(existing.clone());
+                let plan = super::plan(&external, &pipeline("line"), &observed, marker, Some(&manager));
+                assert_eq!((plan.claim, plan.steps.len()), (false, 0));
+                assert_eq!(plan.refusals.is_empty(), existing.is_some());
+                assert_eq!(plan_deletion(&external, &pipeline("line"), marker, None), None);
+            }
+        }
+    }
+
+    #[test]
     fn only_a_topic_of_our_own_is_deleted() {
-        let deletion = |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker);
+        let deletion =
+            |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, None);
         assert_eq!(deletion(None), None);
         assert_eq!(deletion(Some(&pipeline("other"))), None);
         assert_eq!(deletion(Some(&pipeline("line"))).unwrap().to_string(), "topic plant-7.line deleted");
+        let manager = ("plant-8".to_owned(), "other".to_owned());
+        let ours = Some(&pipeline("line"));
+        assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, Some(&manager)), None);
     }
 }

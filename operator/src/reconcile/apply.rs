@@ -3,6 +3,8 @@
 //! Stores before workers: first the table with its bookkeeping, then the topic, whose marker is written there
 //! before it is created, then the workers that expect both.
 
+use std::time::Duration;
+
 use crds::{IoTPipeline, status::Reason};
 use jiff::Timestamp;
 
@@ -16,7 +18,7 @@ use crate::{
     change::{Change, Refusal},
     context::Context,
     error::Error,
-    kafka::{ObservedTopic, TopicKey, TopicPlan},
+    kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
     timescale::{Session, TablePlan},
@@ -73,16 +75,15 @@ pub async fn apply(
         ..Outcome::default()
     };
     apply_table(plan.table, pipeline, stores, session.as_deref_mut(), &mut outcome).await;
-    if plan.drop_expired_chunks {
-        drop_expired_chunks(pipeline, context, session.as_deref_mut(), &mut outcome).await;
+    if let Some(drop_after) = plan.drop_expired_chunks {
+        drop_expired_chunks(drop_after, pipeline, context, session.as_deref_mut(), &mut outcome).await;
     }
     apply_topic(plan.topic, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     if let Some(session) = session {
         session.close().await;
     }
 
-    let topic_fits = outcome.topic_fits();
-    let table_fits = outcome.table_problems.is_empty();
+    let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
     if let Some(bridge) = plan.bridge {
         let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome.failure).await;
         outcome.bridge = Some(bridge);
@@ -98,6 +99,11 @@ impl Outcome {
     /// topic that serves as before; everything else may be another pipeline's topic, or none.
     fn topic_fits(&self) -> bool {
         self.topic_problems.iter().all(|problem| problem.reason == Reason::TopicChangeRefused)
+    }
+
+    /// Whether workers may rely on the table. A change that waits for approval leaves one that serves as before.
+    fn table_fits(&self) -> bool {
+        self.table_problems.iter().all(|problem| problem.reason == Reason::ApprovalRequired)
     }
 
     /// Notes a failure; the first one is what the reconciliation ends with.
@@ -138,13 +144,14 @@ async fn apply_table(
 }
 
 async fn drop_expired_chunks(
+    drop_after: Duration,
     pipeline: &Pipeline,
     context: &Context,
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
 ) {
     let Some(session) = session else { return };
-    match session.drop_expired_chunks(&pipeline.table).await {
+    match session.drop_expired_chunks(&pipeline.table, drop_after).await {
         Ok(changes) => {
             context
                 .memory
@@ -178,12 +185,17 @@ async fn apply_topic(
         }
     };
     if plan.claim {
-        if !outcome.table_problems.is_empty() {
+        if !outcome.table_fits() {
             let waits = "waits for the table: its schema takes the note of whose topic this is";
             outcome.topic_problems.push(Refusal { reason: Reason::Pending, message: waits.to_owned() });
             return;
         }
-        if let Err(source) = claim_topic(pipeline, observed, session).await {
+        let key = observed.key(&pipeline.topic.name);
+        if let Some(manager) = context.memory.claim_topic(&pipeline.key(), &key) {
+            outcome.topic_problems.push(kafka::managed_by_another(&pipeline.topic, &manager));
+            return;
+        }
+        if let Err(source) = claim_topic(pipeline, &key, session).await {
             outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
             outcome.fail(Error::Database { source });
             return;
@@ -204,12 +216,11 @@ async fn apply_topic(
 
 async fn claim_topic(
     pipeline: &Pipeline,
-    observed: &ObservedTopic,
+    topic: &TopicKey,
     session: Option<&mut (dyn Session + '_)>,
 ) -> Result<(), crate::timescale::Error> {
-    let key: TopicKey = observed.key(&pipeline.topic.name);
     match session {
-        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, &key).await,
+        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic).await,
         // Without a session there was no plan that claims.
         None => Ok(()),
     }

@@ -1,7 +1,10 @@
-//! What happens when an IoTPipeline is deleted that says `Delete` of its topic or table: workers first, then the
-//! topic, then the table, and only what this pipeline created.
+//! What happens when an IoTPipeline is deleted: its MQTT session is ended, then its workers go, then the topic and the
+//! table, where it says `Delete` of them and created them.
 //!
-//! It never holds a namespace for long: after [`LIMIT`] the pipeline is let go, and an Event says what was left.
+//! Nothing is held for long: each of these is given up after a while, at once where the namespace goes too, and an
+//! Event says what was left.
+
+mod session;
 
 use std::time::{Duration, Instant};
 
@@ -31,10 +34,14 @@ use crate::{
     pipeline::Pipeline, telemetry::chain, timescale::Session,
 };
 
-/// How long to try: the pods' 45 seconds to stop, and some two minutes for Kafka and the database.
+/// How long to try to delete workers, topic and table: the pods' 45 seconds to stop, and some two minutes for Kafka
+/// and the database.
 const LIMIT: Duration = Duration::from_secs(165);
 
-/// How often to look whether the pods are gone.
+/// How long where the namespace goes: as long as the pods hold it anyway.
+const LIMIT_IN_TERMINATING_NAMESPACE: Duration = Duration::from_secs(60);
+
+/// How often to look whether the pods are gone, or the session ended.
 const POD_WAIT: Duration = Duration::from_secs(2);
 
 /// How far an attempt came.
@@ -47,10 +54,10 @@ enum Progress {
     Fails { message: String, is_hopeless: bool },
 }
 
-/// Deletes what the pipeline's policy says and lets it go.
+/// Ends and deletes what there is to end and to delete, and lets the pipeline go.
 ///
 /// # Errors
-/// What could not be deleted is tried again, until it is given up.
+/// What could not be done is tried again, until it is given up.
 pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> Result<Action, Error> {
     let key = (object.namespace().unwrap_or_default(), object.name_any());
     if !object.finalizers().iter().any(|name| name == FINALIZER) {
@@ -60,10 +67,16 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
     if object.annotations().get(SKIP_CLEANUP_ANNOTATION).is_some_and(|value| value == "true") {
         return give_up(object, "the annotation says so", &key, context).await;
     }
-    let started = Instant::now();
-    let progress = attempt(object, context).await?;
+    let namespace_goes = is_namespace_terminating(&key.0, context).await?;
+    if let Some(message) = end_session(object, namespace_goes, &key, context).await? {
+        say_pending(object, &message, &key, context).await?;
+        return Ok(Action::requeue(POD_WAIT));
+    }
+    let progress = attempt(object, namespace_goes, context).await?;
+    let now = Instant::now();
     let since =
-        context.memory.update(&key, |remembered| *remembered.cleanup_failing_since.get_or_insert(started));
+        context.memory.update(&key, |remembered| *remembered.cleanup_failing_since.get_or_insert(now));
+    let is_over = since.elapsed() > if namespace_goes { LIMIT_IN_TERMINATING_NAMESPACE } else { LIMIT };
     match progress {
         Progress::Done(changes) => {
             for change in changes {
@@ -72,28 +85,59 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
             }
             let_go(object, &key, context).await
         }
-        Progress::Fails { message, is_hopeless } if is_hopeless || since.elapsed() > LIMIT => {
+        Progress::Fails { message, is_hopeless } if is_hopeless || is_over => {
             give_up(object, &message, &key, context).await
         }
-        Progress::Waits(message) if since.elapsed() > LIMIT => give_up(object, &message, &key, context).await,
+        Progress::Waits(message) if is_over => give_up(object, &message, &key, context).await,
         Progress::Waits(message) => {
-            say_pending(object, &message, context).await?;
+            say_pending(object, &message, &key, context).await?;
             Ok(Action::requeue(POD_WAIT))
         }
         Progress::Fails { message, .. } => {
-            say_pending(object, &message, context).await?;
+            say_pending(object, &message, &key, context).await?;
             Err(Error::CleanUp { message })
         }
     }
 }
 
-async fn attempt(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> Result<Progress, Error> {
+/// Ends the MQTT session, or gives it up, once; says what it waits for until then.
+async fn end_session(
+    object: &DeserializeGuard<IoTPipeline>,
+    namespace_goes: bool,
+    key: &PipelineKey,
+    context: &Context,
+) -> Result<Option<String>, Error> {
+    let Ok(object) = &object.0 else { return Ok(None) };
+    if context.memory.recall(key).session_is_over {
+        return Ok(None);
+    }
+    let event = if namespace_goes {
+        session::leave_in_terminating_namespace(object, context)
+    } else {
+        let workers = fetch_workers(object, context).await?;
+        match session::end_session(object, &workers, key, context).await {
+            session::Progress::Waits(message) => return Ok(Some(message)),
+            session::Progress::Over(event) => event,
+        }
+    };
+    context.memory.update(key, |remembered| remembered.session_is_over = true);
+    if let Some(event) = event {
+        write::publish(context, object, event).await;
+    }
+    Ok(None)
+}
+
+async fn attempt(
+    object: &DeserializeGuard<IoTPipeline>,
+    namespace_goes: bool,
+    context: &Context,
+) -> Result<Progress, Error> {
     let object = match &object.0 {
         Ok(object) => object,
         Err(unreadable) => {
             return Ok(Progress::Fails {
                 message: format!("this operator cannot read the object: {}", unreadable.error),
-                is_hopeless: false,
+                is_hopeless: namespace_goes,
             });
         }
     };
@@ -103,12 +147,9 @@ async fn attempt(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> R
     let secrets = fetch_secrets(object, context).await?;
     let pipeline = match validate(&without_program(object), &secrets, &context.settings) {
         Ok(pipeline) => pipeline,
+        // A Secret that went with the namespace will not come back.
         Err(invalid) => {
-            let namespace = object.namespace().unwrap_or_default();
-            // A namespace that goes takes the Secret with it, and no other will come.
-            let is_hopeless = invalid.reason == Reason::SecretMissing
-                && is_namespace_terminating(&namespace, context).await?;
-            return Ok(Progress::Fails { message: invalid.message, is_hopeless });
+            return Ok(Progress::Fails { message: invalid.message, is_hopeless: namespace_goes });
         }
     };
     if let Some(message) = stop_workers(object, &pipeline, context).await? {
@@ -116,7 +157,7 @@ async fn attempt(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> R
     }
     Ok(match delete_stores(object, &pipeline, context).await {
         Ok(changes) => Progress::Done(changes),
-        Err(message) => Progress::Fails { message, is_hopeless: false },
+        Err(message) => Progress::Fails { message, is_hopeless: namespace_goes },
     })
 }
 
@@ -191,7 +232,9 @@ async fn delete_topic(
     let observed = context.kafka.observe(&topic.kafka, &topic.name).await.map_err(|error| chain(&error))?;
     let key = observed.key(&topic.name);
     let table = session.observe(&pipeline.table, Some(&key)).await.map_err(|error| chain(&error))?;
-    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, table.topic_marker.as_ref()) else {
+    let manager = context.memory.disclaim_topic(&pipeline.key(), &key);
+    let marker = table.topic_marker.as_ref();
+    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, marker, manager.as_ref()) else {
         if observed.topic.is_some() {
             let note = format!("topic {} stays: this IoTPipeline did not create it", topic.name);
             let reason = Reason::TopicNotOwned.to_string();
@@ -211,23 +254,25 @@ async fn give_up(
     key: &PipelineKey,
     context: &Context,
 ) -> Result<Action, Error> {
-    let note = format!("Left behind: {}; {why}", left_behind(object));
+    let note = format!("Left behind: {}; {why}", left_behind(object, key, context));
     tracing::error!(namespace = key.0, pipeline = key.1, note, "A deleted pipeline was not cleaned up");
     let event = announce::event(EventType::Warning, "CleanupAbandoned", note);
     write::publish(context, object, event).await;
     let_go(object, key, context).await
 }
 
-/// What the policy would have deleted.
-fn left_behind(object: &DeserializeGuard<IoTPipeline>) -> String {
-    let Ok(IoTPipeline { spec, .. }) = &object.0 else { return "topic and table".to_owned() };
-    let topic = format!("topic {}", spec.kafka.topic.name);
-    let table = format!("table {}.{}", spec.timescale.table.schema, spec.timescale.table.name);
-    match (spec.deletion_policy.topic, spec.deletion_policy.table) {
-        (DeletionPolicy::Delete, DeletionPolicy::Retain) => topic,
-        (DeletionPolicy::Retain, DeletionPolicy::Delete) => table,
-        _ => format!("{topic} and {table}"),
-    }
+/// What would have been ended and deleted.
+fn left_behind(object: &DeserializeGuard<IoTPipeline>, key: &PipelineKey, context: &Context) -> String {
+    let Ok(object) = &object.0 else { return "all that is not in Kubernetes".to_owned() };
+    let spec = &object.spec;
+    let mqtt = spec.mqtt.as_ref().filter(|_| !context.memory.recall(key).session_is_over);
+    let session = mqtt.map(|mqtt| session::describe(object, mqtt, &context.settings.cluster_name));
+    let is_deleted = |policy| policy == DeletionPolicy::Delete;
+    let topic = is_deleted(spec.deletion_policy.topic).then(|| format!("topic {}", spec.kafka.topic.name));
+    let table = is_deleted(spec.deletion_policy.table)
+        .then(|| format!("table {}.{}", spec.timescale.table.schema, spec.timescale.table.name));
+    let parts: Vec<String> = session.into_iter().chain(topic).chain(table).collect();
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
 async fn let_go(
@@ -244,10 +289,12 @@ async fn let_go(
 async fn say_pending(
     object: &DeserializeGuard<IoTPipeline>,
     message: &str,
+    key: &PipelineKey,
     context: &Context,
 ) -> Result<(), Error> {
     let Ok(object) = &object.0 else { return Ok(()) };
-    let pending = status::cleanup_pending(object, message, Timestamp::now());
+    let session_is_over = context.memory.recall(key).session_is_over;
+    let pending = status::cleanup_pending(object, message, session_is_over, Timestamp::now());
     if object.status.as_ref() != Some(&pending) {
         write::write_status(context, object, &pending).await?;
     }

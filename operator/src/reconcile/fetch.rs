@@ -1,15 +1,12 @@
-//! First step: reads the world. The only file that does; it changes nothing.
+//! First step: reads the world. The only one that does; it changes nothing.
 //!
 //! A dead Kafka or database is a value here, not an error, so that neither hides the other nor the workers.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crds::{
     IoTPipeline,
-    names::{self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_HTTP_PORT},
+    names::{self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_CONFIG_KEY},
     status::LagStatus,
     worker::{Component, RoleConfig, WorkerStatus},
 };
@@ -24,12 +21,13 @@ use kube::{
     Api, ResourceExt,
     api::{DynamicObject, ListParams},
 };
+use serde_json::Value;
 use snafu::ResultExt;
 use strum::IntoEnumIterator;
 
 use super::validate::{self, Secrets};
 use crate::{
-    build::ChildKind,
+    build::{ChildKind, pod, workload_kind},
     context::Context,
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
@@ -37,9 +35,6 @@ use crate::{
     pipeline::Pipeline,
     timescale::{self, ObservedTable, Session},
 };
-
-/// How long a worker may take to answer.
-const WORKER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How many workers are asked at once.
 const WORKERS_AT_ONCE: usize = 32;
@@ -80,6 +75,8 @@ pub struct WorkerPod {
 pub struct Stores {
     /// The topic, or why it could not be looked at.
     pub topic: Result<ObservedTopic, kafka::Error>,
+    /// Another pipeline that manages the topic too, and came first.
+    pub topic_manager: Option<PipelineKey>,
     /// The table, or why it could not be looked at.
     pub table: Result<ObservedTable, timescale::Error>,
     /// How far the table is behind, as it was read within the last minute or so.
@@ -131,7 +128,15 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         },
         Err(error) => (Err(error), None),
     };
-    let mut stores = Stores { topic, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
+    let topic_manager = topic_key.zip(table.as_ref().ok()).and_then(|(topic, table)| {
+        if pipeline.topic.wanted.is_some() && table.topic_marker.as_ref() == Some(&pipeline.id) {
+            context.memory.claim_topic(&pipeline.key(), &topic)
+        } else {
+            context.memory.disclaim_topic(&pipeline.key(), &topic)
+        }
+    });
+    let mut stores =
+        Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
     stores.lag = match remembered.lag {
         Some((read_at, lag)) if read_at.elapsed() < LAG_PERIOD => Some(lag),
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
@@ -172,7 +177,9 @@ async fn fetch_children(
 fn fixed_names(pipeline: &str, kind: ChildKind) -> Vec<String> {
     let components: &[Component] = match kind {
         ChildKind::ConfigMap => &[],
-        ChildKind::Service | ChildKind::PodDisruptionBudget => &[Component::Bridge, Component::Processor],
+        ChildKind::Service | ChildKind::NetworkPolicy | ChildKind::PodDisruptionBudget => {
+            &[Component::Bridge, Component::Processor]
+        }
         ChildKind::StatefulSet => &[Component::Bridge],
         ChildKind::Deployment => &[Component::Processor],
     };
@@ -187,7 +194,7 @@ async fn fetch_pods(context: &Context, namespace: &str, pipeline: &str) -> Resul
         .into_iter()
         .filter_map(|pod| Some((component_of(&pod)?, pod)))
         .map(|(component, pod)| {
-            async move { WorkerPod { component, report: ask_worker(context, &pod).await, pod } }.boxed()
+            async move { WorkerPod { component, report: context.reports.ask(&pod).await, pod } }.boxed()
         })
         .collect();
     Ok(stream::iter(asked).buffered(WORKERS_AT_ONCE).collect().await)
@@ -199,21 +206,6 @@ fn component_of(pod: &Pod) -> Option<Component> {
         "processor" => Some(Component::Processor),
         _ => None,
     }
-}
-
-/// A worker that does not answer has no report; what Kubernetes says of its pod must do then.
-async fn ask_worker(context: &Context, pod: &Pod) -> Option<WorkerStatus> {
-    let status = pod.status.as_ref()?;
-    if status.phase.as_deref() != Some("Running") {
-        return None;
-    }
-    let address: IpAddr = status.pod_ip.as_ref()?.parse().ok()?;
-    let url = match address {
-        IpAddr::V4(address) => format!("http://{address}:{WORKER_HTTP_PORT}/status"),
-        IpAddr::V6(address) => format!("http://[{address}]:{WORKER_HTTP_PORT}/status"),
-    };
-    let response = context.http.get(url).timeout(WORKER_DEADLINE).send().await.ok()?;
-    response.json().await.ok()
 }
 
 /// The lag; `None` where it cannot be told now, which is tried again next time.
@@ -255,9 +247,27 @@ fn with_labels_of(pipeline: &str) -> ListParams {
 }
 
 impl Workers {
-    /// The object that runs a worker's pods.
-    pub fn workload(&self, kind: ChildKind, name: &str) -> Option<&LiveChild> {
+    /// The object of this kind and name, such as the one that runs a worker's pods.
+    pub fn child(&self, kind: ChildKind, name: &str) -> Option<&LiveChild> {
         self.children.iter().find(|child| child.kind == kind && child.object.name_any() == name)
+    }
+
+    /// The configuration of the bridge as its pods are told to read it; `None` where there is no bridge, or where its
+    /// configuration is lost.
+    pub fn bridge_configuration(&self, pipeline: &str) -> Option<Value> {
+        let name = names::worker_name(pipeline, Component::Bridge);
+        let bridge = self.child(workload_kind(Component::Bridge), &name)?;
+        let config_map = self.child(ChildKind::ConfigMap, bridge.configuration()?)?;
+        serde_json::from_str(config_map.object.data["data"][WORKER_CONFIG_KEY].as_str()?).ok()
+    }
+}
+
+impl LiveChild {
+    /// The ConfigMap that the pods of this workload read.
+    pub fn configuration(&self) -> Option<&str> {
+        let volumes = self.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;
+        let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
+        volume.pointer("/configMap/name")?.as_str()
     }
 }
 

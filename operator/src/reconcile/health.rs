@@ -104,7 +104,7 @@ fn why_none_runs(component: Component, suspend: Suspend) -> String {
 
 /// Why a pod is not ready, as far as that can be told. What changes from second to second (the back-off between two
 /// attempts, the attempt itself) is left out, so that the status stays as it is while the trouble does.
-fn pod_problem(pod: &WorkerPod) -> Option<Finding> {
+pub fn pod_problem(pod: &WorkerPod) -> Option<Finding> {
     let name = pod.pod.name_any();
     let status = pod.pod.status.as_ref()?;
     let container =

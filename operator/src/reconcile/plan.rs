@@ -1,11 +1,14 @@
 //! Third step: what to do so that the world is as the pipeline says. Synchronous, no client: it decides, and
 //! `apply` does.
 
+mod filters;
 mod ownership;
 mod workers;
 
-pub use ownership::is_owned;
+pub use ownership::{is_owned, is_owned_by};
 pub use workers::WorkerPlan;
+
+use std::time::Duration;
 
 use crds::{
     names::FINALIZER,
@@ -13,10 +16,13 @@ use crds::{
 };
 use jiff::Timestamp;
 
-use self::workers::{orphans, plan_worker};
+use self::{
+    filters::with_left_filters,
+    workers::{orphans, plan_worker},
+};
 use super::fetch::{LiveChild, Stores, Workers};
 use crate::{
-    build::{self, WorkerImage},
+    build::{self, WorkerSettings},
     kafka::{self, TopicPlan},
     pipeline::Pipeline,
     timescale::{self, Edition, TablePlan},
@@ -29,8 +35,9 @@ pub struct Plan {
     pub finalizers: Option<Vec<String>>,
     /// What to do with the table; `None` where the database does not answer.
     pub table: Option<TablePlan>,
-    /// Whether the operator itself drops expired chunks now, because this edition has no policies.
-    pub drop_expired_chunks: bool,
+    /// After which time rows go, where the operator itself drops expired chunks now, because this edition has no
+    /// policies.
+    pub drop_expired_chunks: Option<Duration>,
     /// What to do with the topic; `None` where Kafka does not answer, or the database, which knows whose it is.
     pub topic: Option<TopicPlan>,
     /// What to do with the bridge; `None` where the pipeline has none.
@@ -41,30 +48,30 @@ pub struct Plan {
     pub orphans: Vec<LiveChild>,
 }
 
-/// Plans everything for a valid pipeline.
+/// Plans everything for a valid pipeline. `approval` is the value of its annotation that lets a change through.
 ///
 /// # Errors
 /// Fails where an object cannot be built, which is a bug.
 pub fn plan(
     pipeline: &Pipeline,
     finalizers: &[String],
+    approval: Option<&str>,
     workers: &Workers,
     stores: &Stores,
-    image: &WorkerImage,
+    settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
+    let pipeline = &with_left_filters(pipeline, workers);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
-    let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, image)).transpose()?;
-    let processor = plan_worker(pipeline, &pipeline.processor, workers, image)?;
-    let orphans = orphans(pipeline, workers, bridge.iter().chain([&processor]))?;
+    let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;
+    let processor = plan_worker(pipeline, &pipeline.processor, workers, settings)?;
+    let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
     Ok(Plan {
-        finalizers: plan_finalizers(&pipeline.deletion_policy, finalizers),
-        table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table)),
-        drop_expired_chunks: is_drop_of_chunks_due(pipeline, stores, now),
-        topic: stores.topic.as_ref().ok().zip(table).map(|(topic, table)| {
-            kafka::plan(&pipeline.topic, &pipeline.id, topic, table.topic_marker.as_ref())
-        }),
+        finalizers: plan_finalizers(pipeline, finalizers),
+        table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approval)),
+        drop_expired_chunks: due_drop_of_chunks(pipeline, approval, stores, now),
+        topic: plan_topic(pipeline, stores),
         bridge,
         processor,
         orphans,
@@ -76,45 +83,61 @@ pub fn deletes_something(policy: &DeletionPolicySpec) -> bool {
     [policy.topic, policy.table].contains(&DeletionPolicy::Delete)
 }
 
-/// A pipeline that leaves nothing to delete has no finalizer, so that its deletion waits for nobody.
-fn plan_finalizers(policy: &DeletionPolicySpec, finalizers: &[String]) -> Option<Vec<String>> {
+/// A pipeline that leaves nothing behind has no finalizer, so that its deletion waits for nobody.
+fn plan_finalizers(pipeline: &Pipeline, finalizers: &[String]) -> Option<Vec<String>> {
     let mut wanted: Vec<String> = finalizers.iter().filter(|name| *name != FINALIZER).cloned().collect();
-    if deletes_something(policy) {
+    // A bridge has a session at the broker.
+    if pipeline.bridge.is_some() || deletes_something(&pipeline.deletion_policy) {
         wanted.push(FINALIZER.to_owned());
     }
     let is_changed = wanted.len() != finalizers.len();
     is_changed.then_some(wanted)
 }
 
-fn is_drop_of_chunks_due(pipeline: &Pipeline, stores: &Stores, now: Timestamp) -> bool {
-    let Ok(table) = &stores.table else { return false };
+/// Whose topic it is, the database knows; of one that is only used, nobody needs to be asked.
+fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
+    let observed = stores.topic.as_ref().ok()?;
+    let marker = match &stores.table {
+        Ok(table) => table.topic_marker.as_ref(),
+        Err(_) if pipeline.topic.wanted.is_none() => None,
+        Err(_) => return None,
+    };
+    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, stores.topic_manager.as_ref()))
+}
+
+fn due_drop_of_chunks(
+    pipeline: &Pipeline,
+    approval: Option<&str>,
+    stores: &Stores,
+    now: Timestamp,
+) -> Option<Duration> {
+    let table = stores.table.as_ref().ok()?;
     let is_ours = table.marker.as_ref() == Some(&pipeline.id) && table.is_hypertable();
-    is_ours
-        && table.edition() == Some(Edition::Apache2)
-        && pipeline
-            .table
-            .wanted
-            .as_ref()
-            .and_then(|wanted| wanted.drop_after)
-            .is_some_and(|drop_after| timescale::drop_is_due(stores.chunks_dropped_at, now, drop_after))
+    let is_the_operators = is_ours && table.edition() == Some(Edition::Apache2);
+    timescale::retention_in_force(&pipeline.table, table, approval).drop_after().filter(|drop_after| {
+        is_the_operators && timescale::drop_is_due(stores.chunks_dropped_at, now, *drop_after)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use crate::test_support::{QUICKSTART, pipeline};
 
     #[test]
-    fn finalizers_follow_the_policy_and_leave_those_of_others() {
-        let plan = |policy: Value, finalizers: &[&str]| {
+    fn finalizers_follow_what_is_left_behind_and_leave_those_of_others() {
+        let plan = |bridge: bool, policy: &str, finalizers: &[&str]| {
+            let mut pipeline = pipeline(&format!("{QUICKSTART}  deletionPolicy: {policy}\n"));
+            pipeline.bridge = pipeline.bridge.filter(|_| bridge);
             let finalizers: Vec<String> = finalizers.iter().map(|name| (*name).to_owned()).collect();
-            plan_finalizers(&serde_json::from_value(policy).unwrap(), &finalizers)
+            plan_finalizers(&pipeline, &finalizers)
         };
-        let (retain, delete) = (json!({}), json!({"topic": "Delete"}));
-        assert_eq!(plan(retain.clone(), &["other/x"]), None);
-        assert_eq!(plan(delete.clone(), &[FINALIZER]), None);
-        assert_eq!(plan(delete, &["other/x"]), Some(vec!["other/x".to_owned(), FINALIZER.to_owned()]));
-        assert_eq!(plan(retain, &["other/x", FINALIZER]), Some(vec!["other/x".to_owned()]));
+        let added = Some(vec!["other/x".to_owned(), FINALIZER.to_owned()]);
+        assert_eq!(plan(false, "{}", &["other/x"]), None);
+        assert_eq!(plan(false, "{}", &["other/x", FINALIZER]), Some(vec!["other/x".to_owned()]));
+        assert_eq!(plan(false, "{topic: Delete}", &["other/x"]), added);
+        assert_eq!(plan(false, "{topic: Delete}", &[FINALIZER]), None);
+        assert_eq!(plan(true, "{}", &["other/x"]), added);
+        assert_eq!(plan(true, "{}", &[FINALIZER]), None);
     }
 }

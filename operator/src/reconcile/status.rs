@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use crds::{
     IoTPipeline, IoTPipelineStatus,
     names::{SKIP_CLEANUP_ANNOTATION, worker_name},
+    pipeline::MqttSpec,
     status::{BridgeStatus, ConditionType, LagStatus, ProcessorStatus, Reason, TableStatus, TopicStatus},
     worker::Component,
 };
@@ -55,7 +56,7 @@ pub fn status(
 ) -> IoTPipelineStatus {
     let previous = object.status.clone().unwrap_or_default();
     let name = object.name_any();
-    let workload = |component| workers.workload(workload_kind(component), &worker_name(&name, component));
+    let workload = |component| workers.child(workload_kind(component), &worker_name(&name, component));
     let mut status = IoTPipelineStatus {
         observed_generation: object.metadata.generation,
         conditions: conditions(object, &previous, workers, assessment, now),
@@ -63,7 +64,7 @@ pub fn status(
             .spec
             .mqtt
             .as_ref()
-            .map(|_| bridge_status(workload(Component::Bridge), workers, &previous)),
+            .map(|mqtt| bridge_status(mqtt, workload(Component::Bridge), workers, &previous)),
         processor: Some(processor_status(workload(Component::Processor), &name)),
         // What this reconciliation does not know stays as it was.
         ..previous
@@ -80,19 +81,28 @@ pub fn status(
 }
 
 /// What to report of a deleted pipeline whose clean-up takes a while: the last report, and what is waited for.
-pub fn cleanup_pending(object: &IoTPipeline, message: &str, now: Timestamp) -> IoTPipelineStatus {
+pub fn cleanup_pending(
+    object: &IoTPipeline,
+    message: &str,
+    session_is_over: bool,
+    now: Timestamp,
+) -> IoTPipelineStatus {
     let mut status = object.status.clone().unwrap_or_default();
     let finding = Finding::fails(
         Reason::CleanupPending,
         format!(
-            "{message}; given up after about three minutes, or at once with the annotation \
-             {SKIP_CLEANUP_ANNOTATION}=true"
+            "{message}; given up after about {} minutes, or at once with the annotation \
+             {SKIP_CLEANUP_ANNOTATION}=true",
+            if session_is_over { "three" } else { "two" }
         ),
     );
     let before = find(&status.conditions, ConditionType::Ready);
     let ready = condition(ConditionType::Ready, Some(finding), before, object.metadata.generation, now);
     status.conditions.retain(|condition| condition.type_ != ready.type_);
     status.conditions.insert(0, ready);
+    if let Some(bridge) = status.bridge.as_mut().filter(|_| session_is_over) {
+        bridge.filters.clear();
+    }
     status
 }
 
@@ -120,22 +130,24 @@ fn table_status(pipeline: &Pipeline, stores: &Stores) -> Option<TableStatus> {
 }
 
 fn bridge_status(
+    mqtt: &MqttSpec,
     workload: Option<&LiveChild>,
     workers: &Workers,
     previous: &IoTPipelineStatus,
 ) -> BridgeStatus {
     let rollout = workload.map(LiveChild::rollout);
-    let mut reports = workers
-        .pods
-        .iter()
-        .filter_map(|pod| pod.report.as_ref())
-        .filter(|report| report.component == Component::Bridge)
-        .peekable();
+    let bridges = workers.pods.iter().filter(|pod| pod.component == Component::Bridge);
+    let mut reports = bridges.filter_map(|pod| pod.report.as_ref()).peekable();
     let filters = if reports.peek().is_some() {
         let granted =
             reports.flat_map(|report| &report.subscriptions).filter(|one| one.granted_qos.is_some());
-        let filters: BTreeSet<_> = granted.map(|one| one.filter.clone()).collect();
-        filters.into_iter().collect()
+        let granted: BTreeSet<_> = granted.map(|one| one.filter.as_str()).collect();
+        // Only what was asked for: a pod that is no bridge could say anything.
+        let mut filters: Vec<_> =
+            mqtt.subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
+        filters.retain(|filter| granted.contains(filter.as_str()));
+        filters.sort_unstable();
+        filters
     } else {
         // A bridge that does not answer has lost no subscription by that.
         previous.bridge.as_ref().map(|bridge| bridge.filters.clone()).unwrap_or_default()

@@ -100,7 +100,8 @@ fn parse(
         .as_ref()
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
-    let table = stores::table(&spec.timescale, problems);
+    let writer = database.as_ref().map(|database| database.worker_role.clone());
+    let table = stores::table(&spec.timescale, writer, problems);
     let topic = stores::topic(&spec.kafka.topic, kafka.map(|kafka| kafka.access), max_packet_size, problems);
     let database = database?;
     Some(Pipeline {
@@ -109,7 +110,6 @@ fn parse(
         topic: topic?,
         table: table?,
         database: database.access,
-        worker_role: database.worker_role,
         // `None` stands for a problem, `Some(None)` for a pipeline without a bridge.
         bridge: bridge.map_or(Some(None), |bridge| bridge.map(Some))?,
         processor: processor?,

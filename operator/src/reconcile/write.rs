@@ -8,7 +8,7 @@ use kube::{
     core::ObjectMeta,
     runtime::events::Event,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use snafu::ResultExt;
 
 use super::fetch::LiveChild;
@@ -30,6 +30,27 @@ pub async fn apply_child(context: &Context, namespace: &str, child: &Child) -> R
     api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
         .await
         .context(ApplyChildSnafu { kind: *kind, name })?;
+    Ok(())
+}
+
+/// Changes a child in part (a strategic merge).
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer.
+pub async fn patch_child(
+    context: &Context,
+    namespace: &str,
+    child: &LiveChild,
+    patch: &Value,
+) -> Result<(), Error> {
+    let kind = child.kind;
+    let name = child.object.name_any();
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource());
+    tracing::info!(namespace, %kind, name, "Changing an object");
+    context.metrics.record_write("patch", kind);
+    api.patch(&name, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .context(ApplyChildSnafu { kind, name })?;
     Ok(())
 }
 

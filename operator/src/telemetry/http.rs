@@ -10,11 +10,21 @@ use axum::{
     routing::get,
 };
 use futures::FutureExt;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 use super::metrics::{Metrics, PipelineStore};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How far the operator has come.
+pub enum Phase {
+    /// It has not seen the Lease yet.
+    Starting,
+    /// Another operator acts.
+    StandingBy,
+    /// It acts on the pipelines in these stores.
+    Acting(Vec<PipelineStore>),
+}
 
 /// Answers until `stop` resolves.
 ///
@@ -23,24 +33,25 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
-    stores: Vec<PipelineStore>,
+    phase: watch::Receiver<Phase>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = Router::new()
         // Whoever answers lives: a watch that fails is retried, and a restart would not mend the API server.
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(stores))
+        .route("/readyz", get(readyz).with_state(phase))
         .route("/metrics", get(encode_metrics).with_state(metrics));
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
-/// Ready once every watch has listed its pipelines.
-async fn readyz(State(stores): State<Vec<PipelineStore>>) -> (StatusCode, &'static str) {
+/// Ready once every watch has listed its pipelines; and while another operator acts, which this one would replace.
+async fn readyz(State(phase): State<watch::Receiver<Phase>>) -> (StatusCode, &'static str) {
     let listed = |store: &PipelineStore| store.wait_until_ready().now_or_never().is_some_and(|r| r.is_ok());
-    if stores.iter().all(listed) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the IoTPipelines are not listed yet\n")
+    match &*phase.borrow() {
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the Lease is not read yet\n"),
+        Phase::StandingBy => (StatusCode::OK, "ok, standing by\n"),
+        Phase::Acting(stores) if stores.iter().all(listed) => (StatusCode::OK, "ok\n"),
+        Phase::Acting(_) => (StatusCode::SERVICE_UNAVAILABLE, "the IoTPipelines are not listed yet\n"),
     }
 }
 

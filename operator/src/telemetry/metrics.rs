@@ -15,7 +15,7 @@ use prometheus_client::{
         MetricType,
         counter::Counter,
         family::Family,
-        gauge::ConstGauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -34,6 +34,7 @@ pub struct Metrics {
     failures: Family<FailureLabels, Counter>,
     durations: Histogram,
     writes: Family<WriteLabels, Counter>,
+    leader: Gauge,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -64,6 +65,11 @@ impl Metrics {
     /// Notes one write to the Kubernetes API.
     pub fn record_write(&self, verb: &'static str, kind: impl fmt::Display) {
         self.writes.get_or_create(&WriteLabels { verb, kind: kind.to_string() }).inc();
+    }
+
+    /// Notes whether this operator acts, or stands by while another does.
+    pub fn record_leader(&self, acts: bool) {
+        self.leader.set(acts.into());
     }
 
     /// From now on the pipelines in these stores are counted.
@@ -103,7 +109,9 @@ impl Default for Metrics {
         );
         let writes = Family::default();
         registry.register("api_writes", "Writes to the Kubernetes API by verb and kind", writes.clone());
-        Self { registry: Arc::new(Mutex::new(registry)), reconciles, failures, durations, writes }
+        let leader = Gauge::default();
+        registry.register("leader", "1 where this operator acts, 0 where it stands by", leader.clone());
+        Self { registry: Arc::new(Mutex::new(registry)), reconciles, failures, durations, writes, leader }
     }
 }
 
@@ -137,16 +145,67 @@ fn is_ready(pipeline: &DeserializeGuard<IoTPipeline>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_exists() {
+        let metrics = Metrics::default();
+        // Without a value a metric with labels is not encoded.
+        metrics.record_reconcile(
+            Duration::from_millis(20),
+            Err(&Error::CleanUp { message: "Kafka does not answer".to_owned() }),
+        );
+        metrics.record_write("patch", "Deployment");
+        metrics.count_pipelines(Vec::new());
+        assert_eq!(encoded(&metrics.encode().unwrap()), documented());
+    }
+
+    /// The metrics in the operator's table of the document, each as `name{label,label} type`.
+    fn documented() -> BTreeSet<String> {
+        let document = include_str!("../../../docs/metrics.md");
+        let section = document.split("\n## ").find(|text| text.starts_with("Operator\n")).unwrap();
+        section
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `")?.split(" | ");
+                Some(format!("{} {}", cells.next()?.trim_end_matches('`'), cells.next()?))
+            })
+            .collect()
+    }
+
+    /// The metrics in an answer to `GET /metrics`, in the same form.
+    fn encoded(answer: &str) -> BTreeSet<String> {
+        let declared = answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        declared
+            .map(|(name, kind)| {
+                let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+                let begin = format!("{name}{{");
+                let labels = answer.lines().find_map(|line| line.strip_prefix(&begin)?.split_once('}'));
+                let labels = labels.map(|(labels, _)| {
+                    let names: Vec<_> = labels
+                        .split(',')
+                        .filter_map(|label| label.split_once('='))
+                        .map(|(name, _)| name)
+                        .collect();
+                    format!("{{{}}}", names.join(","))
+                });
+                format!("{name}{} {kind}", labels.unwrap_or_default())
+            })
+            .collect()
+    }
 
     #[test]
     fn metrics_have_the_documented_names() {
         let metrics = Metrics::default();
         metrics.record_reconcile(Duration::from_millis(20), Ok(()));
         metrics.record_write("patch", "Deployment");
+        metrics.record_leader(true);
         metrics.count_pipelines(Vec::new());
         let text = metrics.encode().unwrap();
         for line in [
+            "iotpipeline_leader 1\n",
             "iotpipeline_reconciles_total 1\n",
             "iotpipeline_reconcile_duration_seconds_count 1\n",
             "iotpipeline_api_writes_total{verb=\"patch\",kind=\"Deployment\"} 1\n",

@@ -5,23 +5,28 @@
 //! old tables up; an old one refuses tables that are newer than it knows.
 
 use crds::{
-    names::{MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, VERSION_TABLE},
+    names::{FEED_TABLE, MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, VERSION_TABLE, dead_letter_table},
     worker::PipelineId,
 };
 
 use super::{
-    TableStep,
+    Retention, TableStep,
     sql::{literal, qualified},
 };
+use crate::kafka::TopicKey;
 
 /// The bookkeeping tables; `_iotpipeline_version` says up to where they exist.
-pub(super) const TABLES: [&str; 4] = [VERSION_TABLE, MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE];
+pub(super) const TABLES: [&str; 5] =
+    [VERSION_TABLE, MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE, FEED_TABLE];
 
 /// The version that this operator makes and knows.
 pub(super) const CURRENT_VERSION: i32 = MIGRATIONS.len() as i32;
 
+/// The first version whose markers say what was last applied, and that has feeds.
+pub(super) const FEEDS_SINCE: i32 = 2;
+
 /// Each makes version n + 1 of version n.
-const MIGRATIONS: [fn(&str) -> String; 1] = [first_tables];
+const MIGRATIONS: [fn(&str) -> String; 2] = [first_tables, feeds_and_retention];
 
 /// Brings the bookkeeping of a schema from a version to the current one; `None` where it is current.
 pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
@@ -38,16 +43,72 @@ pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
 }
 
 /// Says that this pipeline creates the table. Fails where there is a marker already.
-pub(super) fn claim_table(schema: &str, table: &str, pipeline: &PipelineId) -> TableStep {
+pub(super) fn claim_table(
+    schema: &str,
+    table: &str,
+    pipeline: &PipelineId,
+    retention: Retention,
+) -> TableStep {
     let sql = format!(
-        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline) VALUES ({}, {}, {}, {});\n",
+        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds) VALUES ({}, {}, {});\n",
         qualified(schema, MARKER_TABLE),
         literal(table),
-        literal(&pipeline.cluster_name),
-        literal(&pipeline.namespace),
-        literal(&pipeline.name),
+        identity(pipeline),
+        retention_seconds(retention),
     );
     TableStep { changes: Vec::new(), sql }
+}
+
+/// Says that this pipeline creates the dead letters of a table that is somebody else's. Fails where there is a
+/// marker already.
+pub(super) fn claim_dead_letters(schema: &str, table: &str, pipeline: &PipelineId) -> TableStep {
+    let sql = format!(
+        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, is_dead_letters) VALUES ({}, {}, true);\n",
+        qualified(schema, MARKER_TABLE),
+        literal(&dead_letter_table(table)),
+        identity(pipeline),
+    );
+    TableStep { changes: Vec::new(), sql }
+}
+
+/// Says that this pipeline writes into the table from the topic. Fails where another one does.
+pub(super) fn claim_feed(schema: &str, table: &str, pipeline: &PipelineId, topic: &TopicKey) -> TableStep {
+    let sql = format!(
+        "INSERT INTO {} (table_name, kafka_cluster_id, topic, cluster_name, namespace, pipeline) \
+         VALUES ({}, {}, {}, {});\n",
+        qualified(schema, FEED_TABLE),
+        literal(table),
+        literal(&topic.cluster_id),
+        literal(topic.topic.as_str()),
+        identity(pipeline),
+    );
+    TableStep { changes: Vec::new(), sql }
+}
+
+/// What a person runs so that another pipeline may write into the table from the topic.
+pub(super) fn release_feed(schema: &str, table: &str, topic: &TopicKey) -> String {
+    format!(
+        "DELETE FROM {} WHERE table_name = {} AND kafka_cluster_id = {} AND topic = {};",
+        qualified(schema, FEED_TABLE),
+        literal(table),
+        literal(&topic.cluster_id),
+        literal(topic.topic.as_str()),
+    )
+}
+
+/// Notes how long rows stay from now on.
+pub(super) fn record_retention(schema: &str, table: &str, retention: Retention) -> String {
+    format!(
+        "UPDATE {} SET drop_after_seconds = {} WHERE table_name = {};\n",
+        qualified(schema, MARKER_TABLE),
+        retention_seconds(retention),
+        literal(table),
+    )
+}
+
+/// Forgets which topics are written into the table.
+pub(super) fn forget_feeds(schema: &str, table: &str) -> String {
+    format!("DELETE FROM {} WHERE table_name = {};\n", qualified(schema, FEED_TABLE), literal(table))
 }
 
 /// Positions tell which records are rows of the table. In a new, empty table none are, and a table that goes
@@ -58,8 +119,22 @@ pub(super) fn forget_positions(schema: &str, table: &str) -> TableStep {
     TableStep { changes: Vec::new(), sql }
 }
 
+/// The values of `cluster_name, namespace, pipeline`.
+fn identity(pipeline: &PipelineId) -> String {
+    [&pipeline.cluster_name, &pipeline.namespace, &pipeline.name].map(|part| literal(part)).join(", ")
+}
+
+fn retention_seconds(retention: Retention) -> u64 {
+    match retention {
+        Retention::For(duration) => duration.as_secs(),
+        Retention::ForEver => 0,
+    }
+}
+
 fn first_tables(schema: &str) -> String {
-    let [version, markers, topic_markers, positions] = TABLES.map(|table| qualified(schema, table));
+    let [version, markers, topic_markers, positions] =
+        [VERSION_TABLE, MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE]
+            .map(|table| qualified(schema, table));
     format!(
         "CREATE TABLE IF NOT EXISTS {version} (version int NOT NULL);\n\
          CREATE TABLE IF NOT EXISTS {markers} (\n  \
@@ -93,6 +168,24 @@ fn first_tables(schema: &str) -> String {
     )
 }
 
+fn feeds_and_retention(schema: &str) -> String {
+    let [markers, feeds] = [MARKER_TABLE, FEED_TABLE].map(|table| qualified(schema, table));
+    format!(
+        "ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS drop_after_seconds bigint;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS is_dead_letters boolean NOT NULL DEFAULT false;\n\
+         CREATE TABLE IF NOT EXISTS {feeds} (\n  \
+           table_name text NOT NULL,\n  \
+           kafka_cluster_id text NOT NULL,\n  \
+           topic text NOT NULL,\n  \
+           cluster_name text NOT NULL,\n  \
+           namespace text NOT NULL,\n  \
+           pipeline text NOT NULL,\n  \
+           created_at timestamptz NOT NULL DEFAULT now(),\n  \
+           PRIMARY KEY (table_name, kafka_cluster_id, topic)\n\
+         );\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +193,7 @@ mod tests {
     #[test]
     fn a_new_schema_gets_all_tables_and_a_current_one_nothing() {
         insta::assert_snapshot!(migrate("plant_7", 0).unwrap().sql);
+        insta::assert_snapshot!("older_bookkeeping_is_brought_up", migrate("plant_7", 1).unwrap().sql);
         assert_eq!(migrate("plant_7", CURRENT_VERSION), None);
         assert_eq!(migrate("plant_7", CURRENT_VERSION + 1), None);
     }

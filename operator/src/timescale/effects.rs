@@ -1,9 +1,9 @@
 //! What is changed in a database and what is read for the lag, each in one transaction. I/O.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
-    names::{MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, dead_letter_table},
+    names::{FEED_TABLE, MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, dead_letter_table},
     worker::PipelineId,
 };
 use jiff::Timestamp;
@@ -11,9 +11,9 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::{
     Position, TablePlan, bookkeeping,
-    bookkeeping::forget_positions,
+    bookkeeping::{forget_feeds, forget_positions},
     execute::{lock_schema, run, statement, tables_exist},
-    observe::{functions_schema, table_marker, topic_marker},
+    observe::{bookkeeping_version, dead_letter_marker, functions_schema, table_marker, topic_marker},
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
@@ -78,10 +78,10 @@ pub(super) async fn release_topic(
     let schema = schema.as_str();
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, schema).await?;
-    if tables_exist(&mut transaction, schema, &bookkeeping::TABLES).await?
+    if has_bookkeeping(&mut transaction, schema).await?
         && topic_marker(&mut transaction, schema, topic).await?.as_ref() == Some(pipeline)
     {
-        for table in [POSITION_TABLE, TOPIC_MARKER_TABLE] {
+        for table in [POSITION_TABLE, FEED_TABLE, TOPIC_MARKER_TABLE] {
             statement(format!(
                 "DELETE FROM {} WHERE kafka_cluster_id = $1 AND topic = $2",
                 qualified(schema, table)
@@ -98,10 +98,8 @@ pub(super) async fn release_topic(
 pub(super) async fn drop_expired_chunks(
     connection: &mut PgConnection,
     table: &Table,
+    drop_after: Duration,
 ) -> sqlx::Result<Vec<Change>> {
-    let Some(drop_after) = table.wanted.as_ref().and_then(|wanted| wanted.drop_after) else {
-        return Ok(Vec::new());
-    };
     let Some(functions) = functions_schema(connection).await? else { return Ok(Vec::new()) };
     let chunks = statement(format!(
         "SELECT {}.drop_chunks({}, older_than => {})",
@@ -160,40 +158,102 @@ pub(super) async fn delete_table(
     table: &Table,
     pipeline: &PipelineId,
 ) -> sqlx::Result<Vec<Change>> {
-    let (schema, name) = (table.schema.as_str(), table.name.as_str());
+    let schema = table.schema.as_str();
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, schema).await?;
-    if !tables_exist(&mut transaction, schema, &bookkeeping::TABLES).await?
-        || table_marker(&mut transaction, table).await?.as_ref() != Some(pipeline)
-    {
+    if !has_bookkeeping(&mut transaction, schema).await? {
         return Ok(Vec::new());
+    }
+    let change = match &table.wanted {
+        Some(_) => delete_managed(&mut transaction, table, pipeline).await?,
+        None => leave_external(&mut transaction, table, pipeline).await?,
+    };
+    drop_unused_bookkeeping(&mut transaction, schema).await?;
+    transaction.commit().await?;
+    Ok(change.into_iter().collect())
+}
+
+async fn delete_managed(
+    connection: &mut PgConnection,
+    table: &Table,
+    pipeline: &PipelineId,
+) -> sqlx::Result<Option<Change>> {
+    let (schema, name) = (table.schema.as_str(), table.name.as_str());
+    if table_marker(connection, table).await?.as_ref() != Some(pipeline) {
+        return Ok(None);
     }
     // Without CASCADE: a view that somebody built on the table is theirs, and they are told.
     for relation in [dead_letter_table(name).as_str(), name] {
-        run(&mut transaction, format!("DROP TABLE IF EXISTS {}", qualified(schema, relation))).await?;
+        run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, relation))).await?;
     }
-    run(&mut transaction, forget_positions(schema, name).sql).await?;
-    statement(format!("DELETE FROM {} WHERE table_name = $1", qualified(schema, MARKER_TABLE)))
-        .bind(name.to_owned())
-        .execute(&mut *transaction)
-        .await?;
-    drop_unused_bookkeeping(&mut transaction, schema).await?;
-    transaction.commit().await?;
-    Ok(vec![Change {
-        object: format!("table {table}"),
-        field: String::new(),
-        from: table.to_string(),
-        to: String::new(),
-    }])
+    run(connection, forget_positions(schema, name).sql).await?;
+    run(connection, forget_feeds(schema, name)).await?;
+    forget_marker(connection, schema, name).await?;
+    Ok(Some(deleted(table.to_string())))
 }
 
-/// Drops the bookkeeping tables where no table, topic or position is left in them and the role may.
+/// Leaves a table that is somebody else's: the pipeline's feeds go, and its dead letters where nobody else needs them.
+async fn leave_external(
+    connection: &mut PgConnection,
+    table: &Table,
+    pipeline: &PipelineId,
+) -> sqlx::Result<Option<Change>> {
+    let (schema, name) = (table.schema.as_str(), table.name.as_str());
+    let feeds = qualified(schema, FEED_TABLE);
+    statement(format!(
+        "DELETE FROM {feeds} WHERE table_name = $1 AND cluster_name = $2 AND namespace = $3 AND pipeline = $4"
+    ))
+    .bind(name.to_owned())
+    .bind(pipeline.cluster_name.clone())
+    .bind(pipeline.namespace.clone())
+    .bind(pipeline.name.clone())
+    .execute(&mut *connection)
+    .await?;
+    let is_fed = statement(format!("SELECT EXISTS (SELECT FROM {feeds} WHERE table_name = $1)"))
+        .bind(name.to_owned())
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    if is_fed || dead_letter_marker(connection, table).await?.as_ref() != Some(pipeline) {
+        return Ok(None);
+    }
+    let dead_letters = dead_letter_table(name);
+    run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, &dead_letters))).await?;
+    forget_marker(connection, schema, &dead_letters).await?;
+    Ok(Some(deleted(format!("{schema}.{dead_letters}"))))
+}
+
+async fn forget_marker(connection: &mut PgConnection, schema: &str, name: &str) -> sqlx::Result<()> {
+    statement(format!("DELETE FROM {} WHERE table_name = $1", qualified(schema, MARKER_TABLE)))
+        .bind(name.to_owned())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+fn deleted(table: String) -> Change {
+    Change { object: format!("table {table}"), field: String::new(), from: table, to: String::new() }
+}
+
+/// Whether there is bookkeeping in the schema; an older operator's is brought up first.
+async fn has_bookkeeping(connection: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {
+    let version = bookkeeping_version(connection, schema).await?;
+    if version == 0 {
+        return Ok(false);
+    }
+    if let Some(migration) = bookkeeping::migrate(schema, version) {
+        run(connection, migration.sql).await?;
+    }
+    Ok(true)
+}
+
+/// Drops the bookkeeping tables where no table, topic, feed or position is left in them and the role may.
 async fn drop_unused_bookkeeping(connection: &mut PgConnection, schema: &str) -> sqlx::Result<()> {
-    let [markers, topic_markers, positions] =
-        [MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE].map(|table| qualified(schema, table));
+    let [markers, topic_markers, positions, feeds] =
+        [MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE, FEED_TABLE].map(|table| qualified(schema, table));
     let row = statement(format!(
         "SELECT NOT EXISTS (SELECT FROM {markers}) AND NOT EXISTS (SELECT FROM {topic_markers}) \
-           AND NOT EXISTS (SELECT FROM {positions}) \
+           AND NOT EXISTS (SELECT FROM {positions}) AND NOT EXISTS (SELECT FROM {feeds}) \
            AND (SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class \
                   JOIN pg_namespace ON pg_namespace.oid = relnamespace \
                  WHERE nspname = $1 AND relname = ANY($2))"

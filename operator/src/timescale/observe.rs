@@ -1,21 +1,26 @@
 //! Reads what the planner needs, in one read-only transaction. I/O.
 
+use std::time::Duration;
+
 use crds::{
-    names::{MARKER_TABLE, TOPIC_MARKER_TABLE, VERSION_TABLE, dead_letter_table},
+    names::{FEED_TABLE, MARKER_TABLE, TOPIC_MARKER_TABLE, VERSION_TABLE, dead_letter_table},
     worker::PipelineId,
 };
 use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 
 use super::{
-    Edition, InstalledExtension, ObservedExtension, ObservedTable, Rights, bookkeeping,
+    Edition, InstalledExtension, ObservedExtension, ObservedFeed, ObservedTable, ObservedWriter, Retention,
+    Rights, bookkeeping,
     execute::{statement, tables_exist},
     sql::qualified,
 };
 use crate::{kafka::TopicKey, pipeline::Table};
 
 mod relation;
+mod writer;
 
-use relation::read_relation;
+use relation::{read_expired, read_relation};
+use writer::read_writer;
 
 /// Reads everything that belongs to the table.
 pub(super) async fn observe(
@@ -29,15 +34,37 @@ pub(super) async fn observe(
 
     let mut observed = read_server(connection, schema).await?;
     // Without these rights nothing of the bookkeeping can be read, and nothing is planned either.
-    if observed.rights.create_in_schema && observed.rights.use_bookkeeping {
+    if observed.rights.create_in_schema && observed.rights.unusable_bookkeeping.is_empty() {
         read_bookkeeping(connection, table, topic, &mut observed).await?;
     }
+    observed.writer = read_writer(connection, table).await?;
     let has_timescale = observed.extension.installed.is_some();
     observed.table = read_relation(connection, schema, table.name.as_str(), has_timescale).await?;
     let dead_letters = dead_letter_table(table.name.as_str());
     observed.dead_letters = read_relation(connection, schema, &dead_letters, has_timescale).await?;
+    let drop_after = table.wanted.as_ref().and_then(|wanted| wanted.drop_after);
+    if let Some(drop_after) = drop_after.filter(|drop_after| is_shorter(*drop_after, &observed)) {
+        observed.expired = Some(read_expired(connection, schema, table.name.as_str(), drop_after).await?);
+    }
     transaction.rollback().await?;
     Ok(observed)
+}
+
+/// Whether rows would stay for a shorter time than before, if they do not already.
+fn is_shorter(drop_after: Duration, observed: &ObservedTable) -> bool {
+    observed.is_hypertable()
+        && observed.applied_retention.is_none_or(|applied| Retention::For(drop_after) < applied)
+}
+
+/// The version of the bookkeeping tables; 0 where there are none.
+pub(super) async fn bookkeeping_version(connection: &mut PgConnection, schema: &str) -> sqlx::Result<i32> {
+    if !tables_exist(connection, schema, &[VERSION_TABLE]).await? {
+        return Ok(0);
+    }
+    statement(format!("SELECT coalesce(max(version), 0) FROM {}", qualified(schema, VERSION_TABLE)))
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
 }
 
 /// The schema of TimescaleDB's functions; `None` without the extension.
@@ -109,10 +136,16 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
            current_setting('timescaledb.license', true) AS license, \
            (SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') \
               FROM pg_namespace WHERE nspname = $1) AS create_in_schema, \
-           (SELECT bool_and(has_table_privilege(pg_class.oid, 'SELECT') AND has_table_privilege(pg_class.oid, 'INSERT') \
-                        AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE')) \
-              FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace \
-             WHERE nspname = $1 AND relname = ANY($2)) AS use_bookkeeping",
+           unusable, foreign_owned \
+         FROM (SELECT \
+             coalesce(array_agg(relname::text ORDER BY relname) FILTER (WHERE NOT ( \
+               has_table_privilege(pg_class.oid, 'SELECT') AND has_table_privilege(pg_class.oid, 'INSERT') \
+               AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE'))), '{}') \
+               AS unusable, \
+             coalesce(array_agg(relname::text ORDER BY relname) FILTER (WHERE NOT pg_has_role(relowner, 'USAGE')), '{}') \
+               AS foreign_owned \
+           FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace \
+           WHERE nspname = $1 AND relname = ANY($2)) AS bookkeeping",
     )
     .bind(schema.to_owned())
     .bind(bookkeeping::TABLES.map(str::to_owned).to_vec())
@@ -141,14 +174,20 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
             superuser: row.try_get("superuser")?,
             create_in_database: row.try_get("create_in_database")?,
             create_in_schema: create_in_schema.unwrap_or(true),
-            use_bookkeeping: row.try_get::<Option<bool>, _>("use_bookkeeping")?.unwrap_or(true),
+            unusable_bookkeeping: row.try_get("unusable")?,
+            foreign_bookkeeping: row.try_get("foreign_owned")?,
         },
         schema_exists: create_in_schema.is_some(),
         bookkeeping_version: 0,
         marker: None,
+        dead_letter_marker: None,
+        applied_retention: None,
         topic_marker: None,
+        feed: None,
+        writer: ObservedWriter::default(),
         table: None,
         dead_letters: None,
+        expired: None,
     })
 }
 
@@ -159,17 +198,74 @@ async fn read_bookkeeping(
     observed: &mut ObservedTable,
 ) -> sqlx::Result<()> {
     let schema = table.schema.as_str();
-    if !tables_exist(connection, schema, &bookkeeping::TABLES).await? {
+    let version = bookkeeping_version(connection, schema).await?;
+    observed.bookkeeping_version = version;
+    let feed = |pipeline| topic.map(|topic| ObservedFeed { topic: topic.clone(), pipeline });
+    observed.feed = feed(None);
+    // What a newer operator keeps may have another shape, and is not touched.
+    if version == 0 || version > bookkeeping::CURRENT_VERSION {
         return Ok(());
     }
-    observed.bookkeeping_version =
-        statement(format!("SELECT coalesce(max(version), 0) FROM {}", qualified(schema, VERSION_TABLE)))
-            .fetch_one(&mut *connection)
-            .await?
-            .try_get(0)?;
     observed.marker = table_marker(connection, table).await?;
     if let Some(topic) = topic {
         observed.topic_marker = topic_marker(connection, schema, topic).await?;
     }
+    if version >= bookkeeping::FEEDS_SINCE {
+        observed.applied_retention = applied_retention(connection, table).await?;
+        observed.dead_letter_marker = dead_letter_marker(connection, table).await?;
+        if let Some(topic) = topic {
+            observed.feed = feed(feeding_pipeline(connection, table, topic).await?);
+        }
+    }
     Ok(())
+}
+
+/// The pipeline that created the dead letters of a table that is somebody else's.
+pub(super) async fn dead_letter_marker(
+    connection: &mut PgConnection,
+    table: &Table,
+) -> sqlx::Result<Option<PipelineId>> {
+    statement(format!(
+        "SELECT cluster_name, namespace, pipeline FROM {} WHERE table_name = $1 AND is_dead_letters",
+        qualified(table.schema.as_str(), MARKER_TABLE)
+    ))
+    .bind(dead_letter_table(table.name.as_str()))
+    .fetch_optional(connection)
+    .await?
+    .map(|row| read_marker(&row))
+    .transpose()
+}
+
+async fn feeding_pipeline(
+    connection: &mut PgConnection,
+    table: &Table,
+    topic: &TopicKey,
+) -> sqlx::Result<Option<PipelineId>> {
+    statement(format!(
+        "SELECT cluster_name, namespace, pipeline FROM {} \
+         WHERE table_name = $1 AND kafka_cluster_id = $2 AND topic = $3",
+        qualified(table.schema.as_str(), FEED_TABLE)
+    ))
+    .bind(table.name.as_str().to_owned())
+    .bind(topic.cluster_id.clone())
+    .bind(topic.topic.as_str().to_owned())
+    .fetch_optional(connection)
+    .await?
+    .map(|row| read_marker(&row))
+    .transpose()
+}
+
+async fn applied_retention(connection: &mut PgConnection, table: &Table) -> sqlx::Result<Option<Retention>> {
+    let seconds: Option<i64> = statement(format!(
+        "SELECT max(drop_after_seconds) FROM {} WHERE table_name = $1",
+        qualified(table.schema.as_str(), MARKER_TABLE)
+    ))
+    .bind(table.name.as_str().to_owned())
+    .fetch_one(connection)
+    .await?
+    .try_get(0)?;
+    Ok(seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
+        0 => Retention::ForEver,
+        seconds => Retention::For(Duration::from_secs(seconds)),
+    }))
 }

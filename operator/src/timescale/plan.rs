@@ -3,42 +3,68 @@
 use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 
 use super::{
-    ObservedTable, TablePlan, TableStep, bookkeeping, relation::WantedRelation, retention::plan_policy,
-    rights::missing_rights, sql::identifier,
+    ObservedTable, TablePlan, TableStep, bookkeeping,
+    external::{foreign_dead_letters, misfits},
+    grants::{missing_role, plan_grants},
+    relation::WantedRelation,
+    retention::{plan_approval, plan_retention, retention_in_force},
+    rights::missing_rights,
+    sql::identifier,
 };
 use crate::{
     change::{Change, Refusal},
-    pipeline::Table,
+    pipeline::{Table, WantedTable},
 };
 
 /// What to do so that `wanted` holds. Where the table is not this pipeline's to change, or cannot be made, the
-/// plan has no steps at all; a change that is refused leaves the other steps.
-pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> TablePlan {
-    let Some(wanted_table) = &wanted.wanted else { return TablePlan::default() };
+/// plan has no steps at all; a change that is refused leaves the other steps. `approval` is the value of the
+/// pipeline's annotation.
+pub fn plan(
+    wanted: &Table,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+    approval: Option<&str>,
+) -> TablePlan {
+    match &wanted.wanted {
+        Some(wanted_table) => plan_managed(wanted, wanted_table, pipeline, observed, approval),
+        None => plan_external(wanted, pipeline, observed),
+    }
+}
+
+fn plan_managed(
+    wanted: &Table,
+    wanted_table: &WantedTable,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+    approval: Option<&str>,
+) -> TablePlan {
     let refusal = missing_extension(observed)
         .or_else(|| missing_rights(wanted, observed))
         .or_else(|| newer_bookkeeping(wanted, observed))
-        .or_else(|| not_ours(wanted, pipeline, observed));
+        .or_else(|| not_ours(wanted, pipeline, observed))
+        .or_else(|| fed_by_another(wanted, pipeline, observed));
     if let Some(refusal) = refusal {
-        return TablePlan { refusals: vec![refusal], ..TablePlan::default() };
+        return refused(vec![refusal]);
     }
     let Some(extension) = &observed.extension.installed else {
         // The edition shows only in a session that began with the extension.
         return TablePlan { steps: vec![create_extension()], unfinished: true, ..TablePlan::default() };
     };
 
-    let schema = wanted.schema.as_str();
+    let (schema, name) = (wanted.schema.as_str(), wanted.name.as_str());
+    let retention = retention_in_force(wanted, observed, approval);
     let mut steps = Vec::new();
     if !observed.schema_exists {
         steps.push(create_schema(schema));
     }
     steps.extend(bookkeeping::migrate(schema, observed.bookkeeping_version));
     if observed.marker.is_none() {
-        steps.push(bookkeeping::claim_table(schema, wanted.name.as_str(), pipeline));
+        steps.push(bookkeeping::claim_table(schema, name, pipeline, retention));
     }
     if observed.table.is_none() {
-        steps.push(bookkeeping::forget_positions(schema, wanted.name.as_str()));
+        steps.push(bookkeeping::forget_positions(schema, name));
     }
+    steps.extend(claim_feed(wanted, pipeline, observed));
     let table = WantedRelation::target(wanted, wanted_table).plan(observed.table.as_ref(), &extension.schema);
     let dead_letters =
         WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
@@ -47,14 +73,71 @@ pub fn plan(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
 
     let is_usable = observed.table.is_none() || observed.is_hypertable();
     if is_usable {
-        let policy = observed.table.as_ref().and_then(|table| table.retention.as_ref());
-        steps.extend(plan_policy(wanted, wanted_table.drop_after, extension, policy));
+        steps.extend(plan_retention(wanted, retention, extension, observed));
     }
+    steps.extend(plan_grants(wanted, observed));
+
     let mut refusals = table.refusals;
     if !dead_letters.refusals.is_empty() {
         refusals.push(unfit_dead_letters(wanted));
     }
+    refusals.extend(missing_role(wanted, observed));
+    refusals.extend(plan_approval(wanted, wanted_table, pipeline, observed, approval));
     TablePlan { steps, refusals, unfinished: false }
+}
+
+/// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
+fn plan_external(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> TablePlan {
+    let refusal = missing_extension(observed)
+        .or_else(|| extension_not_created(observed))
+        .or_else(|| newer_bookkeeping(wanted, observed));
+    let (None, Some(extension)) = (&refusal, &observed.extension.installed) else {
+        return refused(refusal.into_iter().collect());
+    };
+    let mut refusals = misfits(wanted, observed);
+    let missing_rights = missing_rights(wanted, observed);
+    if missing_rights.is_none() {
+        // Otherwise the bookkeeping could not be read, and what it says of these is not known.
+        refusals.extend(fed_by_another(wanted, pipeline, observed));
+        refusals.extend(foreign_dead_letters(wanted, observed));
+    }
+    refusals.extend(missing_rights);
+    if !refusals.is_empty() {
+        return refused(refusals);
+    }
+
+    let (schema, name) = (wanted.schema.as_str(), wanted.name.as_str());
+    let mut steps = Vec::new();
+    steps.extend(bookkeeping::migrate(schema, observed.bookkeeping_version));
+    // Those of another pipeline's table are that pipeline's to keep.
+    if observed.marker.is_none() {
+        if observed.dead_letter_marker.is_none() {
+            steps.push(bookkeeping::claim_dead_letters(schema, name, pipeline));
+        }
+        let dead_letters =
+            WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
+        let is_ours_to_keep = observed.dead_letters.as_ref().is_none_or(|relation| relation.owned);
+        if !dead_letters.refusals.is_empty() || !is_ours_to_keep && !dead_letters.steps.is_empty() {
+            refusals.push(unfit_dead_letters(wanted));
+        }
+        if is_ours_to_keep {
+            steps.extend(dead_letters.steps);
+        }
+    }
+    steps.extend(claim_feed(wanted, pipeline, observed));
+    steps.extend(plan_grants(wanted, observed));
+    refusals.extend(missing_role(wanted, observed));
+    TablePlan { steps, refusals, unfinished: false }
+}
+
+fn refused(refusals: Vec<Refusal>) -> TablePlan {
+    TablePlan { refusals, ..TablePlan::default() }
+}
+
+/// The note that this pipeline writes into the table from its topic, where it is missing.
+fn claim_feed(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> Option<TableStep> {
+    let feed = observed.feed.as_ref().filter(|feed| feed.pipeline.is_none())?;
+    Some(bookkeeping::claim_feed(wanted.schema.as_str(), wanted.name.as_str(), pipeline, &feed.topic))
 }
 
 fn create_extension() -> TableStep {
@@ -104,6 +187,35 @@ fn missing_extension(observed: &ObservedTable) -> Option<Refusal> {
     })
 }
 
+fn extension_not_created(observed: &ObservedTable) -> Option<Refusal> {
+    observed.extension.installed.is_none().then(|| Refusal {
+        reason: Reason::ExtensionMissing,
+        message: format!(
+            "database {} does not have the extension timescaledb, so it has no hypertable; run in it, and make the \
+             table: CREATE EXTENSION timescaledb;",
+            observed.database
+        ),
+    })
+}
+
+/// Two pipelines that write into one table from one topic would share its positions and stop each other.
+fn fed_by_another(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> Option<Refusal> {
+    let feed = observed.feed.as_ref()?;
+    let owner = feed.pipeline.as_ref().filter(|owner| *owner != pipeline)?;
+    Some(Refusal {
+        reason: Reason::ResourceConflict,
+        message: format!(
+            "topic {} becomes rows of table {wanted} by the IoTPipeline {} in namespace {} of cluster {} already; choose \
+             another kafka.topic or timescale.table, or delete that IoTPipeline, and once it is gone run: {}",
+            feed.topic.topic,
+            owner.name,
+            owner.namespace,
+            owner.cluster_name,
+            bookkeeping::release_feed(wanted.schema.as_str(), wanted.name.as_str(), &feed.topic),
+        ),
+    })
+}
+
 fn newer_bookkeeping(wanted: &Table, observed: &ObservedTable) -> Option<Refusal> {
     (observed.bookkeeping_version > bookkeeping::CURRENT_VERSION).then(|| Refusal {
         reason: Reason::DatabaseRefused,
@@ -148,146 +260,20 @@ fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use crds::pipeline::ColumnType;
-
     use super::*;
     use crate::{
-        pipeline::{Column, Index, SortOrder, SqlIdent, WantedTable},
+        pipeline::{Index, SortOrder},
         timescale::{
-            Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedHypertable,
-            ObservedIndex, ObservedRelation, ObservedRetention, Rights,
+            Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedRetention,
+            test_support::{DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
         },
     };
-
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn ident(name: &str) -> SqlIdent {
-        SqlIdent::parse(name).unwrap()
-    }
-
-    fn wanted() -> Table {
-        let column = |name, column_type, nullable| Column { name: ident(name), column_type, nullable };
-        Table {
-            schema: ident("plant_7"),
-            name: ident("line"),
-            columns: vec![
-                column("time", ColumnType::Timestamptz, false),
-                column("device", ColumnType::Text, false),
-                column("temperature", ColumnType::DoublePrecision, true),
-            ],
-            time_column: ident("time"),
-            wanted: Some(WantedTable {
-                chunk_interval: DAY,
-                indexes: vec![Index {
-                    columns: vec![
-                        (ident("device"), SortOrder::Ascending),
-                        (ident("time"), SortOrder::Descending),
-                    ],
-                }],
-                drop_after: Some(90 * DAY),
-            }),
-        }
-    }
-
-    fn target(table: &Table) -> WantedRelation {
-        WantedRelation::target(table, table.wanted.as_ref().unwrap())
-    }
-
-    fn pipeline(name: &str) -> PipelineId {
-        PipelineId { cluster_name: "c".into(), namespace: "plant-7".into(), name: name.into() }
-    }
-
-    /// A database with the extension and nothing else.
-    fn empty(edition: Edition) -> ObservedTable {
-        ObservedTable {
-            server_version: "17.5".into(),
-            database: "iot".into(),
-            role: "app".into(),
-            extension: ObservedExtension {
-                available: true,
-                trusted: true,
-                installed: Some(InstalledExtension {
-                    version: "2.19.3".into(),
-                    schema: "public".into(),
-                    edition,
-                }),
-            },
-            rights: Rights {
-                superuser: false,
-                create_in_database: true,
-                create_in_schema: true,
-                use_bookkeeping: true,
-            },
-            schema_exists: false,
-            bookkeeping_version: 0,
-            marker: None,
-            topic_marker: None,
-            table: None,
-            dead_letters: None,
-        }
-    }
-
-    /// The hypertable as a plan makes it, with rows in it.
-    fn relation(wanted: &WantedRelation) -> ObservedRelation {
-        let columns = wanted.columns.iter().map(|column| ObservedColumn {
-            name: column.name.clone(),
-            sql_type: column.sql_type.into(),
-            nullable: column.nullable,
-            has_default: column.default.is_some(),
-        });
-        let index = |columns: &Vec<_>| ObservedIndex { name: "i".into(), columns: columns.clone() };
-        ObservedRelation {
-            is_table: true,
-            owned: true,
-            hypertable: Some(ObservedHypertable {
-                time_column: wanted.time_column.clone(),
-                chunk_interval: Some(wanted.chunk_interval),
-                has_chunks: true,
-            }),
-            columns: columns.collect(),
-            indexes: wanted.indexes.iter().map(index).collect(),
-            retention: None,
-        }
-    }
-
-    fn as_wanted() -> ObservedTable {
-        let mut table = relation(&target(&wanted()));
-        table.retention = Some(ObservedRetention {
-            drop_after: Some(90 * DAY),
-            check_interval: Duration::from_secs(3600),
-            scheduled: true,
-        });
-        ObservedTable {
-            schema_exists: true,
-            bookkeeping_version: bookkeeping::CURRENT_VERSION,
-            marker: Some(pipeline("line")),
-            table: Some(table),
-            dead_letters: Some(relation(&WantedRelation::dead_letters(&wanted()))),
-            ..empty(Edition::Community)
-        }
-    }
 
     /// The plan for the pipeline `line`, after a change of the world as wanted.
     fn plan_after(change: impl FnOnce(&mut ObservedTable)) -> TablePlan {
         let mut observed = as_wanted();
         change(&mut observed);
-        plan(&wanted(), &pipeline("line"), &observed)
-    }
-
-    fn table_of(observed: &mut ObservedTable) -> &mut ObservedRelation {
-        observed.table.as_mut().unwrap()
-    }
-
-    fn sql(plan: &TablePlan) -> String {
-        assert_eq!(plan.refusals, []);
-        plan.steps.iter().map(|step| step.sql.as_str()).collect()
-    }
-
-    fn only_refusal(plan: &TablePlan) -> (Reason, &str) {
-        assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 1), "{plan:?}");
-        (plan.refusals[0].reason, &plan.refusals[0].message)
+        plan(&wanted(), &pipeline("line"), &observed, None)
     }
 
     #[test]
@@ -297,9 +283,9 @@ mod tests {
 
     #[test]
     fn everything_is_made_from_nothing_in_both_editions() {
-        let community = plan(&wanted(), &pipeline("line"), &empty(Edition::Community));
+        let community = plan(&wanted(), &pipeline("line"), &empty(Edition::Community), None);
         insta::assert_snapshot!(sql(&community));
-        let apache2 = plan(&wanted(), &pipeline("line"), &empty(Edition::Apache2));
+        let apache2 = plan(&wanted(), &pipeline("line"), &empty(Edition::Apache2), None);
         assert!(sql(&community).starts_with(&sql(&apache2)), "the native policy comes last");
         assert!(!sql(&apache2).contains("retention"));
     }
@@ -308,7 +294,7 @@ mod tests {
     fn the_extension_comes_first_and_alone() {
         let mut observed = empty(Edition::Community);
         observed.extension.installed = None;
-        let plan = plan(&wanted(), &pipeline("line"), &observed);
+        let plan = plan(&wanted(), &pipeline("line"), &observed, None);
         assert!(plan.unfinished);
         assert_eq!(sql(&plan), "CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public;\n");
     }
@@ -317,7 +303,7 @@ mod tests {
     fn a_server_without_the_extension_is_refused() {
         let mut observed = empty(Edition::Community);
         observed.extension = ObservedExtension::default();
-        let plan = plan(&wanted(), &pipeline("line"), &observed);
+        let plan = plan(&wanted(), &pipeline("line"), &observed, None);
         assert_eq!(only_refusal(&plan).0, Reason::ExtensionMissing);
     }
 
@@ -343,10 +329,11 @@ mod tests {
     fn a_retention_that_the_spec_no_longer_has_is_removed() {
         let mut table = wanted();
         table.wanted.as_mut().unwrap().drop_after = None;
-        let plan = plan(&table, &pipeline("line"), &as_wanted());
+        let plan = plan(&table, &pipeline("line"), &as_wanted(), None);
         assert_eq!(
             sql(&plan),
-            "SELECT \"public\".remove_retention_policy('\"plant_7\".\"line\"'::regclass);\n"
+            "UPDATE \"plant_7\".\"_iotpipeline_tables\" SET drop_after_seconds = 0 WHERE table_name = 'line';\n\
+             SELECT \"public\".remove_retention_policy('\"plant_7\".\"line\"'::regclass);\n"
         );
     }
 
@@ -372,6 +359,7 @@ mod tests {
                 sql_type: "text".into(),
                 nullable: false,
                 has_default: false,
+                is_generated: false,
             });
             table.indexes.clear();
         });
@@ -405,6 +393,7 @@ mod tests {
                 sql_type: "text".into(),
                 nullable,
                 has_default,
+                is_generated: false,
             };
             table.columns.push(column("former", true, false));
             table.columns.push(column("filled", false, true));
@@ -436,7 +425,7 @@ mod tests {
                 .indexes
                 .push(Index { columns: vec![(column, SortOrder::Ascending)] });
         }
-        let plan = plan(&table, &pipeline("line"), &as_wanted());
+        let plan = plan(&table, &pipeline("line"), &as_wanted(), None);
         let names: Vec<_> = plan.steps.iter().map(|step| step.changes[0].to.as_str()).collect();
         assert!(names.iter().all(|name| name.len() == 63), "{names:?}");
         assert_ne!(names[0], names[1]);
@@ -454,7 +443,7 @@ mod tests {
         assert_eq!(reason, Reason::TableNotOwned);
         assert!(message.starts_with("table plant_7.line_dead_letters exists"), "{message}");
 
-        let conflict = plan(&wanted(), &pipeline("another"), &as_wanted());
+        let conflict = plan(&wanted(), &pipeline("another"), &as_wanted(), None);
         let (reason, message) = only_refusal(&conflict);
         assert_eq!(reason, Reason::ResourceConflict);
         assert!(message.contains("IoTPipeline line in namespace plant-7"), "{message}");
@@ -499,7 +488,7 @@ mod tests {
         let mut bare = empty(Edition::Community);
         bare.extension.installed = None;
         bare.rights.create_in_database = false;
-        let plan_of = |observed: &ObservedTable| plan(&wanted(), &pipeline("line"), observed);
+        let plan_of = |observed: &ObservedTable| plan(&wanted(), &pipeline("line"), observed, None);
         let nothing = plan_of(&bare);
         let untrusted = {
             let mut observed = empty(Edition::Community);
@@ -507,7 +496,8 @@ mod tests {
             plan_of(&observed)
         };
         let schema = plan_after(|observed| observed.rights.create_in_schema = false);
-        let bookkeeping = plan_after(|observed| observed.rights.use_bookkeeping = false);
+        let bookkeeping =
+            plan_after(|observed| observed.rights.unusable_bookkeeping = vec!["_iotpipeline_topics".into()]);
         let tables = plan_after(|observed| {
             table_of(observed).owned = false;
             observed.dead_letters.as_mut().unwrap().owned = false;

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use access::database::DatabaseAccess;
 use crds::worker::PipelineId;
 use futures::future::BoxFuture;
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
     Databases, Error, ObservedTable, Position, Session, TablePlan,
     effects::{self, Claim},
-    error::TopicTakenSnafu,
-    execute::run,
+    error::{PooledSnafu, Server, TopicTakenSnafu},
+    execute::statement,
     observe::observe,
 };
 use crate::{
@@ -29,9 +29,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long the changes of one plan may take: an index on a large table has its time.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(600);
 
-/// What every session begins with. Whoever waits for a lock stands in the way of the workers, so briefly.
-const SETTINGS: &str = "SET search_path = pg_catalog; SET statement_timeout = '10min'; SET lock_timeout = '5s'; \
-                        SET idle_in_transaction_session_timeout = '60s'; SET client_min_messages = warning";
+/// What every session is asked for, and not told later: a pooler that shares its sessions refuses or forgets it, and
+/// is recognised by that before anything is done through it. As the server itself spells the values. Whoever waits for
+/// a lock stands in the way of the workers, so briefly.
+const SETTINGS: [(&str, &str); 5] = [
+    ("search_path", "pg_catalog"),
+    ("statement_timeout", "10min"),
+    ("lock_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "1min"),
+    ("client_min_messages", "warning"),
+];
 
 /// Connects to the database itself, without a pool.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,25 +46,47 @@ pub struct DirectDatabases;
 
 struct DirectSession {
     connection: PgConnection,
-    /// Host, port and database, for messages.
-    database: String,
+    /// For messages.
+    server: Server,
 }
 
 impl Databases for DirectDatabases {
     fn open<'a>(&'a self, access: &'a DatabaseAccess) -> BoxFuture<'a, Result<Box<dyn Session>, Error>> {
         Box::pin(async move {
-            let database = format!("{}:{}/{}", access.host, access.port, access.database);
-            let connect = async {
-                let mut connection =
-                    access.options(APPLICATION_NAME).disable_statement_logging().connect().await?;
-                run(&mut connection, SETTINGS).await?;
-                Ok(connection)
+            let server = Server {
+                database: format!("{}:{}/{}", access.host, access.port, access.database),
+                role: access.username.clone(),
             };
-            let connection = within(DEADLINE, "connect to the database", &database, connect).await?;
-            let session: Box<dyn Session> = Box::new(DirectSession { connection, database });
-            Ok(session)
+            let options = access.options(APPLICATION_NAME).options(SETTINGS).disable_statement_logging();
+            let connect = async {
+                let mut connection = options.connect().await?;
+                let is_direct = has_settings(&mut connection).await?;
+                Ok((connection, is_direct))
+            };
+            let action = "connect to the database";
+            let (connection, is_direct) =
+                within(DEADLINE, action, &server, connect, Error::from_connecting).await?;
+            let session = DirectSession { connection, server };
+            if is_direct {
+                return Ok(Box::new(session) as Box<dyn Session>);
+            }
+            let database = session.server.database.clone();
+            Box::new(session).close().await;
+            PooledSnafu { database }.fail()
         })
     }
+}
+
+/// Whether the session has the settings that were asked for.
+async fn has_settings(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let (names, values): (Vec<_>, Vec<_>) =
+        SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().unzip();
+    statement("SELECT bool_and(current_setting(name) = value) FROM unnest($1, $2) AS wanted (name, value)")
+        .bind(names)
+        .bind(values)
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
 }
 
 impl Session for DirectSession {
@@ -68,7 +97,7 @@ impl Session for DirectSession {
     ) -> BoxFuture<'a, Result<ObservedTable, Error>> {
         Box::pin(async move {
             let action = format!("read table {table}");
-            within(DEADLINE, &action, &self.database, observe(&mut self.connection, table, topic)).await
+            request(DEADLINE, &action, &self.server, observe(&mut self.connection, table, topic)).await
         })
     }
 
@@ -76,7 +105,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("change table {table}");
             let effect = effects::apply(&mut self.connection, table, plan);
-            within(CHANGE_DEADLINE, &action, &self.database, effect).await
+            request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }
 
@@ -89,7 +118,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("claim topic {}", topic.topic);
             let effect = effects::claim_topic(&mut self.connection, schema, pipeline, topic);
-            match within(DEADLINE, &action, &self.database, effect).await? {
+            match request(DEADLINE, &action, &self.server, effect).await? {
                 Claim::Ours => Ok(()),
                 Claim::Taken(owner) => TopicTakenSnafu {
                     topic: topic.topic.as_str(),
@@ -109,15 +138,19 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("release topic {}", topic.topic);
             let effect = effects::release_topic(&mut self.connection, schema, pipeline, topic);
-            within(DEADLINE, &action, &self.database, effect).await
+            request(DEADLINE, &action, &self.server, effect).await
         })
     }
 
-    fn drop_expired_chunks<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<Vec<Change>, Error>> {
+    fn drop_expired_chunks<'a>(
+        &'a mut self,
+        table: &'a Table,
+        drop_after: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Change>, Error>> {
         Box::pin(async move {
             let action = format!("drop expired chunks of table {table}");
-            let effect = effects::drop_expired_chunks(&mut self.connection, table);
-            within(CHANGE_DEADLINE, &action, &self.database, effect).await
+            let effect = effects::drop_expired_chunks(&mut self.connection, table, drop_after);
+            request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }
 
@@ -129,7 +162,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("read the positions of table {table}");
             let effect = effects::positions(&mut self.connection, table, topic);
-            within(DEADLINE, &action, &self.database, effect).await
+            request(DEADLINE, &action, &self.server, effect).await
         })
     }
 
@@ -141,7 +174,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("delete table {table}");
             let effect = effects::delete_table(&mut self.connection, table, pipeline);
-            within(CHANGE_DEADLINE, &action, &self.database, effect).await
+            request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }
 
@@ -153,18 +186,29 @@ impl Session for DirectSession {
     }
 }
 
+/// A request in a session.
+async fn request<T>(
+    deadline: Duration,
+    action: &str,
+    server: &Server,
+    request: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, Error> {
+    within(deadline, action, server, request, Error::from_sqlx).await
+}
+
 /// Ends a request at its deadline and sorts what went wrong.
 async fn within<T>(
     deadline: Duration,
     action: &str,
-    database: &str,
+    server: &Server,
     request: impl Future<Output = sqlx::Result<T>>,
+    sort: fn(&sqlx::Error, &str, &Server) -> Error,
 ) -> Result<T, Error> {
     match tokio::time::timeout(deadline, request).await {
-        Ok(result) => result.map_err(|error| Error::from_sqlx(error, action, database)),
+        Ok(result) => result.map_err(|error| sort(&error, action, server)),
         Err(_) => Err(Error::Unreachable {
             action: action.to_owned(),
-            database: database.to_owned(),
+            database: server.database.clone(),
             explanation: format!(
                 "nothing came within {} s; check the address, network policies and that the server runs",
                 deadline.as_secs()

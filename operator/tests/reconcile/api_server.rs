@@ -85,7 +85,12 @@ impl ApiServer {
             }
             (&Method::PATCH, [plural, name]) => {
                 self.note(format!("merge {plural}/{name}"));
-                self.merge_finalizers(&format!("{plural}/{name}"), &body)
+                let key = format!("{plural}/{name}");
+                if *plural == "iotpipelines" {
+                    self.merge_finalizers(&key, &body)
+                } else {
+                    (StatusCode::OK, self.merge_workload(&key, &body))
+                }
             }
             (&Method::DELETE, [plural, name]) => {
                 self.note(format!("delete {plural}/{}", without_hash(plural, name)));
@@ -154,6 +159,20 @@ impl ApiServer {
             self.put(key, object.clone());
         }
         (StatusCode::OK, object)
+    }
+
+    /// As a strategic merge: volumes are known by their names.
+    fn merge_workload(&self, key: &str, patch: &Value) -> Value {
+        let mut object = self.get(key);
+        assert_eq!(patch["metadata"]["uid"], object["metadata"]["uid"]);
+        object["spec"]["replicas"] = patch["spec"]["replicas"].clone();
+        let volumes = object["spec"]["template"]["spec"]["volumes"].as_array_mut().unwrap();
+        for patched in patch["spec"]["template"]["spec"]["volumes"].as_array().unwrap() {
+            let volume = volumes.iter_mut().find(|volume| volume["name"] == patched["name"]).unwrap();
+            *volume = patched.clone();
+        }
+        self.put(key, object.clone());
+        object
     }
 
     fn note(&self, entry: String) {

@@ -4,7 +4,13 @@
 #[cfg(test)]
 mod api_server;
 #[cfg(test)]
+mod bridge;
+#[cfg(test)]
+mod deletion;
+#[cfg(test)]
 mod stores;
+#[cfg(test)]
+mod topics;
 #[cfg(test)]
 mod world;
 
@@ -20,15 +26,18 @@ async fn a_new_pipeline_gets_its_stores_before_its_workers() {
     assert_eq!(
         world.log(),
         [
+            "merge iotpipelines/line",
             "database: plant_7.line made",
             "database: topic plant-7.line claimed",
             "kafka: plant-7.line created",
             "apply configmaps/line-bridge-*",
             "apply services/line-bridge",
+            "apply networkpolicies/line-bridge",
             "apply poddisruptionbudgets/line-bridge",
             "apply statefulsets/line-bridge",
             "apply configmaps/line-processor-*",
             "apply services/line-processor",
+            "apply networkpolicies/line-processor",
             "apply poddisruptionbudgets/line-processor",
             "apply deployments/line-processor",
             // The schema, the table, its dead letters, the topic.
@@ -236,31 +245,14 @@ async fn what_a_pod_reports_is_in_the_condition() {
 }
 
 #[tokio::test]
-async fn a_pipeline_that_retains_has_no_finalizer_and_one_that_deletes_has() {
-    let world = World::at_rest(PIPELINE).await;
-    assert_eq!(world.api.get("iotpipelines/line")["metadata"]["finalizers"], json!(null));
-    world.edit(|spec| spec["deletionPolicy"] = json!({"table": "Delete"}));
-    world.reconcile().await.unwrap();
-    assert_eq!(
-        world.api.get("iotpipelines/line")["metadata"]["finalizers"],
-        json!(["iotpipeline.dev/cleanup"])
-    );
-    world.edit(|spec| spec["deletionPolicy"] = json!({}));
-    world.reconcile().await.unwrap();
-    assert_eq!(world.api.get("iotpipelines/line")["metadata"]["finalizers"], json!([]));
-}
-
-#[tokio::test]
 async fn deletion_stops_the_workers_then_deletes_topic_and_table() {
     let world = World::deleted_after_rest().await;
-    world
-        .api
-        .put("pods/line-bridge-0", json!({"metadata": {"name": "line-bridge-0", "labels": BRIDGE.labels()}}));
     world.reconcile().await.unwrap();
     world.reconcile().await.unwrap();
     assert_eq!(
         world.log(),
         [
+            "create events: SessionEnded",
             "delete statefulsets/line-bridge",
             "delete deployments/line-processor",
             "apply iotpipelines/line/status",
@@ -288,6 +280,7 @@ async fn a_deletion_that_cannot_succeed_is_let_go_by_annotation() {
     let world = World::deleted_after_rest().await;
     world.databases.set_down(true);
     world.reconcile().await.unwrap();
+    world.api.remove("pods/line-bridge-0");
     let error = world.reconcile().await.unwrap_err();
     assert_eq!(error.category(), "clean_up");
     world.log();
@@ -300,22 +293,11 @@ async fn a_deletion_that_cannot_succeed_is_let_go_by_annotation() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_goes_is_not_held_by_a_secret_that_went_first() {
-    let world = World::deleted_after_rest().await;
-    world.api.remove("secrets/tsdb-app");
-    world.api.put(
-        "namespaces/plant-7",
-        json!({"metadata": {"name": "plant-7", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
-    );
-    world.reconcile().await.unwrap();
-    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
-}
-
-#[tokio::test]
 async fn a_topic_that_another_pipeline_made_survives() {
     let world = World::deleted_after_rest().await;
     world.databases.give_topic_to("other");
     world.reconcile().await.unwrap();
+    world.api.remove("pods/line-bridge-0");
     world.reconcile().await.unwrap();
     let log = world.log();
     assert!(!log.iter().any(|entry| entry.starts_with("kafka")), "{log:?}");
@@ -339,9 +321,51 @@ async fn expired_chunks_are_dropped_by_the_operator_where_there_are_no_policies(
     world.reconcile().await.unwrap();
     world.log();
     world.reconcile().await.unwrap();
-    assert!(world.log().contains(&"database: expired chunks dropped".to_owned()));
+    assert!(world.log().contains(&"database: chunks older than 90 days dropped".to_owned()));
     world.reconcile().await.unwrap();
     assert_eq!(world.log(), [""; 0], "not due again for an hour");
+}
+
+#[tokio::test]
+async fn rows_that_would_go_wait_for_the_annotation_and_workers_do_not() {
+    let world = World::with(PIPELINE);
+    world.edit(|spec| spec["timescale"]["retention"] = json!({"dropAfter": "90d"}));
+    world.reconcile().await.unwrap();
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Ready"), "True AsSpecified");
+    world.log();
+
+    world.edit(|spec| {
+        spec["timescale"]["retention"] = json!({"dropAfter": "30d"});
+        spec["processing"] = json!({"program": ".device = \"x\""});
+    });
+    world.reconcile().await.unwrap();
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"apply deployments/line-processor".to_owned()), "{log:?}");
+    assert!(!log.iter().any(|entry| entry.starts_with("database:")), "{log:?}");
+    assert_eq!(world.condition("TableReady"), "False ApprovalRequired");
+    assert_eq!(world.condition("Ready"), "False ApprovalRequired");
+    assert_eq!(world.condition("ProcessorReady"), "True AsSpecified");
+    assert_eq!(world.condition("BridgeReady"), "True AsSpecified");
+    assert_eq!(world.status()["appliedGeneration"], world.status()["observedGeneration"]);
+
+    let message = world.message("TableReady");
+    let annotate = |value: &str| {
+        world.api.change("iotpipelines/line", |pipeline| {
+            pipeline["metadata"]["annotations"] = json!({"iotpipeline.dev/approve": value});
+        });
+    };
+    annotate("000000000000");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "False ApprovalRequired");
+    annotate(message.rsplit_once("iotpipeline.dev/approve=").unwrap().1);
+    world.reconcile().await.unwrap();
+    assert!(world.log().contains(&"database: plant_7.line made".to_owned()));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Ready"), "True AsSpecified");
 }
 
 #[tokio::test]

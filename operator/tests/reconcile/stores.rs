@@ -7,7 +7,7 @@ use std::{
 };
 
 use access::{database::DatabaseAccess, kafka::KafkaAccess};
-use crds::{names::dead_letter_table, worker::PipelineId};
+use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 use futures::{FutureExt, future::BoxFuture};
 use operator::{
     change::Change,
@@ -17,8 +17,9 @@ use operator::{
     },
     pipeline::{SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Databases, Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedHypertable,
-        ObservedIndex, ObservedRelation, ObservedTable, Position, Rights, Session, TablePlan,
+        self, Databases, Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedFeed,
+        ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter, Position,
+        Retention, Rights, Session, TablePlan,
     },
 };
 
@@ -43,6 +44,7 @@ pub struct FakeDatabases(Arc<Mutex<DatabaseState>>, Log);
 struct DatabaseState {
     is_down: bool,
     table: Option<Table>,
+    retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
 }
 
@@ -55,6 +57,15 @@ impl FakeKafka {
         self.0.lock().unwrap().is_down = is_down;
     }
 
+    /// Somebody else makes the topic, or gives it other settings.
+    pub fn make_topic(&self, config: &[(&str, &str)]) {
+        let setting = |(name, value): &(&str, &str)| {
+            ((*name).to_owned(), TopicSetting { value: (*value).to_owned(), set_on_topic: true })
+        };
+        let config = Some(config.iter().map(setting).collect());
+        self.0.lock().unwrap().topic = Some(ExistingTopic { partitions: 12, replication_factor: 3, config });
+    }
+
     pub fn watermark_reads(&self) -> u32 {
         self.0.lock().unwrap().watermark_reads
     }
@@ -65,6 +76,7 @@ impl FakeKafka {
             return Err(kafka::Error::Unreachable {
                 action: "ask".to_owned(),
                 bootstrap_servers: "kafka:9092".to_owned(),
+                cause: kafka::Cause::Silence,
             });
         }
         Ok(answer(&mut state))
@@ -97,7 +109,7 @@ impl TopicAdmin for FakeKafka {
         let made = ExistingTopic {
             partitions: *partitions,
             replication_factor: *replication_factor,
-            config: config.iter().map(setting).collect(),
+            config: Some(config.iter().map(setting).collect()),
         };
         self.1.lock().unwrap().push(format!("kafka: {topic} created"));
         let result = self.ask(|state| state.topic = Some(made));
@@ -167,20 +179,28 @@ impl Session for FakeDatabases {
     fn observe<'a>(
         &'a mut self,
         _: &'a Table,
-        _: Option<&'a TopicKey>,
+        topic: Option<&'a TopicKey>,
     ) -> BoxFuture<'a, Result<ObservedTable, timescale::Error>> {
         let state = self.0.lock().unwrap();
-        let observed = observed(state.table.as_ref(), state.topic_marker.clone());
+        let mut observed = observed(state.table.as_ref(), state.topic_marker.clone());
+        observed.applied_retention = state.retention;
+        let pipeline = observed.marker.clone();
+        observed.feed = topic.map(|topic| ObservedFeed { topic: topic.clone(), pipeline });
         async { Ok(observed) }.boxed()
     }
 
     fn apply<'a>(
         &'a mut self,
         table: &'a Table,
-        _: &'a TablePlan,
+        plan: &'a TablePlan,
     ) -> BoxFuture<'a, Result<(), timescale::Error>> {
         self.note(format!("{table} made"));
-        self.0.lock().unwrap().table = Some(table.clone());
+        let mut state = self.0.lock().unwrap();
+        state.table = Some(table.clone());
+        if !plan.refusals.iter().any(|refusal| refusal.reason == Reason::ApprovalRequired) {
+            let drop_after = table.wanted.as_ref().unwrap().drop_after;
+            state.retention = Some(drop_after.map_or(Retention::ForEver, Retention::For));
+        }
         async { Ok(()) }.boxed()
     }
 
@@ -209,8 +229,9 @@ impl Session for FakeDatabases {
     fn drop_expired_chunks<'a>(
         &'a mut self,
         _: &'a Table,
+        drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
-        self.note("expired chunks dropped".to_owned());
+        self.note(format!("chunks older than {} days dropped", drop_after.as_secs() / 86_400));
         async { Ok(Vec::new()) }.boxed()
     }
 
@@ -255,6 +276,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
         sql_type: sql_type.to_owned(),
         nullable,
         has_default: false,
+        is_generated: false,
     };
     let relation = |time_column: &str, chunk_interval: Duration, columns, indexes| ObservedRelation {
         is_table: true,
@@ -285,12 +307,17 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             superuser: false,
             create_in_database: true,
             create_in_schema: true,
-            use_bookkeeping: true,
+            ..Rights::default()
         },
         schema_exists: table.is_some(),
-        bookkeeping_version: i32::from(table.is_some()),
+        bookkeeping_version: if table.is_some() { 2 } else { 0 },
         marker: table.map(|_| pipeline),
+        dead_letter_marker: None,
+        applied_retention: None,
         topic_marker,
+        feed: None,
+        writer: ObservedWriter { exists: true, lacks: Vec::new() },
+        expired: None,
         table: table.map(|table| {
             let columns = table
                 .columns

@@ -1,12 +1,20 @@
 //! One pipeline and all that is around it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use crds::{
     IoTPipeline,
-    names::{COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL},
+    names::{COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_CONFIG_KEY},
+    worker::WorkerStatus,
 };
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
+    ResourceExt,
     core::DeserializeGuard,
     runtime::{
         controller::Action,
@@ -14,11 +22,13 @@ use kube::{
     },
 };
 use operator::{
-    build::WorkerImage,
+    build::{WorkerImage, WorkerSettings},
     context::Context,
     error::Error,
+    kafka::TopicKey,
     memory::Memory,
-    reconcile::{reconcile, validate::Settings},
+    pipeline::TopicName,
+    reconcile::{reconcile, report::Reports, validate::Settings},
     telemetry::metrics::Metrics,
 };
 use serde_json::{Value, json};
@@ -61,11 +71,23 @@ impl Labels {
     }
 }
 
+/// What workers say, by the names of their pods.
+#[derive(Clone, Default)]
+pub struct FakeReports(Arc<Mutex<BTreeMap<String, WorkerStatus>>>);
+
+impl Reports for FakeReports {
+    fn ask<'a>(&'a self, pod: &'a Pod) -> BoxFuture<'a, Option<WorkerStatus>> {
+        let report = self.0.lock().unwrap().get(&pod.name_any()).cloned();
+        async { report }.boxed()
+    }
+}
+
 pub struct World {
     pub api: ApiServer,
     pub kafka: FakeKafka,
     pub databases: FakeDatabases,
     context: Arc<Context>,
+    reports: FakeReports,
     log: Log,
 }
 
@@ -79,20 +101,26 @@ impl World {
         // base64 of postgres://app:hunter2@db:5432/iot
         let uri = "cG9zdGdyZXM6Ly9hcHA6aHVudGVyMkBkYjo1NDMyL2lvdA==";
         api.put("secrets/tsdb-app", json!({"metadata": {"name": "tsdb-app"}, "data": {"uri": uri}}));
+        api.put("namespaces/plant-7", json!({"metadata": {"name": "plant-7"}}));
         let client = api.client();
+        let reports = FakeReports::default();
+        let peers = serde_json::from_value(json!([{"podSelector": {"matchLabels": {"app": "operator"}}}]));
         let context = Arc::new(Context {
             recorder: Recorder::new(client.clone(), Reporter::from("test")),
             client,
-            http: reqwest::Client::new(),
+            reports: Arc::new(reports.clone()),
             kafka: Arc::new(kafka.clone()),
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),
             memory: Memory::default(),
             settings: Settings { cluster_name: "test".to_owned() },
-            worker_image: WorkerImage { reference: "worker:1".to_owned(), pull_policy: None },
+            workers: WorkerSettings {
+                image: WorkerImage { reference: "worker:1".to_owned(), pull_policy: None },
+                ingress_from: Some(peers.unwrap()),
+            },
             resync: Duration::from_secs(60),
         });
-        Self { api, kafka, databases, context, log }
+        Self { api, kafka, databases, context, reports, log }
     }
 
     /// A world in which everything is as the pipeline says.
@@ -105,20 +133,87 @@ impl World {
         world
     }
 
-    /// A world in which everything was at rest, `Delete` was the policy, and the pipeline was deleted.
+    /// A world in which everything was at rest, `Delete` was the policy, the pipeline was deleted, and its bridge has
+    /// just ended the session.
     pub async fn deleted_after_rest() -> Self {
         let policy = "  deletionPolicy: {topic: Delete, table: Delete}\n";
         let world = Self::at_rest(&format!("{PIPELINE}{policy}")).await;
-        world.api.change("iotpipelines/line", |pipeline| {
+        world.delete();
+        world.reconcile().await.unwrap();
+        world.report(json!({"retirement": {"ended": true, "passedOn": 12, "inFlight": 0}}));
+        world.log();
+        world
+    }
+
+    /// Deletes the pipeline, as a user would.
+    pub fn delete(&self) {
+        self.api.change("iotpipelines/line", |pipeline| {
             pipeline["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         });
-        world
+    }
+
+    /// Deletes the namespace, which deletes the pipeline.
+    pub fn delete_namespace(&self) {
+        self.api.change("namespaces/plant-7", |namespace| {
+            namespace["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+        self.delete();
+    }
+
+    /// The bridge's pod is there and says this of itself.
+    pub fn report(&self, report: Value) {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "line-bridge",
+            "uid": self.api.get(STATEFULSET)["metadata"]["uid"]}]);
+        let metadata = json!({"name": "line-bridge-0", "labels": BRIDGE.labels(), "ownerReferences": owner});
+        let mut spec = self.api.get(STATEFULSET)["spec"]["template"]["spec"].clone();
+        spec["containers"] = json!([]);
+        self.api.put(
+            "pods/line-bridge-0",
+            json!({"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}),
+        );
+        let mut status = json!({"component": "bridge", "version": "1", "ready": true});
+        status.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
+        let status = serde_json::from_value(status).unwrap();
+        self.reports.0.lock().unwrap().insert("line-bridge-0".to_owned(), status);
+    }
+
+    /// Lets this much time pass for a session that is being ended.
+    pub fn pass_time(&self, duration: Duration) {
+        let key = ("plant-7".to_owned(), "line".to_owned());
+        let earlier =
+            |since: &mut Option<Instant>| *since = since.map(|since| since.checked_sub(duration).unwrap());
+        self.context.memory.update(&key, |remembered| {
+            earlier(&mut remembered.retiring_since);
+            earlier(&mut remembered.draining_since);
+        });
+    }
+
+    /// The configuration that the bridge is told to run with.
+    pub fn bridge_configuration(&self) -> Value {
+        let volumes = self.api.get(STATEFULSET)["spec"]["template"]["spec"]["volumes"].clone();
+        let name = volumes[0]["configMap"]["name"].as_str().unwrap().to_owned();
+        let config_map = self.api.get(&format!("configmaps/{name}"));
+        let content = config_map["data"][WORKER_CONFIG_KEY].as_str().unwrap().to_owned();
+        serde_json::from_str::<Value>(&content).unwrap()["role"]["bridge"].clone()
     }
 
     pub async fn reconcile(&self) -> Result<Action, Error> {
         let object: DeserializeGuard<IoTPipeline> =
             serde_json::from_value(self.api.get("iotpipelines/line")).unwrap();
         reconcile(Arc::new(object), Arc::clone(&self.context)).await
+    }
+
+    /// What the operator remembers of the pipeline is lost, as by a restart.
+    pub fn forget(&self) {
+        self.context.memory.forget(&("plant-7".to_owned(), "line".to_owned()));
+    }
+
+    /// A pipeline of another namespace, with another database, manages the topic.
+    pub fn let_another_manage_the_topic(&self) {
+        let other = ("plant-8".to_owned(), "other".to_owned());
+        let topic =
+            TopicKey { cluster_id: "kafka-1".to_owned(), topic: TopicName::parse("plant-7.line").unwrap() };
+        assert_eq!(self.context.memory.claim_topic(&other, &topic), None);
     }
 
     /// What was written since the last look.

@@ -2,8 +2,6 @@
 # Makes certificates for the cluster's backends and their clients. Functions here write into the
 # current directory, which enter_private_directory makes and removes.
 
-# Everything that a client may present, in a namespace that no pod runs in.
-CLIENT_NAMESPACE=iot-secrets
 VALID_DAYS=3650
 
 # authority NAME COMMON_NAME: makes NAME.crt and NAME.key.

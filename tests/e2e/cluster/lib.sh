@@ -36,6 +36,10 @@ DNS_SERVICE_ADDRESS=10.213.64.10
 POD_CIDR=10.213.128.0/17
 CGROUP_NAME=iotpipeline
 
+# Users of the backends, and a namespace without pods for what they may present.
+CLIENTS=(operator bridge processor outsider)
+CLIENT_NAMESPACE=iot-secrets
+
 die() {
   echo "error: $*" >&2
   exit 1

@@ -8,7 +8,7 @@ use k8s_openapi::{
     api::core::v1::{Pod, Secret},
 };
 use kube::{
-    Api, Client, Config, Resource,
+    Api, Client, Config, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::wait::{Condition, await_condition},
@@ -150,17 +150,34 @@ impl Cluster {
         Ok(pods.with_whatever_context(|_| format!("failed to list the pods of {namespace}"))?.items)
     }
 
-    /// What the operator has counted under this name, all labels together (`iotpipeline_api_writes_total`).
+    /// What the operators have counted under this name, all labels together (`iotpipeline_api_writes_total`).
     ///
     /// # Errors
-    /// Fails where no operator answers.
+    /// Fails where one of them does not answer.
     pub async fn operator_counter(&self, metric: &str) -> Result<u64> {
-        let pods = self.pods(OPERATOR_NAMESPACE, "app.kubernetes.io/name=iotpipeline-operator").await?;
-        let pod = pods
-            .first()
-            .and_then(|pod| pod.metadata.name.clone())
-            .whatever_context("there is no operator")?;
-        let metrics = self.pod_page(OPERATOR_NAMESPACE, &pod, "metrics").await?;
+        let pods = self.operators().await?;
+        let mut sum = 0;
+        for pod in &pods {
+            sum += self.operator_metric(pod, metric).await?;
+        }
+        (!pods.is_empty()).then_some(sum).whatever_context("there is no operator")
+    }
+
+    /// The operator's pods.
+    ///
+    /// # Errors
+    /// Fails where the API server does.
+    pub async fn operators(&self) -> Result<Vec<Pod>> {
+        let labels = "app.kubernetes.io/name=iotpipeline-operator,app.kubernetes.io/component=operator";
+        self.pods(OPERATOR_NAMESPACE, labels).await
+    }
+
+    /// What one operator says under this name, all labels together (`iotpipeline_leader`).
+    ///
+    /// # Errors
+    /// Fails where it does not answer.
+    pub async fn operator_metric(&self, operator: &Pod, metric: &str) -> Result<u64> {
+        let metrics = self.pod_page(OPERATOR_NAMESPACE, &operator.name_any(), "metrics").await?;
         Ok(sum_of(&metrics, metric))
     }
 
@@ -187,7 +204,7 @@ pub fn value_of(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(bytes.clone()).ok()
 }
 
-/// The sum of a counter over all its labels, in the OpenMetrics text format.
+/// The sum of a metric over all its labels, in the OpenMetrics text format.
 fn sum_of(metrics: &str, name: &str) -> u64 {
     metrics
         .lines()

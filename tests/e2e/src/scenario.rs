@@ -39,6 +39,8 @@ pub const PIPELINE: &str = "telemetry";
 
 /// How long a pipeline may take from `kubectl apply` to Ready, seconds.
 const READY: Duration = Duration::from_secs(120);
+/// How long a pipeline may take to go: its session is given up after two minutes.
+const GONE: Duration = Duration::from_secs(240);
 /// How long rows may take from the broker's acknowledgement to the database, seconds.
 const DRAINED: Duration = Duration::from_secs(180);
 
@@ -234,12 +236,12 @@ impl Scenario {
     /// Deletes a pipeline and waits until it and its pods are gone.
     ///
     /// # Errors
-    /// Fails after two minutes.
+    /// Fails after four minutes.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let pipelines = self.cluster.pipelines(&self.namespace);
         let deleted = pipelines.delete(name, &DeleteParams::default()).await;
         deleted.whatever_context("failed to delete the pipeline")?;
-        eventually(READY, "the pipeline and its pods are gone", async || {
+        eventually(GONE, "the pipeline and its pods are gone", async || {
             let object = pipelines.get_opt(name).await.whatever_context("failed to read the pipeline")?;
             let pods = self.cluster.pods(&self.namespace, &format!("{PIPELINE_LABEL}={name}")).await?;
             let is_gone = object.is_none() && pods.is_empty();

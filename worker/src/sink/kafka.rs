@@ -3,6 +3,8 @@
 //! A record is delivered when Kafka says so (`acks=all`); until then the producer tries for ever. What it gives
 //! up on is never taken for delivered. One producer serves one MQTT connection: dropping it drops its records.
 
+mod stub;
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use access::kafka::KafkaAccess;
+use access::kafka::{KafkaAccess, cause::Cause};
 use crds::worker::BridgeConfig;
 use rdkafka::{
     ClientContext,
@@ -20,8 +22,10 @@ use rdkafka::{
     message::OwnedHeaders,
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
-use snafu::{OptionExt, ResultExt, Snafu, ensure};
+use snafu::{OptionExt, Snafu};
 use tokio::sync::Notify;
+
+pub use self::stub::Stub;
 
 /// How long to wait for Kafka's answer to a question about the topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,19 +36,18 @@ const LINGER: Duration = Duration::from_millis(5);
 /// Why Kafka cannot take records.
 #[derive(Debug, Snafu)]
 pub enum Error {
-    /// The producer's settings were refused.
-    #[snafu(display("failed to create the producer"))]
-    Create {
-        /// Why.
-        source: KafkaError,
-    },
-    /// No broker answered.
-    #[snafu(display("failed to reach Kafka at {bootstrap_servers}"))]
+    /// The producer's settings were refused. What librdkafka says of them may hold their values, so it is not told.
+    #[snafu(display(
+        "failed to create the producer: check the certificates of spec.kafka.tls and the user of spec.kafka.sasl"
+    ))]
+    Create,
+    /// No broker answered, or none as it should.
+    #[snafu(display("Kafka at {bootstrap_servers} {cause}"))]
     Unreachable {
         /// Where Kafka should be.
         bootstrap_servers: String,
         /// Why it is not.
-        source: KafkaError,
+        cause: Cause,
     },
     /// The topic is not there.
     #[snafu(display("failed to find the Kafka topic {topic}: {}", code.map_or("not in the answer".to_owned(), |code| code.to_string())))]
@@ -54,26 +57,52 @@ pub enum Error {
         /// What Kafka says of it.
         code: Option<RDKafkaErrorCode>,
     },
+    /// The user may not use the topic.
+    #[snafu(display("{}", refusal(topic, *code)))]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// What Kafka says of it.
+        code: RDKafkaErrorCode,
+    },
 }
 
 impl Error {
     /// The reason of the worker's problem.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Create { .. } => "KafkaConfigInvalid",
-            Self::Unreachable { .. } => "KafkaUnreachable",
+            Self::Create => "KafkaConfigInvalid",
+            Self::Unreachable { cause, .. } => cause.reason(),
             Self::Topic { .. } => "TopicMissing",
+            Self::Refused { .. } => "KafkaRefused",
         }
     }
 }
 
+/// That Kafka does not take the records of a topic, and what to do.
+pub fn refusal(topic: &str, code: RDKafkaErrorCode) -> String {
+    let advice = match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            ": grant the bridge's Kafka user DESCRIBE and WRITE on the topic (docs/security.md lists all rights)"
+        }
+        RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            ": grant the bridge's Kafka user WRITE on the topic, and before Kafka 3.0 IDEMPOTENT_WRITE on the cluster \
+             (docs/security.md lists all rights)"
+        }
+        _ => "",
+    };
+    format!("Kafka refuses records of the topic {topic} with {code:?}{advice}")
+}
+
 /// What became of one record.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub struct Delivery {
     /// The number under which it was sent.
     pub sequence: usize,
     /// Why Kafka did not take it; `None` when it did.
     pub error: Option<RDKafkaErrorCode>,
+    /// What to send in its place, where no record of the topic can hold it.
+    pub stub: Option<Box<Stub>>,
 }
 
 /// The delivery reports that nobody has looked at yet.
@@ -82,6 +111,8 @@ pub struct Deliveries {
     queue: Mutex<Vec<Delivery>>,
     arrived: Notify,
     all_brokers_down: AtomicBool,
+    /// Why the producer has no connection, as far as it said since it had one.
+    cause: Mutex<Option<Cause>>,
 }
 
 /// A producer for one topic.
@@ -89,7 +120,7 @@ pub struct Producer {
     inner: ThreadedProducer<Reporter>,
     deliveries: Arc<Deliveries>,
     topic: String,
-    bootstrap_servers: String,
+    access: KafkaAccess,
 }
 
 /// One record.
@@ -106,7 +137,14 @@ pub struct Record<'a> {
 
 impl Producer {
     /// A new producer. Does not wait for Kafka: see [`Producer::check_topic`].
-    pub fn new(access: &KafkaAccess, topic: &str, bridge: &BridgeConfig) -> Result<Self, Error> {
+    ///
+    /// `batch_bytes` bounds what is sent at once; a record that is larger is sent alone.
+    pub fn new(
+        access: KafkaAccess,
+        topic: &str,
+        bridge: &BridgeConfig,
+        batch_bytes: usize,
+    ) -> Result<Self, Error> {
         let deliveries = Arc::new(Deliveries::default());
         // Twice what the window lets in, so that it is the window that pushes back, not this queue.
         let queue_messages = 2 * u32::from(bridge.max_in_flight) + 1024;
@@ -122,31 +160,48 @@ impl Producer {
             .set("linger.ms", LINGER.as_millis().to_string())
             // Never given up: the message stays with the MQTT broker as well until Kafka has it.
             .set("message.timeout.ms", "0")
+            .set("batch.size", batch_bytes.to_string())
             .set("message.max.bytes", bridge.max_record_bytes.to_string())
             .set("queue.buffering.max.messages", queue_messages.to_string())
             .set("queue.buffering.max.kbytes", queue_kilobytes.to_string())
             .set("allow.auto.create.topics", "false")
             .set("reconnect.backoff.max.ms", "5000")
-            .create_with_context(Reporter(Arc::clone(&deliveries)))
+            .create_with_context(Reporter { deliveries: Arc::clone(&deliveries), batch_bytes })
+            .ok()
             .context(CreateSnafu)?;
-        Ok(Self {
-            inner,
-            deliveries,
-            topic: topic.to_owned(),
-            bootstrap_servers: access.bootstrap_servers.clone(),
-        })
+        Ok(Self { inner, deliveries, topic: topic.to_owned(), access })
+    }
+
+    /// How it reaches Kafka. It keeps that for as long as it lives.
+    pub fn access(&self) -> &KafkaAccess {
+        &self.access
+    }
+
+    /// The code for which it refuses everything from now on, where it does.
+    pub fn fatal_error(&self) -> Option<RDKafkaErrorCode> {
+        self.inner.client().fatal_error().map(|(code, _)| code)
     }
 
     /// Asks Kafka for the topic; blocks the calling thread, for some seconds at most.
     pub fn check_topic(&self) -> Result<(), Error> {
-        let metadata = (self.inner.client().fetch_metadata(Some(&self.topic), METADATA_TIMEOUT))
-            .context(UnreachableSnafu { bootstrap_servers: &self.bootstrap_servers })?;
+        let metadata = match self.inner.client().fetch_metadata(Some(&self.topic), METADATA_TIMEOUT) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let code = error.rdkafka_error_code();
+                let cause = self.deliveries.cause().unwrap_or_else(|| Cause::of(code, ""));
+                return UnreachableSnafu { bootstrap_servers: &self.access.bootstrap_servers, cause }.fail();
+            }
+        };
         let topic = (metadata.topics().iter().find(|topic| topic.name() == self.topic))
             .context(TopicSnafu { topic: &self.topic, code: None })?;
-        let code = topic.error().map(RDKafkaErrorCode::from);
-        ensure!(code.is_none(), TopicSnafu { topic: &self.topic, code });
-        self.deliveries.all_brokers_down.store(false, Ordering::Relaxed);
-        Ok(())
+        self.deliveries.reached();
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => Ok(()),
+            Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                RefusedSnafu { topic: &self.topic, code }.fail()
+            }
+            code => TopicSnafu { topic: &self.topic, code }.fail(),
+        }
     }
 
     /// Queues a record; its delivery is reported under `sequence`. Nothing is reported of a record that is refused here.
@@ -183,6 +238,21 @@ impl Deliveries {
         self.all_brokers_down.load(Ordering::Relaxed)
     }
 
+    /// Why the producer has no connection, where it said so.
+    pub fn cause(&self) -> Option<Cause> {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, cause: Cause) {
+        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = (*known).max(Some(cause));
+    }
+
+    fn reached(&self) {
+        self.all_brokers_down.store(false, Ordering::Relaxed);
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn report(&self, delivery: Delivery) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push(delivery);
@@ -195,7 +265,10 @@ impl Deliveries {
 }
 
 /// Hears what librdkafka has to say, on its thread.
-struct Reporter(Arc<Deliveries>);
+struct Reporter {
+    deliveries: Arc<Deliveries>,
+    batch_bytes: usize,
+}
 
 impl ClientContext for Reporter {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -205,8 +278,10 @@ impl ClientContext for Reporter {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka client error");
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.0.all_brokers_down.store(true, Ordering::Relaxed);
+        let code = error.rdkafka_error_code();
+        self.deliveries.failed(Cause::of(code, reason));
+        if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.deliveries.all_brokers_down.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -215,14 +290,24 @@ impl ProducerContext for Reporter {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
-        let error = match result {
-            Ok(_) => None,
-            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        let Self { deliveries, batch_bytes } = self;
+        let (error, message) = match result {
+            Ok(_) => {
+                if deliveries.all_brokers_down.load(Ordering::Relaxed) {
+                    deliveries.reached();
+                }
+                return deliveries.report(Delivery { sequence, error: None, stub: None });
+            }
+            Err((error, message)) => {
+                (error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown), message)
+            }
         };
-        if error.is_none() && self.0.all_brokers_down.load(Ordering::Relaxed) {
-            self.0.all_brokers_down.store(false, Ordering::Relaxed);
-        }
-        self.0.report(Delivery { sequence, error });
+        // Refused is the batch. Only of a record that was sent alone is it known that it is the one.
+        let was_alone = message.payload_len() + message.key_len() >= *batch_bytes;
+        let stub = (error == RDKafkaErrorCode::MessageSizeTooLarge && was_alone)
+            .then(|| Stub::of_refused(message).map(Box::new))
+            .flatten();
+        deliveries.report(Delivery { sequence, error: Some(error), stub });
     }
 }
 
@@ -233,7 +318,7 @@ mod tests {
     #[tokio::test]
     async fn reports_come_in_batches_and_none_is_missed() {
         let deliveries = Deliveries::default();
-        let report = |sequence| deliveries.report(Delivery { sequence, error: None });
+        let report = |sequence| deliveries.report(Delivery { sequence, error: None, stub: None });
         let mut batch = Vec::new();
         (0..3).for_each(report);
         deliveries.arrived().await;

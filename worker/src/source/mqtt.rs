@@ -6,6 +6,8 @@
 mod connection;
 mod corked;
 pub mod subscriptions;
+mod tls;
+mod transport;
 mod v311;
 mod v5;
 mod v5_session;
@@ -13,7 +15,7 @@ pub mod window;
 
 use bytes::Bytes;
 
-pub use connection::{Ack, Client, Credentials, Events, connect};
+pub use connection::{Ack, Client, Credentials, Events, Login, SessionUse, connect};
 
 /// How long the broker waits for a sign of life is one and a half times this, seconds.
 pub const KEEP_ALIVE_SECONDS: u16 = 30;
@@ -36,6 +38,8 @@ pub enum Event {
     Message(Message),
     /// The broker answered SUBSCRIBE; one answer for each filter, in order: the QoS it granted, or why not.
     Subscribed(Vec<Result<u8, String>>),
+    /// The broker answered UNSUBSCRIBE: why it did not for the first filter that it kept, if any.
+    Unsubscribed(Result<(), String>),
     /// The client's own DISCONNECT was written.
     Disconnected,
     /// Nothing that matters here.
@@ -80,6 +84,12 @@ pub const BROKER_REFUSED: &str = "BrokerRefused";
 pub const PACKET_TOO_LARGE: &str = "PacketTooLarge";
 /// Another client uses the same client id.
 pub const SESSION_TAKEN_OVER: &str = "SessionTakenOver";
+/// There is no TLS connection with the broker: a certificate, or what one of the two speaks.
+pub const BROKER_TLS_FAILED: &str = "BrokerTlsFailed";
+/// A mounted Secret lacks a key, or a value is not usable.
+pub const SECRET_INVALID: &str = "SecretInvalid";
+/// The broker does not let a subscription go.
+pub const UNSUBSCRIBE_REFUSED: &str = "UnsubscribeRefused";
 /// The broker does not grant a subscription.
 pub const SUBSCRIPTION_REFUSED: &str = "SubscriptionRefused";
 
@@ -92,8 +102,9 @@ impl Failure {
         Self::new(
             PACKET_TOO_LARGE,
             format!(
-                "The MQTT broker sent a packet of {size} bytes, larger than spec.mqtt.maxPacketSize ({max} bytes). \
-                 Raise spec.mqtt.maxPacketSize, or remove the message from the session at the broker."
+                "The MQTT broker sent a packet of {size} bytes, larger than spec.mqtt.maxPacketSize ({max} bytes), \
+                 and nothing behind it gets through. Raise spec.mqtt.maxPacketSize, and lower the broker's own limit \
+                 to it (Mosquitto: max_packet_size), or use MQTT 5, where the broker keeps to spec.mqtt.maxPacketSize."
             ),
         )
     }

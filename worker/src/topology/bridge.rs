@@ -4,6 +4,7 @@
 //! by then the broker sends again to the next one.
 
 mod metrics;
+mod retirement;
 mod session;
 
 use std::{
@@ -14,19 +15,22 @@ use std::{
 use backon::BackoffBuilder;
 use crds::{
     names::SecretPurpose,
-    worker::{BridgeConfig, KafkaConfig},
+    worker::{BridgeConfig, KafkaConfig, Retirement},
 };
 
 use self::{
     metrics::BridgeMetrics,
-    session::{End, Session},
+    session::{End, Leaving, RECORD_TOO_LARGE, Session},
 };
 use crate::{
     health::problem,
     run::Context,
     secrets::Secrets,
     sink::kafka::Producer,
-    source::mqtt::{self, Credentials, Failure, SESSION_TAKEN_OVER, subscriptions::Subscriptions},
+    source::mqtt::{
+        self, Credentials, Failure, Login, SECRET_INVALID, SESSION_TAKEN_OVER, SessionUse,
+        subscriptions::Subscriptions,
+    },
     telemetry,
 };
 
@@ -39,17 +43,26 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// Two bridges with one client id take the session from each other: this slows them down.
 const TAKEN_OVER_WAIT: Duration = Duration::from_secs(10);
 
+/// How much the producer sends at once where the topic takes it, bytes: librdkafka's own default.
+const BATCH_BYTES: usize = 1_000_000;
+
 /// Bridges until `context.shutdown` is requested.
 pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
     let metrics = context.metrics.register(BridgeMetrics::register);
-    let mut subscriptions = Subscriptions::new(config.subscriptions.clone());
+    let mut subscriptions = retirement::subscriptions(&config);
     context.health.set_subscriptions(subscriptions.status());
-    let mut bridge = Bridge { kafka, config, context, metrics, producer: None };
+    if config.retire {
+        context.health.set_retirement(Retirement { ended: false, passed_on: 0, in_flight: 0 });
+    }
+    let batch_bytes = BATCH_BYTES;
+    let mut bridge = Bridge { kafka, config, context, metrics, producer: None, batch_bytes };
     let mut waits = waits();
     while !bridge.context.shutdown.is_requested() {
         let started = Instant::now();
         let failure = match bridge.run_session(&mut subscriptions).await {
-            Ok(()) => break,
+            Ok(Leaving::Stop) => break,
+            Ok(Leaving::Renew) => continue,
+            Ok(Leaving::Drained) => return bridge.end_session().await,
             Err(failure) => failure,
         };
         if started.elapsed() > SETTLED {
@@ -59,13 +72,12 @@ pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
         if failure.reason == SESSION_TAKEN_OVER {
             wait = wait.max(TAKEN_OVER_WAIT);
         }
-        bridge.context.health.set_not_ready(problem(failure.reason, failure.message));
-        bridge.context.health.turned();
-        bridge.metrics.reconnects.inc();
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = bridge.context.shutdown.requested() => {}
+        if failure.reason == RECORD_TOO_LARGE && bridge.batch_bytes > 1 {
+            // Until each record that the topic cannot take is sent alone, and so found.
+            bridge.batch_bytes /= 2;
+            wait = BACKOFF.0;
         }
+        bridge.wait_after(failure, wait).await;
     }
 }
 
@@ -86,20 +98,33 @@ struct Bridge {
     metrics: BridgeMetrics,
     /// A producer that has not sent anything yet.
     producer: Option<Arc<Producer>>,
+    batch_bytes: usize,
 }
 
 impl Bridge {
-    /// One session, from connecting to its end. `Ok` when the worker was asked to stop.
-    async fn run_session(&mut self, subscriptions: &mut Subscriptions) -> Result<(), Failure> {
+    /// Tells a failure and waits before the next attempt.
+    async fn wait_after(&mut self, failure: Failure, wait: Duration) {
+        self.context.health.set_not_ready(problem(failure.reason, failure.message));
+        self.context.health.turned();
+        self.metrics.reconnects.inc();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.context.shutdown.requested() => {}
+        }
+    }
+
+    /// One session, from connecting to its end. `Ok` when it ended in order.
+    async fn run_session(&mut self, subscriptions: &mut Subscriptions) -> Result<Leaving, Failure> {
         let mut shutdown = self.context.shutdown.clone();
         let producer = tokio::select! {
             producer = self.fresh_producer() => producer?,
-            () = shutdown.requested() => return Ok(()),
+            () = shutdown.requested() => return Ok(Leaving::Stop),
         };
-        let credentials = read_credentials(&self.config, &self.context.secrets)?;
-        let (client, mut events) = mqtt::connect(&self.config, credentials)?;
+        let login = read_login(&self.config, &self.context.secrets)?;
+        let (client, mut events) = mqtt::connect(&self.config, login, SessionUse::Keep)?;
+        let (kafka, config) = (&self.kafka, &self.config);
         let session =
-            Session::new(&self.config, &self.context, &self.metrics, client, &producer, subscriptions);
+            Session::new(kafka, config, &self.context, &self.metrics, client, &producer, subscriptions);
         let (end, used) = session.run(&mut events).await;
         if used {
             // Dropped elsewhere, because a producer takes its time to let go.
@@ -108,7 +133,7 @@ impl Bridge {
             self.producer = Some(producer);
         }
         match end {
-            End::Stopped => Ok(()),
+            End::Left(leaving) => Ok(leaving),
             End::Failed(failure) => Err(failure),
         }
     }
@@ -119,14 +144,15 @@ impl Bridge {
             reason: error.reason(),
             message: format!("{}.", telemetry::chain(&error)),
         };
+        let access = self.context.secrets.kafka(&self.kafka).map_err(|error| Failure {
+            reason: SECRET_INVALID,
+            message: format!("{} (spec.kafka).", telemetry::chain(&error)),
+        })?;
         let producer = match self.producer.take() {
-            Some(producer) => producer,
-            None => {
-                let access = self.context.secrets.kafka(&self.kafka).map_err(|error| Failure {
-                    reason: "SecretInvalid",
-                    message: format!("{} (spec.kafka).", telemetry::chain(&error)),
-                })?;
-                Arc::new(Producer::new(&access, &self.kafka.topic, &self.config).map_err(failure)?)
+            Some(producer) if *producer.access() == access => producer,
+            _ => {
+                let topic = &self.kafka.topic;
+                Arc::new(Producer::new(access, topic, &self.config, self.batch_bytes).map_err(failure)?)
             }
         };
         let asked = Arc::clone(&producer);
@@ -144,15 +170,22 @@ impl Bridge {
 }
 
 /// Read again for every connection, so that a rotated Secret needs no restart.
-fn read_credentials(config: &BridgeConfig, secrets: &Secrets) -> Result<Option<Credentials>, Failure> {
-    if !config.has_credentials {
-        return Ok(None);
-    }
-    let read = |key| {
-        secrets.read(SecretPurpose::Mqtt, key).map_err(|error| Failure {
-            reason: "SecretInvalid",
-            message: format!("{} (spec.mqtt.credentialsSecretRef).", telemetry::chain(&error)),
-        })
+fn read_login(config: &BridgeConfig, secrets: &Secrets) -> Result<Login, Failure> {
+    let invalid = |field: &'static str| {
+        move |error| Failure {
+            reason: SECRET_INVALID,
+            message: format!("{} ({field}).", telemetry::chain(&error)),
+        }
     };
-    Ok(Some(Credentials { username: read("username")?, password: read("password")? }))
+    let read =
+        |key| secrets.read(SecretPurpose::Mqtt, key).map_err(invalid("spec.mqtt.credentialsSecretRef"));
+    let credentials = if config.has_credentials {
+        Some(Credentials { username: read("username")?, password: read("password")? })
+    } else {
+        None
+    };
+    let tls = secrets
+        .tls(config.tls, SecretPurpose::MqttCa, SecretPurpose::MqttClient)
+        .map_err(invalid("spec.mqtt.tls"))?;
+    Ok(Login { credentials, tls })
 }

@@ -18,7 +18,12 @@ pub enum Ownership {
 /// Whether a pipeline created this very object, rather than one of its name before it. Only such an object is ever
 /// deleted.
 pub fn is_owned(pipeline: &Pipeline, child: &LiveChild) -> bool {
-    child.object.owner_references().iter().any(|owner| owner.uid == pipeline.owner.uid)
+    is_owned_by(&pipeline.owner.uid, child)
+}
+
+/// Whether the pipeline with this UID created this very object.
+pub fn is_owned_by(uid: &str, child: &LiveChild) -> bool {
+    child.object.owner_references().iter().any(|owner| owner.uid == uid)
 }
 
 /// Whose this object is.

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 
 use super::ownership::{Ownership, is_owned, ownership};
 use crate::{
-    build::{self, Child, ChildKind, WorkerImage, build_configuration, build_worker, pod, workload_kind},
+    build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
     change::Refusal,
     pipeline::{Pipeline, Worker},
     reconcile::{
@@ -33,18 +33,17 @@ pub fn plan_worker(
     pipeline: &Pipeline,
     worker: &Worker,
     workers: &Workers,
-    image: &WorkerImage,
+    settings: &WorkerSettings,
 ) -> Result<WorkerPlan, build::Error> {
     let component = worker.component();
     let configuration = build_configuration(pipeline, worker)?;
-    let workload =
-        workers.workload(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
+    let workload = workers.child(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
     // With the same configuration a write to the workload is a repair, another number of pods or another image:
     // nothing for which the stores have to be changed first.
     let runs_this_configuration =
-        workload.is_some_and(|workload| configuration_of(workload) == Some(configuration.name.as_str()));
+        workload.is_some_and(|workload| workload.configuration() == Some(configuration.name.as_str()));
     let mut plan = WorkerPlan::default();
-    let children = build_worker(pipeline, worker, &configuration.name, image)?;
+    let children = build_worker(pipeline, worker, &configuration.name, settings)?;
     for child in std::iter::once(configuration).chain(children) {
         let live = workers
             .children
@@ -82,6 +81,7 @@ fn is_drifted(child: &Child, live: &LiveChild) -> bool {
 pub fn orphans<'a>(
     pipeline: &Pipeline,
     workers: &Workers,
+    settings: &WorkerSettings,
     mut plans: impl Iterator<Item = &'a WorkerPlan>,
 ) -> Result<Vec<LiveChild>, build::Error> {
     let mut needed = Vec::new();
@@ -89,13 +89,17 @@ pub fn orphans<'a>(
     for worker in pipeline.workers() {
         let component = worker.component();
         let name = names::worker_name(&pipeline.id.name, component);
-        let workload = workers.workload(workload_kind(component), &name);
+        let workload = workers.child(workload_kind(component), &name);
         is_rolling |= !workload.is_some_and(|workload| workload.rollout().is_complete());
         needed.push((ChildKind::ConfigMap, build_configuration(pipeline, worker)?.name));
-        needed
-            .extend(workload.and_then(configuration_of).map(|name| (ChildKind::ConfigMap, name.to_owned())));
+        needed.extend(
+            workload.and_then(LiveChild::configuration).map(|name| (ChildKind::ConfigMap, name.to_owned())),
+        );
         for kind in [ChildKind::Service, ChildKind::PodDisruptionBudget, workload_kind(component)] {
             needed.push((kind, name.clone()));
+        }
+        if settings.ingress_from.is_some() {
+            needed.push((ChildKind::NetworkPolicy, name));
         }
     }
     let is_orphan = |child: &&LiveChild| {
@@ -125,26 +129,19 @@ fn on_its_way_out(child: &Child) -> Refusal {
     }
 }
 
-/// The ConfigMap that a workload's pods read.
-fn configuration_of(workload: &LiveChild) -> Option<&str> {
-    let volumes = workload.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;
-    let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
-    volume.pointer("/configMap/name")?.as_str()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::test_support::{QUICKSTART, image, pipeline};
+    use crate::test_support::{QUICKSTART, pipeline, worker_settings};
 
     /// The children of a pipeline as they are in the cluster, all pods new and ready.
     fn children(pipeline: &Pipeline) -> Vec<LiveChild> {
         let mut children = Vec::new();
         for worker in pipeline.workers() {
             let configuration = build_configuration(pipeline, worker).unwrap();
-            children.extend(build_worker(pipeline, worker, &configuration.name, &image()).unwrap());
+            children.extend(build_worker(pipeline, worker, &configuration.name, &worker_settings()).unwrap());
             children.push(configuration);
         }
         let settled = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
@@ -168,13 +165,14 @@ mod tests {
     }
 
     fn plan_bridge(pipeline: &Pipeline, workers: &Workers) -> WorkerPlan {
-        plan_worker(pipeline, pipeline.bridge.as_ref().unwrap(), workers, &image()).unwrap()
+        plan_worker(pipeline, pipeline.bridge.as_ref().unwrap(), workers, &worker_settings()).unwrap()
     }
 
     fn orphans_of(pipeline: &Pipeline, workers: &Workers) -> Vec<String> {
         let bridge = plan_bridge(pipeline, workers);
-        let processor = plan_worker(pipeline, &pipeline.processor, workers, &image()).unwrap();
-        let orphans = orphans(pipeline, workers, [&bridge, &processor].into_iter()).unwrap();
+        let processor = plan_worker(pipeline, &pipeline.processor, workers, &worker_settings()).unwrap();
+        let plans = [&bridge, &processor].into_iter();
+        let orphans = orphans(pipeline, workers, &worker_settings(), plans).unwrap();
         orphans.iter().map(|orphan| orphan.object.name_any()).collect()
     }
 
@@ -185,6 +183,17 @@ mod tests {
         let plan = plan_bridge(&pipeline, &workers);
         assert!(plan.keep.is_empty() && plan.roll.is_empty() && plan.problems.is_empty(), "{plan:?}");
         assert_eq!(orphans_of(&pipeline, &workers), [""; 0]);
+    }
+
+    #[test]
+    fn network_policies_go_when_they_are_turned_off() {
+        let pipeline = pipeline(QUICKSTART);
+        let workers = workers(children(&pipeline));
+        let settings = WorkerSettings { ingress_from: None, ..worker_settings() };
+        let orphans = orphans(&pipeline, &workers, &settings, std::iter::empty()).unwrap();
+        let orphans: Vec<_> =
+            orphans.iter().map(|orphan| format!("{} {}", orphan.kind, orphan.object.name_any())).collect();
+        assert_eq!(orphans, ["NetworkPolicy line-bridge", "NetworkPolicy line-processor"]);
     }
 
     #[test]

@@ -37,8 +37,7 @@ pub fn conditions(
             (Assessment::Applied { outcome, .. }, Component::Bridge) => outcome.bridge.as_ref(),
             (Assessment::Applied { outcome, .. }, Component::Processor) => Some(&outcome.processor),
         };
-        let workload =
-            workers.workload(workload_kind(component), &worker_name(&object.name_any(), component));
+        let workload = workers.child(workload_kind(component), &worker_name(&object.name_any(), component));
         Some(judge_worker(component, workload, &workers.pods, outcome, object.spec.suspend))
     };
     let (topic, table) = match assessment {

@@ -67,7 +67,7 @@ fn wanted_topic(spec: &TopicSpec, problems: &mut Problems) -> Option<WantedTopic
     Some(WantedTopic { partitions, replication_factor, config })
 }
 
-pub(super) fn table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Table> {
+pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut Problems) -> Option<Table> {
     let schema = problems.require(SqlIdent::parse_schema(&spec.table.schema), || {
         format!(
             "timescale.table.schema {:?} is no schema to write to; use a-z 0-9 _, at most 63, and none of PostgreSQL's own",
@@ -90,6 +90,7 @@ pub(super) fn table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Tab
         name: name?,
         columns: columns?,
         time_column: time_column?,
+        writer: writer?,
         wanted: wanted?,
     })
 }

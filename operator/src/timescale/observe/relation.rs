@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::types::Oid};
 
 use crate::{
     pipeline::SortOrder,
     timescale::{
-        ObservedColumn, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedRetention,
-        execute::statement,
+        ExpiredChunks, ObservedColumn, ObservedHypertable, ObservedIndex, ObservedRelation,
+        ObservedRetention, execute::statement, sql::interval,
     },
 };
 
@@ -47,7 +48,8 @@ pub(super) async fn read_relation(
 async fn read_columns(connection: &mut PgConnection, table: Oid) -> sqlx::Result<Vec<ObservedColumn>> {
     let rows = statement(
         "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS sql_type, \
-           NOT attnotnull AS nullable, atthasdef OR attidentity <> '' AS has_default \
+           NOT attnotnull AS nullable, atthasdef OR attidentity <> '' AS has_default, \
+           attgenerated <> '' AS is_generated \
          FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
     )
     .bind(table)
@@ -60,6 +62,7 @@ async fn read_columns(connection: &mut PgConnection, table: Oid) -> sqlx::Result
                 sql_type: row.try_get("sql_type")?,
                 nullable: row.try_get("nullable")?,
                 has_default: row.try_get("has_default")?,
+                is_generated: row.try_get("is_generated")?,
             })
         })
         .collect()
@@ -150,6 +153,34 @@ async fn read_retention(
         })
     })
     .transpose()
+}
+
+/// The chunks that TimescaleDB would drop now, if rows older than `drop_after` were to go.
+pub(super) async fn read_expired(
+    connection: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    drop_after: Duration,
+) -> sqlx::Result<ExpiredChunks> {
+    let row = statement(format!(
+        "SELECT count(*) AS number, extract(epoch FROM min(range_start))::bigint AS oldest, \
+           CASE WHEN bool_and(reltuples >= 0) THEN sum(reltuples)::bigint END AS rows \
+         FROM timescaledb_information.chunks \
+           LEFT JOIN pg_namespace ON nspname = chunk_schema \
+           LEFT JOIN pg_class ON relnamespace = pg_namespace.oid AND relname = chunk_name \
+         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND range_end <= now() - {}",
+        interval(drop_after)
+    ))
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .fetch_one(connection)
+    .await?;
+    let oldest: Option<i64> = row.try_get("oldest")?;
+    Ok(ExpiredChunks {
+        number: row.try_get("number")?,
+        oldest: oldest.and_then(|second| Timestamp::from_second(second).ok()),
+        rows: row.try_get("rows")?,
+    })
 }
 
 fn seconds(seconds: i64) -> Option<Duration> {

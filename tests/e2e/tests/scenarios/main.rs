@@ -1,6 +1,8 @@
 //! What a user may rely on, each promise tried on a real cluster. Run inside `tests/e2e/cluster/run`, with the
 //! operator installed by `tests/e2e/install`.
 
+mod approval;
+mod availability;
 mod bad_input;
 mod bad_specs;
 mod changes;
@@ -12,5 +14,6 @@ mod drift;
 mod external;
 mod lifecycle;
 mod secrets;
+mod secured;
 mod sessions;
 mod suspension;

@@ -138,3 +138,19 @@ impl ProcessorMetrics {
         self.lag.remove(&[("partition", partition.to_string())]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::document;
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_exists() {
+        let registry = Metrics::default();
+        let metrics = ProcessorMetrics::new(&registry);
+        // Without a value a metric with labels is not encoded.
+        metrics.dead_letters.get_or_create(&[("reason", "Empty")]).inc();
+        metrics.set_lag(0, 5);
+        assert_eq!(document::encoded(&registry.encode().unwrap()), document::documented("Processor"));
+    }
+}

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use access::tls::TlsMaterial;
 use crds::{
     pipeline::ProtocolVersion,
     worker::{BridgeConfig, Subscription},
 };
 
-use super::{Event, Failure, v5, v311};
+use super::{Event, Failure, transport::Transport, v5, v311};
 
 /// A user name and a password, read from the mounted Secret for one connection.
 pub struct Credentials {
@@ -15,6 +16,23 @@ pub struct Credentials {
     pub username: String,
     /// The MQTT password.
     pub password: String,
+}
+
+/// What a connection is made with, read from the mounted Secrets for it alone.
+pub struct Login {
+    /// User name and password, where the broker asks for them.
+    pub credentials: Option<Credentials>,
+    /// Certificates, for the encrypted transports.
+    pub tls: TlsMaterial,
+}
+
+/// What a connection does with the session that the broker keeps under the client id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SessionUse {
+    /// Resumes it, whoever began it, or begins one; it outlasts the connection.
+    Keep,
+    /// Throws it away, with everything in it, and leaves none behind.
+    End,
 }
 
 /// The sending half of a connection. Nothing here waits; [`Events::poll`] writes what was queued.
@@ -43,14 +61,20 @@ pub enum Ack {
 }
 
 /// Prepares a connection; the first [`Events::poll`] makes it.
-pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Result<(Client, Events), Failure> {
+pub fn connect(
+    config: &BridgeConfig,
+    login: Login,
+    session_use: SessionUse,
+) -> Result<(Client, Events), Failure> {
+    let Login { credentials, tls } = login;
+    let transport = Transport::new(config, tls)?;
     Ok(match config.protocol_version {
         ProtocolVersion::V5 => {
-            let (client, events) = v5::connect(config, credentials)?;
+            let (client, events) = v5::connect(config, transport, credentials, session_use)?;
             (Client::V5(client), Events::V5(Box::new(events)))
         }
         ProtocolVersion::V311 => {
-            let (client, events) = v311::connect(config, credentials)?;
+            let (client, events) = v311::connect(config, transport, credentials, session_use)?;
             (Client::V311(client), Events::V311(Box::new(events)))
         }
     })
@@ -75,7 +99,16 @@ impl Client {
         }
     }
 
-    /// Queues DISCONNECT behind what is queued already; the session stays at the broker.
+    /// Queues one UNSUBSCRIBE with all `filters`.
+    pub fn unsubscribe(&self, filters: &[String]) -> Result<(), Failure> {
+        match self {
+            Self::V5(client) => client.unsubscribe(filters),
+            Self::V311(client) => client.unsubscribe(filters),
+        }
+    }
+
+    /// Queues DISCONNECT behind what is queued already; the session stays at the broker, or goes, as the
+    /// connection was made.
     pub fn disconnect(&self, timeout: Duration) -> Result<(), Failure> {
         match self {
             Self::V5(client) => client.disconnect(timeout),

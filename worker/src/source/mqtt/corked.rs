@@ -1,12 +1,16 @@
-//! A TCP stream that gathers what is written until its owner has nothing more to write and reads again.
+//! A stream that gathers what is written until its owner has nothing more to write and reads again.
 //!
-//! rumqttc flushes after each acknowledgement, which would be a system call for each message. Its event loop
-//! reads only when no acknowledgement waits, so that writing right before reading delays nothing.
+//! rumqttc flushes after each acknowledgement, which would be a system call, and a TLS record, for each message.
+//! Its event loop reads only when no acknowledgement waits, so that writing right before reading delays nothing.
 
 use std::{
     io::{self, Read, Write},
     net::Shutdown,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -15,6 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 
 /// What is gathered at most before it is written in any case, bytes.
 const CAPACITY: usize = 64 * 1024;
@@ -22,33 +27,90 @@ const CAPACITY: usize = 64 * 1024;
 /// How long the end of a connection may wait for the peer.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What is beneath.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Plain(TcpStream),
+    /// TLS on TCP.
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+/// Does the same with the stream, whichever it is.
+macro_rules! either {
+    ($stream:expr, $pinned:ident => $result:expr) => {
+        match $stream {
+            Stream::Plain(stream) => {
+                let $pinned = Pin::new(stream);
+                $result
+            }
+            Stream::Encrypted(stream) => {
+                let $pinned = Pin::new(stream.as_mut());
+                $result
+            }
+        }
+    };
+}
+
+/// The last bytes that came on a connection.
+///
+/// rumqttc takes an MQTT 5 DISCONNECT that holds nothing but its code (Mosquitto's do) for the beginning of a longer
+/// one, and reports a closed connection. It is the last packet in any case, so its code can be read here.
+#[derive(Clone, Debug, Default)]
+pub struct LastWords(Arc<AtomicU32>);
+
+impl LastWords {
+    /// The code of a short DISCONNECT, where the connection ended with one.
+    pub fn disconnect_code(&self) -> Option<u8> {
+        match self.0.load(Ordering::Relaxed).to_be_bytes() {
+            [_, 0xe0, 1, code] => Some(code),
+            _ => None,
+        }
+    }
+
+    fn heard(&self, bytes: &[u8]) {
+        let last = &bytes[bytes.len().saturating_sub(4)..];
+        let before = self.0.load(Ordering::Relaxed);
+        let now = last.iter().fold(before, |words, byte| words << 8 | u32::from(*byte));
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Corked {
     /// There until the end.
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     gathered: Vec<u8>,
+    /// Whether the stream may hold back some of what it was given.
+    is_flushed: bool,
+    last_words: LastWords,
 }
 
 impl Corked {
-    /// Gathers what is written to `stream`.
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream: Some(stream), gathered: Vec::new() }
+    /// Gathers what is written to `stream`, and keeps the last of what is read from it.
+    pub fn new(stream: Stream, last_words: LastWords) -> Self {
+        Self { stream: Some(stream), gathered: Vec::new(), is_flushed: true, last_words }
     }
 
-    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
-        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    fn stream(&mut self) -> io::Result<&mut Stream> {
+        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
+            self.is_flushed = false;
             let gathered = std::mem::take(&mut self.gathered);
-            let result = self.stream()?.poll_write(context, &gathered);
+            let result = either!(self.stream()?, stream => stream.poll_write(context, &gathered));
             self.gathered = gathered;
             match ready!(result)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => drop(self.gathered.drain(..count)),
             }
+        }
+        if !self.is_flushed {
+            ready!(either!(self.stream()?, stream => stream.poll_flush(context)))?;
+            self.is_flushed = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -64,7 +126,10 @@ impl AsyncRead for Corked {
             return Poll::Ready(Err(error));
         }
         // A peer that does not read must not keep this side from reading.
-        self.stream()?.poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(either!(self.stream()?, stream => stream.poll_read(context, buffer)))?;
+        self.last_words.heard(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -87,7 +152,7 @@ impl AsyncWrite for Corked {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(context))?;
-        self.stream()?.poll_shutdown(context)
+        either!(self.stream()?, stream => stream.poll_shutdown(context))
     }
 }
 
@@ -99,16 +164,34 @@ impl Drop for Corked {
     /// nothing else to do. What fails here costs a redelivery at most.
     fn drop(&mut self) {
         let gathered = std::mem::take(&mut self.gathered);
-        if let Some(Ok(stream)) = self.stream.take().map(TcpStream::into_std) {
-            let _ = bid_farewell(stream, &gathered);
+        if let Some(stream) = self.stream.take() {
+            let _ = bid_farewell(stream, gathered);
         }
     }
 }
 
-fn bid_farewell(mut stream: std::net::TcpStream, gathered: &[u8]) -> io::Result<()> {
+fn bid_farewell(stream: Stream, gathered: Vec<u8>) -> io::Result<()> {
+    let (stream, session) = match stream {
+        Stream::Plain(stream) => (stream, None),
+        Stream::Encrypted(stream) => {
+            let (stream, session) = stream.into_inner();
+            (stream, Some(session))
+        }
+    };
+    let mut stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(FAREWELL))?;
-    stream.write_all(gathered)?;
+    match session {
+        None => stream.write_all(&gathered)?,
+        Some(mut session) => {
+            session.set_buffer_limit(None);
+            session.writer().write_all(&gathered)?;
+            session.send_close_notify();
+            while session.wants_write() {
+                session.write_tls(&mut stream)?;
+            }
+        }
+    }
     stream.shutdown(Shutdown::Write)?;
     let deadline = Instant::now() + FAREWELL;
     let mut unread = [0; 8192];
@@ -135,7 +218,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
-        (Corked::new(near), far)
+        (Corked::new(Stream::Plain(near), LastWords::default()), far)
     }
 
     #[tokio::test]
@@ -150,6 +233,20 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(corked.read(&mut buffer).await.unwrap(), 4);
         assert_eq!(far.read(&mut buffer).await.unwrap(), 9);
+    }
+
+    #[tokio::test]
+    async fn a_short_disconnect_is_understood_in_whatever_pieces_it_comes() {
+        let (mut corked, mut far) = pair().await;
+        let last_words = corked.last_words.clone();
+        let mut buffer = [0; 16];
+        for (piece, code) in
+            [(&b"message\xe0"[..], None), (b"\x01", None), (b"\x8e", Some(0x8e)), (b"x", None)]
+        {
+            far.write_all(piece).await.unwrap();
+            corked.read_exact(&mut buffer[..piece.len()]).await.unwrap();
+            assert_eq!(last_words.disconnect_code(), code, "{piece:?}");
+        }
     }
 
     #[tokio::test]

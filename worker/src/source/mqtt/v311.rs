@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use crds::worker::{BridgeConfig, Subscription};
 use rumqttc_v4::{
-    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, EventLoop, ManualAck, MqttOptions,
-    NetworkOptions, Outgoing, Packet, PubAck, PubRec, Publish, QoS, StateError, SubscribeFilter,
+    AckMode, AsyncClient, Broker, ClientError, ConnectReturnCode, ConnectionError, EventLoop, ManualAck,
+    MqttOptions, NetworkOptions, Outgoing, Packet, PubAck, PubRec, Publish, QoS, StateError, SubscribeFilter,
     SubscribeReasonCode, mqttbytes::Error as PacketError,
 };
 
 use super::{
     BATCH, BROKER_REFUSED, BROKER_UNREACHABLE, CONNECT_TIMEOUT_SECONDS, Event, Failure, KEEP_ALIVE_SECONDS,
-    Message, connection::Credentials, corked::Corked,
+    Message,
+    connection::{Credentials, SessionUse},
+    transport::{CLOSED_CONNECTION, NO_ANSWER, NO_MQTT_WEBSOCKET, NO_PINGRESP, Transport},
 };
 
 /// What the client may send at most, bytes: a SUBSCRIBE with all filters of a spec.
@@ -29,28 +31,36 @@ pub struct Client(AsyncClient);
 /// The receiving half.
 pub struct Events {
     event_loop: EventLoop,
-    broker: String,
+    transport: Transport,
     max_packet_size: u32,
 }
 
-/// Prepares a connection that resumes the session the broker keeps, whoever began it.
-pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Result<(Client, Events), Failure> {
+/// Prepares a connection.
+pub fn connect(
+    config: &BridgeConfig,
+    transport: Transport,
+    credentials: Option<Credentials>,
+    session_use: SessionUse,
+) -> Result<(Client, Events), Failure> {
     let invalid = |error: &dyn std::fmt::Display| {
         Failure::new(BROKER_REFUSED, format!("The MQTT options are invalid: {error}."))
     };
-    let mut options = MqttOptions::new(&config.client_id, (config.host.clone(), config.port));
+    let broker = match transport.websocket_url() {
+        Some(url) => Broker::websocket(url).map_err(|error| invalid(&error))?,
+        None => Broker::tcp(&config.host, config.port),
+    };
+    let connector = transport.clone();
+    let mut options = MqttOptions::new(&config.client_id, broker);
     options
         .set_keep_alive(KEEP_ALIVE_SECONDS)
         .set_max_packet_size(config.max_packet_size_bytes as usize, MAX_OUTGOING_PACKET_BYTES)
-        .set_socket_connector(|address, network| async move {
-            rumqttc_v4::default_socket_connect(address, network).await.map(Corked::new)
-        })
+        .set_socket_connector(move |_, _| connector.clone().open())
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(BATCH)
         .set_read_batch_size(BATCH);
     // The bridge publishes nothing, and rumqttc looks through all places for outgoing messages at each write.
     options.try_set_inflight(1).map_err(|error| invalid(&error))?;
-    options.try_set_clean_session(false).map_err(|error| invalid(&error))?;
+    options.try_set_clean_session(session_use == SessionUse::End).map_err(|error| invalid(&error))?;
     if let Some(Credentials { username, password }) = credentials {
         options.set_credentials(username, password);
     }
@@ -58,17 +68,9 @@ pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Resul
     let (client, mut event_loop) =
         AsyncClient::builder(options).unbounded().try_build().map_err(|error| invalid(&error))?;
     let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
     network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS);
     event_loop.set_network_options(network);
-    Ok((
-        Client(client),
-        Events {
-            event_loop,
-            broker: format!("{}:{}", config.host, config.port),
-            max_packet_size: config.max_packet_size_bytes,
-        },
-    ))
+    Ok((Client(client), Events { event_loop, transport, max_packet_size: config.max_packet_size_bytes }))
 }
 
 impl Client {
@@ -82,6 +84,11 @@ impl Client {
         let filters = (subscriptions.iter())
             .map(|subscription| SubscribeFilter::new(subscription.filter.clone(), qos(subscription.qos)));
         self.0.try_subscribe_many(filters).map_err(closed)
+    }
+
+    /// Queues one UNSUBSCRIBE.
+    pub fn unsubscribe(&self, filters: &[String]) -> Result<(), Failure> {
+        self.0.try_unsubscribe_many(filters.iter().map(String::as_str)).map_err(closed)
     }
 
     /// Queues DISCONNECT.
@@ -102,14 +109,16 @@ impl Events {
             Ok(Incoming(Packet::SubAck(suback))) => {
                 Event::Subscribed(suback.return_codes.into_iter().map(answer).collect())
             }
+            // This version has no word for a filter that the broker keeps.
+            Ok(Incoming(Packet::UnsubAck(_))) => Event::Unsubscribed(Ok(())),
             Ok(Sent(Outgoing::Disconnect)) | Err(ConnectionError::RequestsDone) => Event::Disconnected,
             Ok(_) => Event::Other,
-            Err(error) => return Err(failure(&self.broker, self.max_packet_size, &error)),
+            Err(error) => return Err(failure(&self.transport, self.max_packet_size, &error)),
         })
     }
 }
 
-fn failure(broker: &str, max_packet_size: u32, error: &ConnectionError) -> Failure {
+fn failure(transport: &Transport, max_packet_size: u32, error: &ConnectionError) -> Failure {
     match error {
         ConnectionError::ConnectionRefused(code) => {
             let hint = match code {
@@ -120,16 +129,18 @@ fn failure(broker: &str, max_packet_size: u32, error: &ConnectionError) -> Failu
             };
             Failure::new(
                 BROKER_REFUSED,
-                format!("The MQTT broker {broker} refused the connection: {code:?}.{hint}"),
+                format!("The MQTT broker {} refused the connection: {code:?}.{hint}", transport.broker()),
             )
         }
         ConnectionError::MqttState(StateError::Deserialization(PacketError::PayloadSizeLimitExceeded(
             size,
         ))) => Failure::too_large(*size, max_packet_size),
-        error => Failure::new(
-            BROKER_UNREACHABLE,
-            format!("The connection to the MQTT broker {broker} failed: {error}."),
-        ),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => transport.unreachable(CLOSED_CONNECTION),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => transport.unreachable(NO_PINGRESP),
+        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => transport.unreachable(NO_ANSWER),
+        ConnectionError::ResponseValidation(_) => transport.unreachable(NO_MQTT_WEBSOCKET),
+        ConnectionError::Websocket(error) => transport.websocket_failure(error),
+        error => transport.failure(error),
     }
 }
 

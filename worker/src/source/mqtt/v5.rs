@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use crds::worker::{BridgeConfig, Subscription};
 use rumqttc_v5::{
-    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
-    ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PubAck, PubRec, Publish, QoS,
-    RetainForwardRule, StateError, SubscribeFilterInput, SubscribeReasonCode,
-    mqttbytes::Error as PacketError,
+    AckMode, AsyncClient, Broker, ClientError, ConnectReturnCode, ConnectionError, DisconnectReasonCode,
+    EventLoop, ManualAck, MqttOptions, Outgoing, Packet, PubAck, PubRec, Publish, QoS, RetainForwardRule,
+    StateError, SubscribeFilterInput, SubscribeReasonCode, UnsubAckReason, mqttbytes::Error as PacketError,
 };
 
 use super::{
     BATCH, BROKER_REFUSED, BROKER_UNREACHABLE, CONNECT_TIMEOUT_SECONDS, Event, Failure, KEEP_ALIVE_SECONDS,
-    Message, PACKET_TOO_LARGE, connection::Credentials, corked::Corked, v5_session::NothingUnderWay,
+    Message, PACKET_TOO_LARGE,
+    connection::{Credentials, SessionUse},
+    transport::{CLOSED_CONNECTION, NO_MQTT_WEBSOCKET, NO_PINGRESP, Transport},
+    v5_session::NothingUnderWay,
 };
 
 /// The bridge publishes nothing, and rumqttc looks through all places for outgoing messages at each write.
@@ -27,41 +29,49 @@ pub struct Client(AsyncClient);
 /// The receiving half.
 pub struct Events {
     event_loop: EventLoop,
-    broker: String,
+    transport: Transport,
     client_id: String,
 }
 
-/// Prepares a connection that resumes the session the broker keeps, whoever began it.
-pub fn connect(config: &BridgeConfig, credentials: Option<Credentials>) -> Result<(Client, Events), Failure> {
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    let mut options = MqttOptions::new(&config.client_id, (config.host.clone(), config.port));
+/// Prepares a connection.
+pub fn connect(
+    config: &BridgeConfig,
+    transport: Transport,
+    credentials: Option<Credentials>,
+    session_use: SessionUse,
+) -> Result<(Client, Events), Failure> {
+    let invalid = |error: &dyn std::fmt::Display| {
+        Failure::new(BROKER_REFUSED, format!("The MQTT options are invalid: {error}."))
+    };
+    let broker = match transport.websocket_url() {
+        Some(url) => Broker::websocket(url).map_err(|error| invalid(&error))?,
+        None => Broker::tcp(&config.host, config.port),
+    };
+    let connector = transport.clone();
+    let mut options = MqttOptions::new(&config.client_id, broker);
     options
         .set_keep_alive(KEEP_ALIVE_SECONDS)
         .set_connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
-        .set_clean_start(false)
-        .set_session_expiry_interval(Some(config.session_expiry_seconds))
+        .set_clean_start(session_use == SessionUse::End)
+        .set_session_expiry_interval(Some(match session_use {
+            SessionUse::Keep => config.session_expiry_seconds,
+            SessionUse::End => 0,
+        }))
         .set_session_store(NothingUnderWay)
         .set_receive_maximum(Some(config.max_in_flight))
         .set_max_packet_size(Some(config.max_packet_size_bytes))
-        .set_socket_connector(|address, network| async move {
-            rumqttc_v5::default_socket_connect(address, network).await.map(Corked::new)
-        })
+        .set_socket_connector(move |_, _| connector.clone().open())
         .set_outgoing_inflight_upper_limit(OUTGOING_IN_FLIGHT)
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(BATCH)
-        .set_read_batch_size(BATCH)
-        .set_network_options(network);
+        .set_read_batch_size(BATCH);
     if let Some(Credentials { username, password }) = credentials {
         options.set_credentials(username, password);
     }
-    let broker = format!("{}:{}", config.host, config.port);
     // Unbounded, because the window bounds what can be queued: at most one acknowledgement for each message.
-    let (client, event_loop) = AsyncClient::builder(options)
-        .unbounded()
-        .try_build()
-        .map_err(|error| Failure::new(BROKER_REFUSED, format!("The MQTT options are invalid: {error}.")))?;
-    Ok((Client(client), Events { event_loop, broker, client_id: config.client_id.clone() }))
+    let (client, event_loop) =
+        AsyncClient::builder(options).unbounded().try_build().map_err(|error| invalid(&error))?;
+    Ok((Client(client), Events { event_loop, transport, client_id: config.client_id.clone() }))
 }
 
 impl Client {
@@ -77,6 +87,11 @@ impl Client {
                 .retain_forward_rule(RetainForwardRule::OnNewSubscribe)
         });
         self.0.try_subscribe_many(filters).map_err(closed)
+    }
+
+    /// Queues one UNSUBSCRIBE.
+    pub fn unsubscribe(&self, filters: &[String]) -> Result<(), Failure> {
+        self.0.try_unsubscribe_many(filters.iter().map(String::as_str)).map_err(closed)
     }
 
     /// Queues DISCONNECT without properties, so that the session's expiry stays as it is.
@@ -97,6 +112,7 @@ impl Events {
             Ok(Incoming(Packet::SubAck(suback))) => {
                 Event::Subscribed(suback.return_codes.into_iter().map(answer).collect())
             }
+            Ok(Incoming(Packet::UnsubAck(unsuback))) => Event::Unsubscribed(kept(&unsuback.reasons)),
             Ok(Sent(Outgoing::Disconnect)) | Err(ConnectionError::RequestsDone) => Event::Disconnected,
             Ok(_) => Event::Other,
             Err(error) => return Err(self.failure(error)),
@@ -104,22 +120,41 @@ impl Events {
     }
 
     fn failure(&self, error: ConnectionError) -> Failure {
-        let Self { broker, client_id, .. } = self;
+        let Self { transport, client_id, .. } = self;
+        let last_word = transport.disconnect_code().and_then(|code| code.try_into().ok());
         match error {
             ConnectionError::ConnectionRefused(code)
-            | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => refused(broker, code),
+            | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => {
+                refused(&transport.broker(), code)
+            }
             ConnectionError::MqttState(StateError::Deserialization(
                 PacketError::PayloadSizeLimitExceeded { pkt_size, max },
             )) => Failure::too_large(pkt_size, max),
-            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-                disconnected(broker, client_id, reason_code, reason_string)
+            // What the broker says beside the code is not repeated.
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+                disconnected(&transport.broker(), client_id, reason_code)
             }
-            error => Failure::new(
-                BROKER_UNREACHABLE,
-                format!("The connection to the MQTT broker {broker} failed: {error}."),
-            ),
+            ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(error))) => {
+                transport.failure(&error)
+            }
+            ConnectionError::MqttState(StateError::ConnectionAborted) => match last_word {
+                Some(code) => disconnected(&transport.broker(), client_id, code),
+                None => transport.unreachable(CLOSED_CONNECTION),
+            },
+            ConnectionError::MqttState(StateError::AwaitPingResp) => transport.unreachable(NO_PINGRESP),
+            ConnectionError::ResponseValidation(_) => transport.unreachable(NO_MQTT_WEBSOCKET),
+            ConnectionError::Websocket(error) => transport.websocket_failure(&error),
+            error => transport.failure(&error),
         }
     }
+}
+
+/// Why the broker kept a filter. One that it did not know is as good as gone.
+fn kept(reasons: &[UnsubAckReason]) -> Result<(), String> {
+    let gone = |reason: &&UnsubAckReason| {
+        matches!(reason, UnsubAckReason::Success | UnsubAckReason::NoSubscriptionExisted)
+    };
+    reasons.iter().find(|reason| !gone(reason)).map_or(Ok(()), |reason| Err(format!("{reason:?}")))
 }
 
 fn message(publish: Publish) -> Message {
@@ -161,27 +196,23 @@ fn refused(broker: &str, code: ConnectReturnCode) -> Failure {
     Failure::new(BROKER_REFUSED, format!("The MQTT broker {broker} refused the connection: {code:?}.{hint}"))
 }
 
-fn disconnected(
-    broker: &str,
-    client_id: &str,
-    code: DisconnectReasonCode,
-    reason: Option<String>,
-) -> Failure {
-    let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+fn disconnected(broker: &str, client_id: &str, code: DisconnectReasonCode) -> Failure {
     match code {
         DisconnectReasonCode::SessionTakenOver => Failure::taken_over(client_id),
         DisconnectReasonCode::PacketTooLarge => Failure::new(
             PACKET_TOO_LARGE,
-            format!("The MQTT broker {broker} ended the connection: a packet was too large{reason}."),
+            format!(
+                "The MQTT broker {broker} ended the connection because a packet was larger than it accepts. Raise \
+                 the broker's limit (Mosquitto: max_packet_size), or name fewer filters in spec.mqtt.subscriptions."
+            ),
         ),
         DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::KeepAliveTimeout => Failure::new(
             BROKER_UNREACHABLE,
-            format!("The MQTT broker {broker} ended the connection: {code:?}{reason}."),
+            format!("The MQTT broker {broker} ended the connection: {code:?}."),
         ),
-        _ => Failure::new(
-            BROKER_REFUSED,
-            format!("The MQTT broker {broker} ended the connection: {code:?}{reason}."),
-        ),
+        _ => {
+            Failure::new(BROKER_REFUSED, format!("The MQTT broker {broker} ended the connection: {code:?}."))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ const LATENCY_SECONDS: [f64; 14] =
 /// Why a message did not get to Kafka at the first attempt.
 #[derive(Clone, Copy, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
 pub enum FailureKind {
-    /// The record is larger than the topic may ever take: the message is lost.
+    /// The record is larger than the topic takes: a stub stands for the message.
     RecordTooLarge,
     /// Kafka refused the record; the broker sends the message again.
     Refused,
@@ -118,5 +118,19 @@ impl BridgeMetrics {
     /// Kafka did not take a message.
     pub fn failed(&self, kind: FailureKind) {
         self.failures.get_or_create(&KindLabel { kind }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Metrics, document};
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_exists() {
+        let registry = Metrics::default();
+        // Without a value a metric with labels is not encoded.
+        registry.register(BridgeMetrics::register).failed(FailureKind::Refused);
+        assert_eq!(document::encoded(&registry.encode().unwrap()), document::documented("Bridge"));
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Everything runs on one task. `drive` polls the connection and sends what arrives to Kafka; `settle_deliveries`
 //! takes the delivery reports and queues the acknowledgements that are due; `watch` keeps health and gauges;
-//! `stop` ends it all in order. Only `drive` ever waits for the broker, and it is never dropped half-way while the
+//! `leave` ends it all in order. Only `drive` ever waits for the broker, and it is never dropped half-way while the
 //! session lasts: a poll that was cut off could have written half of what it took.
 
+mod leave;
 mod transfer;
 mod watch;
 
@@ -14,13 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::BridgeConfig;
+use crds::worker::{BridgeConfig, KafkaConfig};
 use tokio::{sync::Notify, time};
 
+pub use self::transfer::RECORD_TOO_LARGE;
 use super::metrics::BridgeMetrics;
 use crate::{
-    health::{Health, problem},
+    health::Health,
     run::Context,
+    secrets::Secrets,
     shutdown::Shutdown,
     sink::kafka::{Delivery, Producer},
     source::mqtt::{
@@ -32,32 +35,39 @@ use crate::{
 /// A full window may stop the reading, and so the keep-alive, for so long.
 const FULL_WINDOW_PATIENCE: Duration = Duration::from_secs(KEEP_ALIVE_SECONDS as u64 / 2);
 
-/// How long a stop waits for Kafka.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a stop waits for the broker to take the last acknowledgements and DISCONNECT.
-const DISCONNECT_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How a session ended.
 pub enum End {
-    /// As the worker was asked to.
-    Stopped,
+    /// In order.
+    Left(Leaving),
     /// Because of this.
     Failed(Failure),
+}
+
+/// Why a session ends in order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leaving {
+    /// The worker was asked to stop.
+    Stop,
+    /// Kafka is to be reached in another way from now on; or the session is not as empty as it seemed.
+    Renew,
+    /// The pipeline goes, and the broker's session holds nothing more.
+    Drained,
 }
 
 /// What the parts of a session share. Borrowed for moments only, never across an `await`.
 pub struct Session<'a> {
     parts: Parts<'a>,
     state: RefCell<State<'a>>,
-    /// The window has room, or the session stops: told to `drive`, which may wait for it.
+    /// The window has room, or the session ends: told to `drive`, which may wait for it.
     room: Notify,
 }
 
 struct Parts<'a> {
+    kafka: &'a KafkaConfig,
     config: &'a BridgeConfig,
     health: &'a Health,
     shutdown: &'a Shutdown,
+    secrets: &'a Secrets,
     metrics: &'a BridgeMetrics,
     client: Client,
     producer: &'a Arc<Producer>,
@@ -70,7 +80,12 @@ struct State<'a> {
     unsettled: usize,
     batch: Vec<Delivery>,
     used: bool,
-    lost: bool,
+    /// Whether a stub stands for a message in Kafka.
+    stubbed: bool,
+    /// Whether a message came too late to be passed on.
+    turned_away: bool,
+    /// When a message, or an answer of the broker, came last.
+    last_arrival: Instant,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -80,12 +95,13 @@ enum Phase {
     Connected {
         subscribed_at: Instant,
     },
-    Stopping,
+    Leaving(Leaving),
 }
 
 impl<'a> Session<'a> {
     /// A session that has not connected yet.
     pub fn new(
+        kafka: &'a KafkaConfig,
         config: &'a BridgeConfig,
         context: &'a Context,
         metrics: &'a BridgeMetrics,
@@ -100,10 +116,12 @@ impl<'a> Session<'a> {
             unsettled: 0,
             batch: Vec::new(),
             used: false,
-            lost: false,
+            stubbed: false,
+            turned_away: false,
+            last_arrival: Instant::now(),
         };
-        let Context { health, shutdown, metrics: _, secrets: _ } = context;
-        let parts = Parts { config, health, shutdown, metrics, client, producer };
+        let Context { health, shutdown, metrics: _, secrets } = context;
+        let parts = Parts { kafka, config, health, shutdown, secrets, metrics, client, producer };
         Self { parts, state: RefCell::new(state), room: Notify::new() }
     }
 
@@ -114,20 +132,26 @@ impl<'a> Session<'a> {
             end = self.drive(events) => end,
             failure = self.settle_deliveries() => End::Failed(failure),
             failure = self.watch() => End::Failed(failure),
-            () = self.stop() => End::Stopped,
+            leaving = self.leave() => End::Left(leaving),
         };
         self.parts.metrics.in_flight.set(0);
         self.parts.metrics.in_flight_bytes.set(0);
-        (end, self.state.borrow().used)
+        self.say_retirement(0);
+        let state = self.state.borrow();
+        let end = match end {
+            // What came after all is still at the broker.
+            End::Left(Leaving::Drained) if state.turned_away => End::Left(Leaving::Renew),
+            end => end,
+        };
+        (end, state.used)
     }
 
     async fn drive(&self, events: &mut Events) -> End {
         loop {
-            let handled = match events.poll().await {
-                Ok(Event::Disconnected) if self.phase() == Phase::Stopping => return End::Stopped,
-                Ok(event) => self.handle(event),
-                Err(_) if self.phase() == Phase::Stopping => return End::Stopped,
-                Err(failure) => Err(failure),
+            let handled = match (events.poll().await, self.phase()) {
+                (Ok(Event::Disconnected) | Err(_), Phase::Leaving(leaving)) => return End::Left(leaving),
+                (Ok(event), _) => self.handle(event),
+                (Err(failure), _) => Err(failure),
             };
             if let Err(failure) = handled {
                 return End::Failed(failure);
@@ -135,7 +159,7 @@ impl<'a> Session<'a> {
             while self.must_wait() {
                 // Not polling is what pushes back, up to the broker, through TCP.
                 if time::timeout(FULL_WINDOW_PATIENCE, self.room.notified()).await.is_err() {
-                    return End::Failed(kafka_slow(FULL_WINDOW_PATIENCE));
+                    return End::Failed(self.kafka_slow(FULL_WINDOW_PATIENCE));
                 }
             }
         }
@@ -156,6 +180,14 @@ impl<'a> Session<'a> {
                 self.assess();
                 Ok(())
             }
+            Event::Unsubscribed(answer) => {
+                let mut state = self.state.borrow_mut();
+                state.last_arrival = Instant::now();
+                state.subscriptions.ended(answer);
+                drop(state);
+                self.assess();
+                Ok(())
+            }
             Event::Disconnected => {
                 Err(Failure { reason: BROKER_UNREACHABLE, message: "The MQTT connection ended.".to_owned() })
             }
@@ -165,8 +197,12 @@ impl<'a> Session<'a> {
 
     fn subscribe(&self, session_present: bool) -> Result<(), Failure> {
         let mut state = self.state.borrow_mut();
-        if state.phase != Phase::Stopping {
+        if !matches!(state.phase, Phase::Leaving(_)) {
             state.phase = Phase::Connected { subscribed_at: Instant::now() };
+        }
+        state.last_arrival = Instant::now();
+        if let Some(filters) = state.subscriptions.to_end(session_present) {
+            self.parts.client.unsubscribe(filters)?;
         }
         if let Some(subscriptions) = state.subscriptions.to_make(session_present) {
             self.parts.client.subscribe(subscriptions)?;
@@ -176,42 +212,30 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Waits for the request to stop; then takes nothing more, waits for Kafka, and has the acknowledgements
-    /// that are due and DISCONNECT written by `drive`.
-    async fn stop(&self) {
-        self.parts.shutdown.clone().requested().await;
-        self.parts.health.set_not_ready(problem("Stopping", "The worker was asked to stop."));
-        let connected = matches!(self.phase(), Phase::Connected { .. });
-        self.state.borrow_mut().phase = Phase::Stopping;
-        self.room.notify_one();
-        if !connected {
-            return;
-        }
-        let deadline = Instant::now() + FLUSH_PATIENCE;
-        while !self.state.borrow().window.is_empty() && Instant::now() < deadline {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-        let unacknowledged = self.state.borrow().window.len();
-        if unacknowledged > 0 {
-            tracing::warn!(unacknowledged, "Kafka did not take all messages: the MQTT broker keeps them");
-        }
-        if self.parts.client.disconnect(DISCONNECT_PATIENCE).is_ok() {
-            // `drive` ends the session once DISCONNECT is written.
-            time::sleep(DISCONNECT_PATIENCE).await;
-        }
-    }
-
     fn phase(&self) -> Phase {
         self.state.borrow().phase
     }
 
     fn must_wait(&self) -> bool {
         let state = self.state.borrow();
-        state.window.is_full() && state.phase != Phase::Stopping
+        state.window.is_full() && !matches!(state.phase, Phase::Leaving(_))
     }
-}
 
-fn kafka_slow(patience: Duration) -> Failure {
-    let message = format!("Kafka has not taken messages for {patience:?}; they wait at the MQTT broker.");
-    Failure { reason: "KafkaUnreachable", message }
+    /// Kafka takes nothing, and why, where its client knows.
+    fn kafka_slow(&self, patience: Duration) -> Failure {
+        let bootstrap_servers = &self.parts.kafka.bootstrap_servers;
+        match self.parts.producer.deliveries().cause() {
+            Some(cause) => Failure {
+                reason: cause.reason(),
+                message: format!("Kafka at {bootstrap_servers} {cause}. Messages wait at the MQTT broker."),
+            },
+            None => Failure {
+                reason: "KafkaUnreachable",
+                message: format!(
+                    "Kafka at {bootstrap_servers} has not taken messages for {patience:?}; they wait at the MQTT \
+                     broker."
+                ),
+            },
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Messages to Kafka, and the acknowledgements that follow from its delivery reports.
 
-use crds::names::RECORD_FIXED_BYTES;
+use std::time::Instant;
+
+use crds::names::{MAX_STUB_PAYLOAD_BYTES, RECORD_FIXED_BYTES};
 use jiff::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -8,10 +10,16 @@ use super::{Parts, Phase, Session, State};
 use crate::{
     headers::{self, Origin},
     key::record_key,
-    sink::kafka::{Delivery, Record},
+    sink::{
+        self,
+        kafka::{Delivery, Record, Stub},
+    },
     source::mqtt::{Failure, Message},
     topology::bridge::metrics::FailureKind,
 };
+
+/// Kafka does not take a record, or a batch of them, because of its size.
+pub const RECORD_TOO_LARGE: &str = "RecordTooLarge";
 
 /// Delivery reports are looked at after so many messages even when more messages are there.
 const SETTLE_EVERY: usize = 256;
@@ -22,10 +30,12 @@ impl Session<'_> {
         let Message { topic, payload, qos, retained, duplicate, content_type, user_properties, ack } =
             message;
         let mut state = self.state.borrow_mut();
-        if state.phase == Phase::Stopping {
-            // Not acknowledged: the broker sends it again to the next bridge.
+        if matches!(state.phase, Phase::Leaving(_)) {
+            // Not acknowledged: the broker sends it again to the next session.
+            state.turned_away = true;
             return Ok(());
         }
+        state.last_arrival = Instant::now();
         let ingested_at = Timestamp::now();
         let payload_bytes = payload.len() as u64;
         self.parts.metrics.received(qos, payload_bytes, duplicate);
@@ -44,17 +54,19 @@ impl Session<'_> {
         };
         let key = record_key(&self.parts.config.key, &topic, &payload);
         let content_type_bytes = origin.content_type.as_ref().map_or(0, |content_type| content_type.len());
-        let taken = payload.len() + key.len() + topic.len() + content_type_bytes + RECORD_FIXED_BYTES;
-        let properties_room = (self.parts.config.max_record_bytes as usize).saturating_sub(taken);
+        let taken = key.len() + topic.len() + content_type_bytes + RECORD_FIXED_BYTES;
+        let room = (self.parts.config.max_record_bytes as usize).saturating_sub(taken);
         let record = Record {
             key: &key,
             payload: &payload,
-            headers: headers::encode(&origin, properties_room),
+            headers: headers::encode(&origin, room.saturating_sub(payload.len().min(MAX_STUB_PAYLOAD_BYTES))),
             timestamp_millis: ingested_at.as_millisecond(),
         };
         state.used = true;
-        if let Err(error) = self.parts.producer.send(sequence, record) {
-            self.give_up(&mut state, sequence, payload_bytes, error)?;
+        if payload.len() > room {
+            self.send_stub(&mut state, sequence, &Stub::of(record, room))?;
+        } else {
+            self.send(sequence, record)?;
         }
         state.unsettled += 1;
         if state.unsettled >= SETTLE_EVERY {
@@ -63,43 +75,28 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn send(&self, sequence: usize, record: Record<'_>) -> Result<(), Failure> {
+        self.parts.producer.send(sequence, record).map_err(|error| self.not_queued(&error))
+    }
+
+    /// Sends what stands for a message that no record can hold. The message itself would stand in the way for ever.
+    fn send_stub(&self, state: &mut State<'_>, sequence: usize, stub: &Stub) -> Result<(), Failure> {
+        tracing::error!("A message is larger than a record of the topic may be: a stub stands for it");
+        self.parts.metrics.failed(FailureKind::RecordTooLarge);
+        state.stubbed = true;
+        self.send(sequence, stub.record())
+    }
+
     /// The producer did not even queue the record.
-    fn give_up(
-        &self,
-        state: &mut State<'_>,
-        sequence: usize,
-        bytes: u64,
-        error: KafkaError,
-    ) -> Result<(), Failure> {
-        match error.rdkafka_error_code() {
-            // No topic that the operator made takes it, now or later. Kept, it would stand in the way for ever.
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                let limit = self.parts.config.max_record_bytes;
-                tracing::error!(
-                    payload_bytes = bytes,
-                    limit,
-                    "A message is larger than any record may be: dropped"
-                );
-                self.parts.metrics.failed(FailureKind::RecordTooLarge);
-                state.lost = true;
-                state.window.deliver(sequence);
-                self.settle(state)
-            }
-            Some(RDKafkaErrorCode::QueueFull) => {
-                self.parts.metrics.failed(FailureKind::QueueFull);
-                Err(Failure {
-                    reason: "KafkaUnreachable",
-                    message: "The Kafka producer's queue is full.".to_owned(),
-                })
-            }
-            _ => {
-                self.parts.metrics.failed(FailureKind::Refused);
-                Err(Failure {
-                    reason: "KafkaRefused",
-                    message: format!("The Kafka producer does not take records any more: {error}."),
-                })
-            }
+    fn not_queued(&self, error: &KafkaError) -> Failure {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        if code == RDKafkaErrorCode::QueueFull {
+            self.parts.metrics.failed(FailureKind::QueueFull);
+            let message = "The Kafka producer's queue is full.".to_owned();
+            return Failure { reason: "KafkaUnreachable", message };
         }
+        self.parts.metrics.failed(FailureKind::Refused);
+        self.kafka_refused(code)
     }
 
     /// Takes delivery reports as they come.
@@ -115,12 +112,17 @@ impl Session<'_> {
     /// Looks at all delivery reports and queues the acknowledgements that are due.
     fn settle(&self, state: &mut State<'_>) -> Result<(), Failure> {
         let Parts { metrics, client, producer, .. } = &self.parts;
-        let State { window, batch, unsettled, .. } = state;
+        let State { window, batch, unsettled, .. } = &mut *state;
         *unsettled = 0;
         producer.deliveries().take(batch);
         let now = if batch.is_empty() { 0 } else { Timestamp::now().as_microsecond() };
         let mut refused = None;
-        for Delivery { sequence, error } in batch.drain(..) {
+        let mut stubs = Vec::new();
+        for Delivery { sequence, error, stub } in batch.drain(..) {
+            if let Some(stub) = stub {
+                stubs.push((sequence, stub));
+                continue;
+            }
             match error {
                 None => {
                     let Some(received) = window.deliver(sequence) else { continue };
@@ -133,29 +135,37 @@ impl Session<'_> {
                 }
             }
         }
-        while let Some(ack) = window.pop_due() {
+        for (sequence, stub) in stubs {
+            self.send_stub(state, sequence, &stub)?;
+        }
+        while let Some(ack) = state.window.pop_due() {
             if let Some(ack) = ack {
                 client.acknowledge(ack)?;
                 metrics.acknowledged.inc();
             }
         }
-        if !window.is_full() {
+        if !state.window.is_full() {
             self.room.notify_one();
         }
         // The refused one stays unacknowledged: a new session gets it again, in its order.
-        refused.map_or(Ok(()), |code| Err(kafka_refused(code)))
+        refused.map_or(Ok(()), |code| Err(self.kafka_refused(code)))
     }
-}
 
-fn kafka_refused(code: RDKafkaErrorCode) -> Failure {
-    match code {
-        RDKafkaErrorCode::MessageSizeTooLarge => Failure {
-            reason: "RecordTooLarge",
-            message:
-                "Kafka refused a record as too large: the topic's max.message.bytes is smaller than the \
-                      operator set it."
-                    .to_owned(),
-        },
-        code => Failure { reason: "KafkaRefused", message: format!("Kafka refused a record: {code}.") },
+    fn kafka_refused(&self, code: RDKafkaErrorCode) -> Failure {
+        let Parts { producer, kafka, .. } = &self.parts;
+        match producer.fatal_error().unwrap_or(code) {
+            RDKafkaErrorCode::MessageSizeTooLarge => Failure {
+                reason: RECORD_TOO_LARGE,
+                message: format!(
+                    "Kafka refused records as too large: max.message.bytes of the topic {} is smaller than what the \
+                     bridge sends at once. It sends less from now on; raise max.message.bytes.",
+                    kafka.topic
+                ),
+            },
+            code => Failure {
+                reason: "KafkaRefused",
+                message: format!("{}.", sink::kafka::refusal(&kafka.topic, code)),
+            },
+        }
     }
 }

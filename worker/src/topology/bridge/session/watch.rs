@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio::time;
 
-use super::{Parts, Phase, Session, kafka_slow};
+use super::{Parts, Phase, Session, transfer::RECORD_TOO_LARGE};
 use crate::{
     health::problem,
     source::mqtt::{BROKER_UNREACHABLE, Failure},
@@ -14,7 +14,7 @@ use crate::{
 /// Kafka is taken for gone when a message has waited so long for it.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the broker may take to answer SUBSCRIBE.
+/// How long the broker may take to answer SUBSCRIBE and UNSUBSCRIBE.
 const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait before asking again for what the broker refused.
@@ -44,11 +44,13 @@ impl Session<'_> {
         let state = self.state.borrow();
         let Phase::Connected { subscribed_at } = state.phase else { return Ok(()) };
         if !state.subscriptions.are_answered() && subscribed_at.elapsed() > SUBSCRIBE_PATIENCE {
-            let message = format!("The MQTT broker did not answer SUBSCRIBE within {SUBSCRIBE_PATIENCE:?}.");
+            let message = format!(
+                "The MQTT broker did not answer SUBSCRIBE or UNSUBSCRIBE within {SUBSCRIBE_PATIENCE:?}."
+            );
             return Err(Failure { reason: BROKER_UNREACHABLE, message });
         }
         let ask_again = state.subscriptions.are_answered()
-            && !state.subscriptions.are_granted()
+            && !(state.subscriptions.are_granted() && state.subscriptions.are_ended())
             && subscribed_at.elapsed() > REFUSED_WAIT;
         drop(state);
         if ask_again { self.subscribe(true) } else { Ok(()) }
@@ -60,6 +62,7 @@ impl Session<'_> {
         let state = self.state.borrow();
         metrics.in_flight.set(i64::try_from(state.window.len()).unwrap_or(i64::MAX));
         metrics.in_flight_bytes.set(i64::try_from(state.window.bytes()).unwrap_or(i64::MAX));
+        self.say_retirement(state.window.len());
         if !matches!(state.phase, Phase::Connected { .. }) || !state.subscriptions.are_answered() {
             return;
         }
@@ -70,12 +73,13 @@ impl Session<'_> {
         if !state.subscriptions.are_granted() {
             health.set_not_ready(trouble.unwrap_or_else(|| problem("Starting", "Subscribing.")));
         } else if producer.deliveries().all_brokers_down() || late {
-            let Failure { reason, message } = kafka_slow(DELIVERY_PATIENCE);
+            let Failure { reason, message } = self.kafka_slow(DELIVERY_PATIENCE);
             health.set_not_ready(problem(reason, message));
-        } else if state.lost {
+        } else if state.stubbed {
             health.set_ready_with_problem(problem(
-                "RecordTooLarge",
-                "A message was larger than any record may be, and was dropped: see the log.",
+                RECORD_TOO_LARGE,
+                "A message was larger than a record of the Kafka topic may be. Its first bytes, length and hash are a \
+                 dead letter. Raise the topic's max.message.bytes, or lower spec.mqtt.maxPacketSize.",
             ));
         } else if let Some(trouble) = trouble {
             health.set_ready_with_problem(trouble);

@@ -1,49 +1,16 @@
-//! The bridge as a process, between a real MQTT broker and a real Kafka: nothing is lost, whatever stops it.
+//! Nothing is lost, whatever stops the bridge, and what stands in its way is told.
 
-// Helpers outside of test functions fail by panicking too.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+use std::{collections::BTreeMap, thread, time::Duration};
 
-mod support;
-
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    thread,
-    time::Duration,
+use crate::support::{
+    Scenario, assert_each_once, assert_nothing_lost,
+    broker::{Answers, Outbound, false_broker, publish},
+    message, mqtt_address,
+    network::Network,
+    number, read_topic, wait_until,
 };
-
 use crds::{pipeline::ProtocolVersion, worker::KeyConfig};
 use rumqttc_v5::{QoS, mqttbytes::v5::PublishProperties};
-use support::{
-    Record, Scenario,
-    broker::{Answers, Outbound, false_broker, publish},
-    mqtt_address,
-    network::Network,
-    read_topic, wait_until,
-};
-
-const DEVICES: usize = 200;
-
-/// Message `number`, from one of [`DEVICES`] devices.
-fn message(scenario: &Scenario, number: usize) -> Outbound {
-    let topic = format!("{}/device/{}", scenario.name, number % DEVICES);
-    Outbound::new(topic, format!(r#"{{"n":{number},"device":"d{}"}}"#, number % DEVICES))
-}
-
-fn number(record: &Record) -> usize {
-    let value: serde_json::Value = serde_json::from_slice(&record.payload).unwrap();
-    value["n"].as_u64().unwrap() as usize
-}
-
-fn assert_nothing_lost(records: &[Record], total: usize) {
-    let numbers: BTreeSet<_> = records.iter().map(number).collect();
-    let lost: Vec<_> = (0..total).filter(|number| !numbers.contains(number)).collect();
-    assert!(lost.is_empty(), "{} of {total} messages lost, the first is {}", lost.len(), lost[0]);
-}
-
-fn assert_each_once(records: &[Record], total: usize) {
-    assert_nothing_lost(records, total);
-    assert_eq!(records.len(), total, "records, of which none may be a duplicate");
-}
 
 #[test]
 fn every_message_becomes_one_record_in_order() {
@@ -192,26 +159,6 @@ fn a_full_window_slows_down_and_loses_nothing() {
 }
 
 #[test]
-fn a_packet_over_the_limit_is_told_in_3_1_1_and_filtered_by_the_broker_in_5() {
-    for protocol_version in [ProtocolVersion::V311, ProtocolVersion::V5] {
-        let mut scenario = Scenario::new("large");
-        scenario.config.protocol_version = protocol_version;
-        scenario.config.max_packet_size_bytes = 1024;
-        let bridge = scenario.start_ready();
-        let large = Outbound::new(format!("{}/large", scenario.name), vec![b'x'; 2000]);
-        publish(&scenario.name, QoS::AtLeastOnce, [large]);
-        if protocol_version == ProtocolVersion::V311 {
-            let problem = bridge.wait_for_problem("PacketTooLarge").problem.unwrap();
-            assert!(problem.message.contains("spec.mqtt.maxPacketSize (1024 bytes)"), "{}", problem.message);
-        } else {
-            publish(&scenario.name, QoS::AtLeastOnce, [message(&scenario, 0)]);
-            assert_each_once(&read_topic(&scenario.name, 1), 1);
-            assert!(bridge.status().unwrap().ready);
-        }
-    }
-}
-
-#[test]
 fn what_the_broker_refuses_is_told() {
     let check = |answers, reason: &str, says: &str| {
         let mut scenario = Scenario::new("refused");
@@ -238,7 +185,7 @@ fn an_absent_broker_an_absent_kafka_and_an_absent_topic_are_told_apart() {
     let mut scenario = Scenario::without_topic("absent");
     let bridge = scenario.start();
     bridge.wait_for_problem("TopicMissing");
-    scenario.create_topic();
+    scenario.create_topic(&[]);
     bridge.wait_for("ready", |status| status.ready);
     assert!(bridge.terminate().success());
     scenario.config.port = 9;
@@ -247,23 +194,4 @@ fn an_absent_broker_an_absent_kafka_and_an_absent_topic_are_told_apart() {
     let problem = bridge.wait_for_problem("BrokerUnreachable").problem.unwrap();
     assert!(problem.message.contains("127.0.0.1:9"), "{}", problem.message);
     assert!(bridge.terminate().success());
-}
-
-#[test]
-fn a_session_taken_over_is_told() {
-    let mut scenario = Scenario::new("takeover");
-    let port = false_broker(Answers { disconnect: Some(0x8e), ..Answers::default() });
-    (scenario.config.host, scenario.config.port) = ("127.0.0.1".to_owned(), port);
-    let problem = scenario.start().wait_for_problem("SessionTakenOver").problem.unwrap();
-    assert!(problem.message.contains(&scenario.name), "{}", problem.message);
-}
-
-#[test]
-fn two_bridges_of_one_client_id_lose_nothing() {
-    let scenario = Scenario::new("twins");
-    let first = scenario.start_ready();
-    let _second = scenario.start_ready();
-    publish(&scenario.name, QoS::AtLeastOnce, (0..1000).map(|number| message(&scenario, number)));
-    assert_nothing_lost(&read_topic(&scenario.name, 1000), 1000);
-    assert!(first.metric("iotpipeline_bridge_reconnects_total") >= 1.0);
 }

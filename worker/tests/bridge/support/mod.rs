@@ -4,19 +4,19 @@ pub mod broker;
 pub mod network;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, ExitStatus},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use crds::{
-    names::SecretPurpose,
+    names::{CERTIFICATE_FILE, KEY_FILE, SecretPurpose},
     pipeline::ProtocolVersion,
     worker::{
         BridgeConfig, KafkaConfig, KeyConfig, MqttTransport, PipelineId, RoleConfig, Subscription, TlsConfig,
@@ -30,6 +30,9 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 
+/// How many devices send.
+pub const DEVICES: usize = 200;
+
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,14 +40,19 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const PARTITIONS: i32 = 3;
 
 /// A variable that `make test` sets.
-fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: these tests need real services, run `make test`"))
 }
 
 /// `host:port` of a real MQTT broker.
 pub fn mqtt_address() -> (String, u16) {
-    let address = variable("IOTPIPELINE_TEST_MQTT");
+    address_of("IOTPIPELINE_TEST_MQTT")
+}
+
+/// `host:port` in a variable.
+pub fn address_of(name: &str) -> (String, u16) {
+    let address = variable(name);
     let (host, port) = address.rsplit_once(':').expect("host:port");
     (host.to_owned(), port.parse().expect("a port"))
 }
@@ -60,18 +68,37 @@ pub fn credentials() -> Option<(String, String)> {
     Some((username, variable("IOTPIPELINE_TEST_MQTT_PASSWORD")))
 }
 
+/// What is in a Secret that clients may present.
+pub fn secret(name: &str, key: &str) -> String {
+    fs::read_to_string(Path::new(&variable("IOTPIPELINE_TEST_SECRETS")).join(name).join(key)).unwrap()
+}
+
+/// Gives Kafka's superuser commands, which are those of tests/e2e/cluster/kafka-admin.
+pub fn administer_kafka(commands: &[String]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/e2e/cluster/kafka-admin");
+    let mut child = Command::new(script).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(commands.join("\n").as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "kafka-admin failed");
+}
+
 /// Names and files of one test, that no other test and no other run shares.
 pub struct Scenario {
     pub name: String,
     pub config: BridgeConfig,
+    pub kafka: KafkaConfig,
     directory: PathBuf,
 }
 
 impl Scenario {
     /// A bridge from `<name>/#` to the topic `<name>`, which exists.
     pub fn new(title: &str) -> Self {
+        Self::with_topic(title, &[])
+    }
+
+    /// The same with a topic that somebody else configured.
+    pub fn with_topic(title: &str, config: &[(&str, &str)]) -> Self {
         let scenario = Self::without_topic(title);
-        scenario.create_topic();
+        scenario.create_topic(config);
         scenario
     }
 
@@ -101,19 +128,38 @@ impl Scenario {
             max_record_bytes: 2 << 20,
         };
         let directory = std::env::temp_dir().join(&name);
-        let secret = directory.join(SecretPurpose::Mqtt.to_string());
-        fs::create_dir_all(&secret).unwrap();
+        fs::create_dir_all(&directory).unwrap();
+        let kafka =
+            KafkaConfig { bootstrap_servers: kafka_address(), topic: name.clone(), tls: None, sasl: None };
+        let scenario = Self { name, config, kafka, directory };
         if let Some((username, password)) = credentials() {
-            fs::write(secret.join("username"), username).unwrap();
-            fs::write(secret.join("password"), password).unwrap();
+            scenario.mount(SecretPurpose::Mqtt, "username", &username);
+            scenario.mount(SecretPurpose::Mqtt, "password", &password);
         }
-        Self { name, config, directory }
+        scenario
     }
 
-    pub fn create_topic(&self) {
+    /// Writes one value of a mounted Secret, at once.
+    pub fn mount(&self, purpose: SecretPurpose, key: &str, value: &str) {
+        let directory = self.directory.join(purpose.to_string());
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("new"), value).unwrap();
+        fs::rename(directory.join("new"), directory.join(key)).unwrap();
+    }
+
+    /// Mounts a client certificate that the test services know.
+    pub fn mount_certificate(&self, purpose: SecretPurpose, name: &str) {
+        self.mount(purpose, CERTIFICATE_FILE, &secret(name, "tls.crt"));
+        self.mount(purpose, KEY_FILE, &secret(name, "tls.key"));
+    }
+
+    pub fn create_topic(&self, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", kafka_address()).create().unwrap();
-        let topic = NewTopic::new(&self.name, PARTITIONS, TopicReplication::Fixed(1));
+        let topic = (config.iter()).fold(
+            NewTopic::new(&self.name, PARTITIONS, TopicReplication::Fixed(1)),
+            |topic, (name, value)| topic.set(name, value),
+        );
         let created = admin.create_topics([&topic], &AdminOptions::new());
         let results = tokio::runtime::Runtime::new().unwrap().block_on(created).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
@@ -128,12 +174,7 @@ impl Scenario {
                 namespace: "test".to_owned(),
                 name: self.name.clone(),
             },
-            kafka: KafkaConfig {
-                bootstrap_servers: kafka_address(),
-                topic: self.name.clone(),
-                tls: None,
-                sasl: None,
-            },
+            kafka: self.kafka.clone(),
             role: RoleConfig::Bridge(self.config.clone()),
         };
         let path = self.directory.join("worker.json");
@@ -207,6 +248,13 @@ impl Bridge {
         last.unwrap()
     }
 
+    /// Waits until it works, and still has something to tell.
+    pub fn wait_for_remark(&self, reason: &str) -> WorkerStatus {
+        self.wait_for(reason, |status| {
+            status.ready && status.problem.as_ref().is_some_and(|problem| problem.reason == reason)
+        })
+    }
+
     /// The reason why it is not ready.
     pub fn wait_for_problem(&self, reason: &str) -> WorkerStatus {
         let fits =
@@ -250,7 +298,7 @@ pub fn read_topic(topic: &str, expect: usize) -> Vec<Record> {
     }
     consumer.assign(&assignment).unwrap();
     let mut records = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut deadline = Instant::now() + PATIENCE;
     let mut complete = false;
     while Instant::now() < deadline {
@@ -277,11 +325,38 @@ fn as_text(origin: &worker::headers::Origin<'_>) -> BTreeMap<String, String> {
         ("qos".to_owned(), origin.qos.to_string()),
         ("retained".to_owned(), origin.retained.to_string()),
     ]);
+    if let Some(stub) = &origin.stub {
+        let hash: String = stub.payload_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        text.insert("stub".to_owned(), format!("{} {} {hash}", stub.reason, stub.payload_bytes));
+    }
     text.extend(origin.content_type.iter().map(|value| ("content_type".to_owned(), value.to_string())));
     text.extend(
         origin.properties.iter().map(|(name, value)| (format!("property.{name}"), value.to_string())),
     );
     text
+}
+
+/// Message `number`, from one of [`DEVICES`] devices.
+pub fn message(scenario: &Scenario, number: usize) -> broker::Outbound {
+    let topic = format!("{}/device/{}", scenario.name, number % DEVICES);
+    broker::Outbound::new(topic, format!(r#"{{"n":{number},"device":"d{}"}}"#, number % DEVICES))
+}
+
+/// Which message a record is.
+pub fn number(record: &Record) -> usize {
+    let value: serde_json::Value = serde_json::from_slice(&record.payload).unwrap();
+    value["n"].as_u64().unwrap() as usize
+}
+
+pub fn assert_nothing_lost(records: &[Record], total: usize) {
+    let numbers: BTreeSet<_> = records.iter().map(number).collect();
+    let lost: Vec<_> = (0..total).filter(|number| !numbers.contains(number)).collect();
+    assert!(lost.is_empty(), "{} of {total} messages lost, the first is {}", lost.len(), lost[0]);
+}
+
+pub fn assert_each_once(records: &[Record], total: usize) {
+    assert_nothing_lost(records, total);
+    assert_eq!(records.len(), total, "records, of which none may be a duplicate");
 }
 
 /// Tries again until it holds, for [`PATIENCE`] at most.

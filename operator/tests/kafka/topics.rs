@@ -1,22 +1,18 @@
-//! The operator's Kafka half against a real broker, named by `IOTPIPELINE_TEST_KAFKA`.
-
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+//! Topics that the operator makes and keeps.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use access::kafka::KafkaAccess;
 use crds::{status::Reason, worker::PipelineId};
 use operator::{
-    change::Change,
-    kafka::{Error, KafkaClient, ObservedTopic, TopicAdmin, TopicPlan, Watermarks, plan},
-    pipeline::{Topic, TopicName, WantedTopic},
+    kafka::{Error, KafkaClient, TopicAdmin, TopicPlan, Watermarks},
+    pipeline::{TopicName, WantedTopic},
 };
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
     producer::{BaseProducer, BaseRecord, Producer},
 };
+
+use crate::harness::{Test, plain};
 
 #[tokio::test]
 async fn a_topic_is_created_as_asked_and_then_left_alone() {
@@ -29,10 +25,11 @@ async fn a_topic_is_created_as_asked_and_then_left_alone() {
     assert_eq!(plan, TopicPlan::default());
     let existing = test.observe().await.topic.unwrap();
     assert_eq!((existing.partitions, existing.replication_factor), (2, 1));
-    assert_eq!(existing.config["retention.ms"].value, "3600000");
-    assert!(existing.config["retention.ms"].set_on_topic);
-    assert!(!existing.config["segment.bytes"].set_on_topic);
-    assert_eq!(existing.config["max.message.bytes"].value, "2000000");
+    let config = existing.config.unwrap();
+    assert_eq!(config["retention.ms"].value, "3600000");
+    assert!(config["retention.ms"].set_on_topic);
+    assert!(!config["segment.bytes"].set_on_topic);
+    assert_eq!(config["max.message.bytes"].value, "2000000");
     test.finish().await;
 }
 
@@ -66,7 +63,7 @@ async fn drift_of_every_managed_setting_is_repaired_and_all_others_survive() {
         ]
     );
     assert_eq!(test.plan(&test.topic, Some(&test.pipeline)).await, TopicPlan::default());
-    assert_eq!(test.observe().await.topic.unwrap().config["segment.ms"].value, "7200000");
+    assert_eq!(test.observe().await.topic.unwrap().config.unwrap()["segment.ms"].value, "7200000");
     test.finish().await;
 }
 
@@ -184,95 +181,4 @@ async fn silence_is_told_from_refusal_within_the_deadline() {
     assert_eq!(error.reason(), Reason::KafkaUnreachable);
     assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
     assert!(started.elapsed().unwrap().as_secs() < 15);
-}
-
-/// One topic of its own for each test.
-struct Test {
-    kafka: KafkaClient,
-    topic: Topic,
-    pipeline: PipelineId,
-}
-
-impl Test {
-    fn new(name: &str) -> Self {
-        let bootstrap_servers = std::env::var("IOTPIPELINE_TEST_KAFKA").unwrap_or_else(|_| {
-            panic!(
-                "IOTPIPELINE_TEST_KAFKA must name a Kafka broker, such as kafka.kafka:9092: run `make test`"
-            )
-        });
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
-        Self {
-            kafka: KafkaClient::default(),
-            topic: Topic {
-                kafka: plain(&bootstrap_servers),
-                name: TopicName::parse(&format!("operator-test-{name}-{now}")).unwrap(),
-                wanted: Some(WantedTopic {
-                    partitions: 2,
-                    replication_factor: 1,
-                    config: BTreeMap::from([
-                        ("retention.ms".into(), "3600000".into()),
-                        ("compression.type".into(), "zstd".into()),
-                    ]),
-                }),
-                min_max_message_bytes: Some(2_000_000),
-            },
-            pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
-        }
-    }
-
-    fn wanted(&mut self) -> &mut WantedTopic {
-        self.topic.wanted.as_mut().unwrap()
-    }
-
-    async fn created(name: &str) -> Self {
-        let test = Self::new(name);
-        test.try_create().await.unwrap();
-        test
-    }
-
-    async fn try_create(&self) -> Result<(), Error> {
-        let plan = self.plan(&self.topic, None).await;
-        self.kafka.apply(&self.topic.kafka, &self.topic.name, &plan.steps[0]).await
-    }
-
-    async fn observe(&self) -> ObservedTopic {
-        self.kafka.observe(&self.topic.kafka, &self.topic.name).await.unwrap()
-    }
-
-    async fn watermarks(&self) -> BTreeMap<i32, Watermarks> {
-        self.kafka.watermarks(&self.topic.kafka, &self.topic.name).await.unwrap()
-    }
-
-    async fn plan(&self, wanted: &Topic, marker: Option<&PipelineId>) -> TopicPlan {
-        plan(wanted, &self.pipeline, &self.observe().await, marker)
-    }
-
-    async fn apply(&self, plan: &TopicPlan) -> Vec<String> {
-        for step in &plan.steps {
-            self.kafka.apply(&self.topic.kafka, &self.topic.name, step).await.unwrap();
-        }
-        plan.steps.iter().flat_map(|step| step.changes.iter().map(Change::to_string)).collect()
-    }
-
-    /// Replaces all settings of the topic, as another tool would.
-    async fn set_config(&self, config: &[(&str, &str)]) {
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", &self.topic.kafka.bootstrap_servers)
-            .create()
-            .unwrap();
-        let request = config.iter().fold(
-            AlterConfig::new(ResourceSpecifier::Topic(self.topic.name.as_str())),
-            |request, (name, value)| request.set(name, value),
-        );
-        let answers = admin.alter_configs([&request], &AdminOptions::new()).await.unwrap();
-        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-    }
-
-    async fn finish(self) {
-        self.kafka.delete(&self.topic.kafka, &self.topic.name).await.unwrap();
-    }
-}
-
-fn plain(bootstrap_servers: &str) -> KafkaAccess {
-    KafkaAccess { bootstrap_servers: bootstrap_servers.to_owned(), tls: None, sasl: None }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rumqttc_v5::{
-    Client, Event, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
+    BrokerSessionResumePolicy, Client, Connection, Event, MqttOptions, Outgoing, Packet, PublishOptions, QoS,
     mqttbytes::v5::{ConnectProperties, PublishProperties},
 };
 
@@ -66,11 +66,33 @@ pub fn publish(client_id: &str, qos: QoS, messages: impl IntoIterator<Item = Out
     for _ in connection.iter() {}
 }
 
+/// A client that goes on with the session of `client_id`, or begins one, and stays. Answers when the broker accepts
+/// it, with whether it had the session.
+pub fn take_session(client_id: &str) -> ((Client, Connection), bool) {
+    let mut options = MqttOptions::new(client_id, mqtt_address());
+    // A clean start would throw away what is looked for.
+    options
+        .set_clean_start(false)
+        .set_session_expiry_interval(Some(600))
+        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+    if let Some((username, password)) = credentials() {
+        options.set_credentials(username, password);
+    }
+    let (client, mut connection) = Client::builder(options).capacity(1).build();
+    let had_it = connection.iter().find_map(|event| match event.expect("the session's connection") {
+        Event::Incoming(Packet::ConnAck(connack)) => Some(connack.session_present),
+        _ => None,
+    });
+    ((client, connection), had_it.unwrap())
+}
+
 /// The MQTT 5 reason codes that a false broker answers.
 #[derive(Clone, Copy, Default)]
 pub struct Answers {
     pub connack: u8,
     pub suback: u8,
+    pub unsuback: u8,
+    pub session_present: bool,
     /// DISCONNECT after SUBACK.
     pub disconnect: Option<u8>,
 }
@@ -89,7 +111,7 @@ pub fn false_broker(answers: Answers) -> u16 {
 }
 
 fn answer(stream: &mut TcpStream, answers: Answers) -> Option<()> {
-    let Answers { connack, suback, disconnect } = answers;
+    let Answers { connack, suback, unsuback, session_present, disconnect } = answers;
     loop {
         let mut header = [0; 2];
         stream.read_exact(&mut header).ok()?;
@@ -103,13 +125,14 @@ fn answer(stream: &mut TcpStream, answers: Answers) -> Option<()> {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
         match header[0] >> 4 {
-            1 => stream.write_all(&[0x20, 3, 0, connack, 0]).ok()?,
+            1 => stream.write_all(&[0x20, 3, session_present.into(), connack, 0]).ok()?,
             8 => {
                 stream.write_all(&[0x90, 4, body[0], body[1], 0, suback]).ok()?;
                 if let Some(code) = disconnect {
                     return stream.write_all(&[0xe0, 2, code, 0]).ok();
                 }
             }
+            10 => stream.write_all(&[0xb0, 4, body[0], body[1], 0, unsuback]).ok()?,
             12 => stream.write_all(&[0xd0, 0]).ok()?,
             _ => thread::sleep(Duration::from_millis(1)),
         }

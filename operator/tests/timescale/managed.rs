@@ -1,33 +1,14 @@
-//! The operator's TimescaleDB half against real servers of both editions: `IOTPIPELINE_TEST_TIMESCALE` names a
-//! superuser of an Apache-2 server, `IOTPIPELINE_TEST_TIMESCALE_COMMUNITY` a Community server that may be one
-//! PostgreSQL session for ever (so its scenarios run one after the other, each in a schema of its own).
+//! Tables that the operator makes and keeps.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
-use std::time::{Duration, SystemTime};
-
-use access::database::{DatabaseAccess, DatabaseTls};
 use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 use operator::{
     change::Change,
     kafka::TopicKey,
-    pipeline::{Column, Index, SortOrder, SqlIdent, Table, TopicName, WantedTable},
-    timescale::{Databases, DirectDatabases, Edition, ObservedTable, Position, Session, TablePlan, plan},
+    pipeline::{Column, Index, SortOrder, SqlIdent, Table, TopicName},
+    timescale::{Edition, Position, TablePlan, plan},
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-const DAY: Duration = Duration::from_secs(86_400);
-
-#[tokio::test]
-async fn community_edition() {
-    Test::community().await.run(created_from_nothing_and_then_left_alone).await;
-    Test::community().await.run(a_native_policy_follows_the_spec).await;
-    Test::community().await.run(columns_are_added_and_never_changed).await;
-    Test::community().await.run(indexes_and_chunk_interval_are_repaired).await;
-    Test::community().await.run(what_is_not_ours_is_refused).await;
-    Test::community().await.run(only_our_own_is_deleted).await;
-    Test::community().await.run(a_topic_is_claimed_once_and_released_with_its_positions).await;
-}
+use super::support::{DAY, Test, wanted};
 
 #[tokio::test]
 async fn apache2_create() {
@@ -73,14 +54,10 @@ async fn apache2_retention_is_the_operators_own_work() {
     .await;
 
     let mut session = test.open().await;
-    let changes = session.drop_expired_chunks(&table).await.unwrap();
+    let changes = session.drop_expired_chunks(&table, 30 * DAY).await.unwrap();
     assert_eq!(changes[0].to_string(), format!("69 chunks of table {table} older than 30 days deleted"));
-    assert_eq!(session.drop_expired_chunks(&table).await.unwrap(), []);
-    // The spec changes; the next drop follows.
-    wanted(&mut table).drop_after = Some(7 * DAY);
-    assert_eq!(session.drop_expired_chunks(&table).await.unwrap().len(), 1);
-    wanted(&mut table).drop_after = None;
-    assert_eq!(session.drop_expired_chunks(&table).await.unwrap(), []);
+    assert_eq!(session.drop_expired_chunks(&table, 30 * DAY).await.unwrap(), []);
+    assert_eq!(session.drop_expired_chunks(&table, 7 * DAY).await.unwrap().len(), 1);
     session.close().await;
     let left = test.number(&format!("SELECT count(*) FROM {}.readings", test.schema)).await;
     assert!((7..=8).contains(&left), "{left}");
@@ -125,7 +102,8 @@ async fn apache2_a_role_without_rights_is_told_the_sql_that_helps() {
     superuser.bring_about(&table).await;
     let expected = [
         "GRANT USAGE, CREATE ON SCHEMA",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON \"older\".\"_iotpipeline_version\"",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON \"older\".\"_iotpipeline_feeds\", ",
+        "\"older\".\"_iotpipeline_version\" TO",
     ];
     stranger.grant_what_the_refusal_says(&table, &expected).await;
     stranger
@@ -146,9 +124,9 @@ async fn apache2_two_pipelines_make_one_schema_at_once() {
             let pipeline = PipelineId { name: name.into(), ..test.pipeline.clone() };
             let mut session = test.open().await;
             let observed = session.observe(&table, None).await.unwrap();
-            session.apply(&table, &plan(&table, &pipeline, &observed)).await.unwrap();
+            session.apply(&table, &plan(&table, &pipeline, &observed, None)).await.unwrap();
             let observed = session.observe(&table, None).await.unwrap();
-            assert_eq!(plan(&table, &pipeline, &observed), TablePlan::default());
+            assert_eq!(plan(&table, &pipeline, &observed, None), TablePlan::default());
         })
     });
     for result in work {
@@ -172,24 +150,7 @@ async fn apache2_a_plan_that_fails_leaves_nothing_half_made() {
     assert!(!session.observe(&table, None).await.unwrap().schema_exists);
 }
 
-#[tokio::test]
-async fn silence_and_a_wrong_password_are_told_apart_and_neither_tells_the_password() {
-    let test = Test::apache2().await;
-    let open =
-        |access: DatabaseAccess| async move { DirectDatabases.open(&access).await.map(drop).unwrap_err() };
-    let wrong = open(DatabaseAccess { password: "hunter2".into(), ..test.access.clone() }).await;
-    assert_eq!(wrong.reason(), Reason::DatabaseRefused);
-    assert!(wrong.to_string().contains("28P01"), "{wrong}");
-    let missing = open(DatabaseAccess { database: "nowhere".into(), ..test.access.clone() }).await;
-    assert!(missing.to_string().contains("3D000"), "{missing}");
-    let silent = open(DatabaseAccess { port: 9, password: "hunter2".into(), ..test.access.clone() }).await;
-    assert_eq!(silent.reason(), Reason::DatabaseUnreachable);
-    for error in [wrong, missing, silent] {
-        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
-    }
-}
-
-async fn created_from_nothing_and_then_left_alone(test: &Test) {
+pub async fn created_from_nothing_and_then_left_alone(test: &Test) {
     let table = test.table("readings");
     let schema = &test.schema;
     assert_eq!(
@@ -231,7 +192,7 @@ async fn created_from_nothing_and_then_left_alone(test: &Test) {
     assert_eq!(test.number(&format!("SELECT count(*) FROM {schema}._iotpipeline_positions")).await, 0);
 }
 
-async fn a_native_policy_follows_the_spec(test: &Test) {
+pub async fn a_native_policy_follows_the_spec(test: &Test) {
     let mut table = test.table("readings");
     let jobs = format!(
         "SELECT coalesce(sum(extract(epoch FROM (config ->> 'drop_after')::interval)), 0)::bigint / 86400 \
@@ -268,7 +229,7 @@ async fn a_native_policy_follows_the_spec(test: &Test) {
     assert_eq!(test.plan(&table).await, TablePlan::default());
 }
 
-async fn columns_are_added_and_never_changed(test: &Test) {
+pub async fn columns_are_added_and_never_changed(test: &Test) {
     let mut table = test.table("readings");
     let column = |name: &str, column_type, nullable| Column {
         name: SqlIdent::parse(name).unwrap(),
@@ -315,7 +276,7 @@ async fn columns_are_added_and_never_changed(test: &Test) {
     assert_eq!(test.number(&format!("SELECT count(*) FROM {table} WHERE line = 'b'")).await, 1);
 }
 
-async fn indexes_and_chunk_interval_are_repaired(test: &Test) {
+pub async fn indexes_and_chunk_interval_are_repaired(test: &Test) {
     let mut table = test.table("readings");
     let schema = &test.schema;
     test.bring_about(&table).await;
@@ -359,7 +320,7 @@ async fn indexes_and_chunk_interval_are_repaired(test: &Test) {
     assert_eq!(test.plan(&table).await, TablePlan::default());
 }
 
-async fn what_is_not_ours_is_refused(test: &Test) {
+pub async fn what_is_not_ours_is_refused(test: &Test) {
     let refusal = |plan: TablePlan| {
         assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 1), "{plan:?}");
         plan.refusals[0].reason
@@ -380,14 +341,14 @@ async fn what_is_not_ours_is_refused(test: &Test) {
     let table = test.table("ours");
     test.bring_about(&table).await;
     let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
-    assert_eq!(refusal(plan(&table, &other, &test.observe(&table).await)), Reason::ResourceConflict);
+    assert_eq!(refusal(plan(&table, &other, &test.observe(&table).await, None)), Reason::ResourceConflict);
 
     // Ours by its marker, but somebody made something else of it.
     test.sql(&format!("DROP TABLE {table}; CREATE TABLE {table} (time timestamptz NOT NULL)")).await;
     assert_eq!(refusal(test.plan(&table).await), Reason::TableChangeRefused);
 }
 
-async fn only_our_own_is_deleted(test: &Test) {
+pub async fn only_our_own_is_deleted(test: &Test) {
     let (ours, theirs) = (test.table("ours"), test.table("theirs"));
     let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
     let schema = &test.schema;
@@ -395,7 +356,7 @@ async fn only_our_own_is_deleted(test: &Test) {
     assert_eq!(session.delete_table(&ours, &test.pipeline).await.unwrap(), []);
     for (table, pipeline) in [(&ours, &test.pipeline), (&theirs, &other)] {
         let observed = session.observe(table, None).await.unwrap();
-        session.apply(table, &plan(table, pipeline, &observed)).await.unwrap();
+        session.apply(table, &plan(table, pipeline, &observed, None)).await.unwrap();
     }
     assert_eq!(session.delete_table(&theirs, &test.pipeline).await.unwrap(), []);
     session.close().await;
@@ -419,7 +380,7 @@ async fn only_our_own_is_deleted(test: &Test) {
     let left = session.observe(&ours, None).await.unwrap();
     assert_eq!((left.table, left.dead_letters, left.marker), (None, None, None));
     let theirs_left = session.observe(&theirs, None).await.unwrap();
-    assert_eq!(plan(&theirs, &other, &theirs_left), TablePlan::default());
+    assert_eq!(plan(&theirs, &other, &theirs_left, None), TablePlan::default());
     session.close().await;
     assert_eq!(test.number(&format!("SELECT count(*) FROM {schema}._iotpipeline_positions")).await, 1);
 
@@ -436,7 +397,7 @@ async fn only_our_own_is_deleted(test: &Test) {
     );
 }
 
-async fn a_topic_is_claimed_once_and_released_with_its_positions(test: &Test) {
+pub async fn a_topic_is_claimed_once_and_released_with_its_positions(test: &Test) {
     let table = test.table("readings");
     let topic = TopicKey { cluster_id: "k1".into(), topic: TopicName::parse("plant.line").unwrap() };
     let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
@@ -479,188 +440,4 @@ async fn a_topic_is_claimed_once_and_released_with_its_positions(test: &Test) {
     assert_eq!(session.positions(&table, &elsewhere).await.unwrap().len(), 1);
     assert_eq!(session.observe(&table, Some(&topic)).await.unwrap().topic_marker, None);
     session.close().await;
-}
-
-/// A database to work in, with a schema of its own for each scenario.
-#[derive(Clone)]
-struct Test {
-    access: DatabaseAccess,
-    /// Another role that may do everything in the same database.
-    superuser: DatabaseAccess,
-    /// The same role in the database that the environment names.
-    server: DatabaseAccess,
-    edition: Edition,
-    schema: SqlIdent,
-    pipeline: PipelineId,
-}
-
-impl Test {
-    async fn apache2() -> Self {
-        Self::new("IOTPIPELINE_TEST_TIMESCALE", Edition::Apache2)
-    }
-
-    async fn community() -> Self {
-        let test = Self::new("IOTPIPELINE_TEST_TIMESCALE_COMMUNITY", Edition::Community);
-        test.sql("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public").await;
-        test
-    }
-
-    fn new(variable: &str, edition: Edition) -> Self {
-        let uri = std::env::var(variable).unwrap_or_else(|_| {
-            panic!("{variable} must name a TimescaleDB server as postgres://superuser:password@host:port/database: run `make test`")
-        });
-        // A server that takes any password may be named without one.
-        let uri = match uri.split_once('@') {
-            Some((user, place)) if user.matches(':').count() == 1 => format!("{user}:any@{place}"),
-            _ => uri,
-        };
-        let value_of = |key: &str| (key == "uri").then(|| uri.clone());
-        let access = DatabaseAccess::from_secret(value_of, "default", DatabaseTls::default()).unwrap();
-        Self {
-            superuser: access.clone(),
-            server: access.clone(),
-            access,
-            edition,
-            schema: SqlIdent::parse(&format!("test_{}", unique())).unwrap(),
-            pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
-        }
-    }
-
-    /// The same test in a new database without the extension, as a new role that owns the database or may only
-    /// connect to it.
-    async fn database_of_a_role(&self, role: &str, right: &str) -> Self {
-        let name = format!("{role}_{}", unique());
-        self.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'x'")).await;
-        self.sql(&format!("CREATE DATABASE {name}")).await;
-        self.sql(&match right {
-            "OWNER" => format!("ALTER DATABASE {name} OWNER TO {name}"),
-            right => format!("GRANT {right} ON DATABASE {name} TO {name}"),
-        })
-        .await;
-        let superuser = DatabaseAccess { database: name.clone(), ..self.superuser.clone() };
-        let access = DatabaseAccess { username: name, password: "x".into(), ..superuser.clone() };
-        Self { access, superuser, ..self.clone() }
-    }
-
-    async fn run(self, scenario: impl AsyncFnOnce(&Self)) {
-        scenario(&self).await;
-        self.finish().await;
-    }
-
-    /// Leaves the server as it was.
-    async fn finish(self) {
-        if self.superuser == self.server {
-            self.sql(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema)).await;
-            return;
-        }
-        let server = Self { superuser: self.server.clone(), ..self.clone() };
-        server.sql(&format!("DROP DATABASE {} WITH (FORCE)", self.superuser.database)).await;
-        server.sql(&format!("DROP ROLE {}", self.access.username)).await;
-    }
-
-    fn as_superuser(&self) -> Self {
-        Self { access: self.superuser.clone(), ..self.clone() }
-    }
-
-    fn table(&self, name: &str) -> Table {
-        let ident = |name| SqlIdent::parse(name).unwrap();
-        let column = |name, column_type, nullable| Column { name: ident(name), column_type, nullable };
-        Table {
-            schema: self.schema.clone(),
-            name: ident(name),
-            columns: vec![
-                column("time", ColumnType::Timestamptz, false),
-                column("device", ColumnType::Text, false),
-                column("temperature", ColumnType::DoublePrecision, true),
-                column("extra", ColumnType::Jsonb, true),
-            ],
-            time_column: ident("time"),
-            wanted: Some(WantedTable {
-                chunk_interval: DAY,
-                indexes: vec![Index {
-                    columns: vec![
-                        (ident("device"), SortOrder::Ascending),
-                        (ident("time"), SortOrder::Descending),
-                    ],
-                }],
-                drop_after: None,
-            }),
-        }
-    }
-
-    async fn open(&self) -> Box<dyn Session> {
-        DirectDatabases.open(&self.access).await.unwrap()
-    }
-
-    async fn observe(&self, table: &Table) -> ObservedTable {
-        let mut session = self.open().await;
-        let observed = session.observe(table, None).await.unwrap();
-        session.close().await;
-        observed
-    }
-
-    async fn plan(&self, table: &Table) -> TablePlan {
-        plan(table, &self.pipeline, &self.observe(table).await)
-    }
-
-    /// Plans and applies until nothing is left, as reconciliations do; answers what changed.
-    async fn bring_about(&self, table: &Table) -> Vec<String> {
-        let mut changes = Vec::new();
-        loop {
-            let plan = self.plan(table).await;
-            let mut session = self.open().await;
-            session.apply(table, &plan).await.unwrap();
-            session.close().await;
-            changes.extend(plan.steps.iter().flat_map(|step| &step.changes).map(Change::to_string));
-            if !plan.unfinished {
-                return changes;
-            }
-        }
-    }
-
-    /// The plan is refused for lack of rights; whoever runs the SQL of the message has helped.
-    async fn grant_what_the_refusal_says(&self, table: &Table, expected: &[&str]) {
-        let plan = self.plan(table).await;
-        assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 1), "{plan:?}");
-        assert_eq!(plan.refusals[0].reason, Reason::PermissionMissing);
-        let message = &plan.refusals[0].message;
-        for part in expected {
-            assert!(message.contains(part), "{part} is not in: {message}");
-        }
-        let (_, sql) = message.split_once(": ").unwrap();
-        self.sql(sql).await;
-    }
-
-    /// Runs SQL as the superuser, as a person would.
-    async fn sql(&self, sql: &str) {
-        let mut connection = self.connect().await;
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
-    }
-
-    async fn number(&self, sql: &str) -> i64 {
-        let mut connection = self.connect().await;
-        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
-        row.get::<i64, _>(0)
-    }
-
-    async fn connect(&self) -> PgConnection {
-        let DatabaseAccess { host, port, database, username, password, tls: _ } = &self.superuser;
-        let uri = format!("postgres://{username}:{password}@{host}:{port}/{database}?sslmode=disable");
-        let mut connection = PgConnection::connect(&uri).await.unwrap();
-        // A server of one session for ever still has whatever the last connection left.
-        for statement in ["ROLLBACK", "DISCARD ALL"] {
-            sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
-        }
-        connection
-    }
-}
-
-fn unique() -> u128 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()
-}
-
-fn wanted(table: &mut Table) -> &mut WantedTable {
-    table.wanted.as_mut().unwrap()
 }

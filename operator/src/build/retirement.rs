@@ -1,0 +1,55 @@
+//! What tells a bridge to retire: its own configuration with one word more. Pure.
+//!
+//! It is made from the objects in the cluster, because a pipeline that goes may have no valid spec any more.
+
+use std::collections::BTreeMap;
+
+use crds::names::WORKER_CONFIG_KEY;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{ResourceExt, api::DynamicObject};
+use serde_json::{Value, json};
+use snafu::ResultExt;
+
+use super::{Child, ChildKind, Error, Snafu, child, pod::CONFIG_VOLUME, short_hash};
+
+/// What makes a bridge retire.
+#[derive(Debug)]
+pub struct Retirement {
+    /// Its last configuration.
+    pub config_map: Child,
+    /// What to change in its StatefulSet (a strategic merge), so that one pod runs with it.
+    pub patch: Value,
+}
+
+/// Builds what makes this bridge, which runs with this configuration, retire.
+///
+/// # Errors
+/// Fails where the configuration has no JSON form, which it has just had.
+pub fn build_retirement(bridge: &DynamicObject, mut configuration: Value) -> Result<Retirement, Error> {
+    configuration["role"]["bridge"]["retire"] = Value::Bool(true);
+    let worker_name = bridge.name_any();
+    let content =
+        serde_json::to_string_pretty(&configuration).with_context(|_| Snafu { name: worker_name.clone() })?;
+    let name = format!("{worker_name}-{}", short_hash(&content));
+    let config_map = ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: bridge.namespace(),
+            labels: bridge.metadata.labels.clone(),
+            owner_references: bridge.metadata.owner_references.clone(),
+            ..ObjectMeta::default()
+        },
+        immutable: Some(true),
+        data: Some(BTreeMap::from([(WORKER_CONFIG_KEY.to_owned(), content)])),
+        ..ConfigMap::default()
+    };
+    let volume = json!({"name": CONFIG_VOLUME, "configMap": {"name": name}});
+    Ok(Retirement {
+        config_map: child(ChildKind::ConfigMap, &config_map)?,
+        // One pod, although the pipeline may be suspended: its session still gathers messages.
+        patch: json!({
+            "metadata": {"uid": bridge.uid()},
+            "spec": {"replicas": 1, "template": {"spec": {"volumes": [volume]}}},
+        }),
+    })
+}

@@ -1,0 +1,233 @@
+//! A table that somebody else keeps: whether rows of this pipeline fit. Nothing of it is ever altered. Pure.
+
+use crds::{names::dead_letter_table, status::Reason};
+
+use super::{
+    ObservedColumn, ObservedRelation, ObservedTable,
+    sql::{identifier, qualified},
+};
+use crate::{
+    change::Refusal,
+    pipeline::{Column, Table},
+};
+
+/// Everything about the table that would keep rows out, each with what to do.
+pub(super) fn misfits(wanted: &Table, observed: &ObservedTable) -> Vec<Refusal> {
+    let Some(relation) = &observed.table else {
+        return vec![unfit(format!(
+            "table {wanted} does not exist, and timescale.management is External; create it, or set management: Managed \
+             in a new IoTPipeline"
+        ))];
+    };
+    let Some(hypertable) = &relation.hypertable else {
+        return vec![unfit(format!(
+            "{wanted} is {}no hypertable; make one of it with create_hypertable({}, by_range({})), or name another table",
+            if relation.is_table { "" } else { "no table and " },
+            super::sql::literal(&qualified(wanted.schema.as_str(), wanted.name.as_str())),
+            super::sql::literal(wanted.time_column.as_str()),
+        ))];
+    };
+    let mut misfits = Vec::new();
+    if hypertable.time_column != wanted.time_column.as_str() {
+        misfits.push(unfit(format!(
+            "table {wanted} is partitioned by column {} and timescale.timeColumn says {}; correct timeColumn",
+            hypertable.time_column, wanted.time_column
+        )));
+    }
+    misfits.extend(wanted.columns.iter().filter_map(|column| misfit_of(wanted, column, relation)));
+    let is_wanted =
+        |found: &&ObservedColumn| wanted.columns.iter().any(|column| column.name.as_str() == found.name);
+    let needed = relation.columns.iter().filter(|found| !found.nullable && !found.has_default);
+    misfits.extend(needed.filter(|found| !is_wanted(found)).map(|found| {
+        unfit(format!(
+            "column {} of table {wanted} is NOT NULL without a default, and timescale.columns does not name it, so no \
+             row could be written; name it there, or give it a default",
+            found.name
+        ))
+    }));
+    misfits
+}
+
+/// Whether the table of dead letters, if there is one, is somebody else's.
+pub(super) fn foreign_dead_letters(wanted: &Table, observed: &ObservedTable) -> Option<Refusal> {
+    let is_ours = observed.marker.is_some() || observed.dead_letter_marker.is_some();
+    (observed.dead_letters.is_some() && !is_ours).then(|| Refusal {
+        reason: Reason::TableNotOwned,
+        message: format!(
+            "{}.{} exists, and no IoTPipeline created it; the dead letters of table {wanted} need this name: rename or \
+             drop what is there",
+            wanted.schema,
+            dead_letter_table(wanted.name.as_str())
+        ),
+    })
+}
+
+fn misfit_of(wanted: &Table, column: &Column, relation: &ObservedRelation) -> Option<Refusal> {
+    let (name, sql_type) = (&column.name, column.column_type.sql());
+    let alter = |action: &str| {
+        let table = qualified(wanted.schema.as_str(), wanted.name.as_str());
+        format!("ALTER TABLE {table} {action};")
+    };
+    let quoted = identifier(name.as_str());
+    let Some(found) = relation.columns.iter().find(|found| found.name == name.as_str()) else {
+        return Some(unfit(format!(
+            "table {wanted} has no column {name}; take it out of timescale.columns, or run: {}",
+            alter(&format!("ADD COLUMN {quoted} {sql_type}"))
+        )));
+    };
+    if found.sql_type != sql_type {
+        return Some(unfit(format!(
+            "column {name} of table {wanted} has type {} and timescale.columns says {sql_type}; name the column's own \
+             type, or another column",
+            found.sql_type
+        )));
+    }
+    if found.is_generated {
+        return Some(unfit(format!(
+            "column {name} of table {wanted} is computed from other columns; take it out of timescale.columns"
+        )));
+    }
+    (column.nullable && !found.nullable).then(|| {
+        unfit(format!(
+            "column {name} of table {wanted} is NOT NULL and timescale.columns says nullable, so rows without a value \
+             would be refused; set nullable: false, or run: {}",
+            alter(&format!("ALTER COLUMN {quoted} DROP NOT NULL"))
+        ))
+    })
+}
+
+fn unfit(message: String) -> Refusal {
+    Refusal { reason: Reason::TableUnfit, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timescale::{
+        ObservedFeed, TablePlan, plan,
+        test_support::{as_wanted, only_refusal, pipeline, sql, table_of, topic, wanted},
+    };
+
+    fn external() -> Table {
+        Table { wanted: None, ..wanted() }
+    }
+
+    /// A table that somebody else made, fits, and has nothing of ours beside it.
+    fn theirs() -> ObservedTable {
+        let mut observed = ObservedTable {
+            bookkeeping_version: 0,
+            marker: None,
+            applied_retention: None,
+            feed: Some(ObservedFeed { topic: topic(), pipeline: None }),
+            dead_letters: None,
+            ..as_wanted()
+        };
+        table_of(&mut observed).owned = false;
+        observed
+    }
+
+    fn plan_after(change: impl FnOnce(&mut ObservedTable)) -> TablePlan {
+        let mut observed = theirs();
+        change(&mut observed);
+        plan(&external(), &pipeline("line"), &observed, None)
+    }
+
+    #[test]
+    fn beside_a_table_that_fits_only_bookkeeping_and_dead_letters_are_made() {
+        let plan = plan_after(|_| ());
+        insta::assert_snapshot!(sql(&plan));
+        let changes: Vec<_> =
+            plan.steps.iter().flat_map(|step| &step.changes).map(ToString::to_string).collect();
+        assert_eq!(changes, ["table plant_7.line_dead_letters created"]);
+    }
+
+    #[test]
+    fn nothing_is_left_to_do_once_it_is_made_for_any_number_of_pipelines() {
+        let ours = |name: &str| {
+            let mut observed = theirs();
+            observed.bookkeeping_version = as_wanted().bookkeeping_version;
+            observed.dead_letters = as_wanted().dead_letters;
+            observed.dead_letter_marker = Some(pipeline("line"));
+            observed.feed = Some(ObservedFeed { topic: topic(), pipeline: Some(pipeline(name)) });
+            observed
+        };
+        assert_eq!(plan(&external(), &pipeline("line"), &ours("line"), None), TablePlan::default());
+        assert_eq!(plan(&external(), &pipeline("other"), &ours("other"), None), TablePlan::default());
+        // Those of a table that another pipeline manages serve as well.
+        let mut managed = ours("other");
+        (managed.marker, managed.dead_letter_marker) = (Some(pipeline("line")), None);
+        assert_eq!(plan(&external(), &pipeline("other"), &managed, None), TablePlan::default());
+    }
+
+    #[test]
+    fn nothing_is_claimed_from_a_topic_that_is_not_known() {
+        let plan = plan_after(|observed| observed.feed = None);
+        assert!(!sql(&plan).contains("INSERT INTO \"plant_7\".\"_iotpipeline_feeds\""));
+    }
+
+    #[test]
+    fn every_misfit_is_told_and_then_nothing_is_made() {
+        let column = |name: &str, nullable, has_default| ObservedColumn {
+            name: name.into(),
+            sql_type: "text".into(),
+            nullable,
+            has_default,
+            is_generated: false,
+        };
+        let plans = [
+            plan_after(|observed| observed.table = None),
+            plan_after(|observed| table_of(observed).hypertable = None),
+            plan_after(|observed| {
+                table_of(observed).hypertable = None;
+                table_of(observed).is_table = false;
+            }),
+            plan_after(|observed| {
+                let table = table_of(observed);
+                table.hypertable.as_mut().unwrap().time_column = "received".into();
+                table.columns[0].sql_type = "timestamp without time zone".into();
+                table.columns[1].is_generated = true;
+                table.columns[2].nullable = false;
+                table.columns.push(column("line", false, false));
+            }),
+            plan_after(|observed| {
+                table_of(observed).columns.truncate(1);
+            }),
+        ];
+        let messages = plans.map(|plan| {
+            assert_eq!(plan.steps, []);
+            assert!(plan.refusals.iter().all(|refusal| refusal.reason == Reason::TableUnfit), "{plan:?}");
+            plan.refusals.into_iter().map(|refusal| refusal.message).collect::<Vec<_>>().join("\n")
+        });
+        insta::assert_snapshot!(messages.join("\n"));
+        let more_than_needed = plan_after(|observed| {
+            let table = table_of(observed);
+            // NOT NULL where every row has a value, and the reverse.
+            table.columns[1].nullable = true;
+            table.columns.push(column("comment", true, false));
+            table.columns.push(column("kind", false, true));
+        });
+        assert_eq!(more_than_needed.refusals, []);
+    }
+
+    #[test]
+    fn a_second_pipeline_from_the_same_topic_is_refused() {
+        let plan = plan_after(|observed| observed.feed.as_mut().unwrap().pipeline = Some(pipeline("first")));
+        let (reason, message) = only_refusal(&plan);
+        assert_eq!(reason, Reason::ResourceConflict);
+        insta::assert_snapshot!(message);
+    }
+
+    #[test]
+    fn dead_letters_of_somebody_else_are_refused() {
+        let plan = plan_after(|observed| observed.dead_letters = as_wanted().dead_letters);
+        assert_eq!(only_refusal(&plan).0, Reason::TableNotOwned);
+    }
+
+    #[test]
+    fn without_create_on_the_schema_the_sql_is_told() {
+        let plan = plan_after(|observed| observed.rights.create_in_schema = false);
+        let (reason, message) = only_refusal(&plan);
+        assert_eq!(reason, Reason::PermissionMissing);
+        assert!(message.ends_with(": GRANT USAGE, CREATE ON SCHEMA \"plant_7\" TO \"app\";"), "{message}");
+    }
+}

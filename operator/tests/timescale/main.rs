@@ -1,0 +1,38 @@
+//! The operator's TimescaleDB half against real servers of both editions: `IOTPIPELINE_TEST_TIMESCALE` names a
+//! superuser of an Apache-2 server, `IOTPIPELINE_TEST_TIMESCALE_COMMUNITY` a Community server that may be one
+//! PostgreSQL session for ever (so its scenarios run one after the other, each in a schema of its own).
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+#[cfg(test)]
+mod bookkeeping;
+#[cfg(test)]
+mod connections;
+#[cfg(test)]
+mod external;
+#[cfg(test)]
+mod managed;
+#[cfg(test)]
+mod retention;
+#[cfg(test)]
+mod rights;
+#[cfg(test)]
+mod support;
+
+use support::Test;
+
+#[tokio::test]
+async fn community_edition() {
+    Test::community().await.run(managed::created_from_nothing_and_then_left_alone).await;
+    Test::community().await.run(managed::a_native_policy_follows_the_spec).await;
+    Test::community().await.run(managed::columns_are_added_and_never_changed).await;
+    Test::community().await.run(managed::indexes_and_chunk_interval_are_repaired).await;
+    Test::community().await.run(managed::what_is_not_ours_is_refused).await;
+    Test::community().await.run(managed::only_our_own_is_deleted).await;
+    Test::community().await.run(managed::a_topic_is_claimed_once_and_released_with_its_positions).await;
+    Test::community().await.run(retention::a_shorter_time_waits_for_approval).await;
+    Test::community().await.run(external::a_table_of_somebody_else_is_checked_and_left_as_it_is).await;
+    Test::community().await.run(external::one_pipeline_feeds_a_table_from_a_topic).await;
+    Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;
+    Test::community().await.run(rights::another_role_is_granted_what_workers_need).await;
+}

@@ -1,0 +1,216 @@
+//! A database of either edition to work in, and what the tests ask of it.
+
+use std::time::{Duration, SystemTime};
+
+use access::database::{DatabaseAccess, DatabaseTls};
+use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
+use operator::{
+    change::Change,
+    kafka::TopicKey,
+    pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
+    timescale::{Databases, DirectDatabases, Edition, ObservedTable, Session, TablePlan, plan},
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+/// A database to work in, with a schema of its own for each scenario.
+#[derive(Clone)]
+pub struct Test {
+    pub access: DatabaseAccess,
+    /// Another role that may do everything in the same database.
+    pub superuser: DatabaseAccess,
+    /// The same role in the database that the environment names.
+    pub server: DatabaseAccess,
+    pub edition: Edition,
+    pub schema: SqlIdent,
+    pub pipeline: PipelineId,
+}
+
+impl Test {
+    pub async fn apache2() -> Self {
+        Self::new("IOTPIPELINE_TEST_TIMESCALE", Edition::Apache2)
+    }
+
+    pub async fn community() -> Self {
+        let test = Self::new("IOTPIPELINE_TEST_TIMESCALE_COMMUNITY", Edition::Community);
+        test.sql("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public").await;
+        test
+    }
+
+    fn new(variable: &str, edition: Edition) -> Self {
+        let uri = std::env::var(variable).unwrap_or_else(|_| {
+            panic!("{variable} must name a TimescaleDB server as postgres://superuser:password@host:port/database: run `make test`")
+        });
+        // A server that takes any password may be named without one.
+        let uri = match uri.split_once('@') {
+            Some((user, place)) if user.matches(':').count() == 1 => format!("{user}:any@{place}"),
+            _ => uri,
+        };
+        let value_of = |key: &str| (key == "uri").then(|| uri.clone());
+        let access = DatabaseAccess::from_secret(value_of, "default", DatabaseTls::default()).unwrap();
+        Self {
+            superuser: access.clone(),
+            server: access.clone(),
+            access,
+            edition,
+            schema: SqlIdent::parse(&format!("test_{}", unique())).unwrap(),
+            pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
+        }
+    }
+
+    /// The same test in a new database without the extension, as a new role that owns the database or may only
+    /// connect to it.
+    pub async fn database_of_a_role(&self, role: &str, right: &str) -> Self {
+        let name = format!("{role}_{}", unique());
+        self.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'x'")).await;
+        self.sql(&format!("CREATE DATABASE {name}")).await;
+        self.sql(&match right {
+            "OWNER" => format!("ALTER DATABASE {name} OWNER TO {name}"),
+            right => format!("GRANT {right} ON DATABASE {name} TO {name}"),
+        })
+        .await;
+        let superuser = DatabaseAccess { database: name.clone(), ..self.superuser.clone() };
+        let access = DatabaseAccess { username: name, password: "x".into(), ..superuser.clone() };
+        Self { access, superuser, ..self.clone() }
+    }
+
+    pub async fn run(self, scenario: impl AsyncFnOnce(&Self)) {
+        scenario(&self).await;
+        self.finish().await;
+    }
+
+    /// Leaves the server as it was.
+    pub async fn finish(self) {
+        if self.superuser == self.server {
+            self.sql(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema)).await;
+            return;
+        }
+        let server = Self { superuser: self.server.clone(), ..self.clone() };
+        server.sql(&format!("DROP DATABASE {} WITH (FORCE)", self.superuser.database)).await;
+        server.sql(&format!("DROP ROLE {}", self.access.username)).await;
+    }
+
+    pub fn as_superuser(&self) -> Self {
+        Self { access: self.superuser.clone(), ..self.clone() }
+    }
+
+    pub fn table(&self, name: &str) -> Table {
+        let ident = |name| SqlIdent::parse(name).unwrap();
+        let column = |name, column_type, nullable| Column { name: ident(name), column_type, nullable };
+        Table {
+            schema: self.schema.clone(),
+            name: ident(name),
+            columns: vec![
+                column("time", ColumnType::Timestamptz, false),
+                column("device", ColumnType::Text, false),
+                column("temperature", ColumnType::DoublePrecision, true),
+                column("extra", ColumnType::Jsonb, true),
+            ],
+            time_column: ident("time"),
+            writer: self.access.username.clone(),
+            wanted: Some(WantedTable {
+                chunk_interval: DAY,
+                indexes: vec![Index {
+                    columns: vec![
+                        (ident("device"), SortOrder::Ascending),
+                        (ident("time"), SortOrder::Descending),
+                    ],
+                }],
+                drop_after: None,
+            }),
+        }
+    }
+
+    pub async fn open(&self) -> Box<dyn Session> {
+        DirectDatabases.open(&self.access).await.unwrap()
+    }
+
+    pub async fn observe(&self, table: &Table) -> ObservedTable {
+        let mut session = self.open().await;
+        let observed = session.observe(table, None).await.unwrap();
+        session.close().await;
+        observed
+    }
+
+    pub async fn plan(&self, table: &Table) -> TablePlan {
+        plan(table, &self.pipeline, &self.observe(table).await, None)
+    }
+
+    /// Plans and applies until nothing is left, as reconciliations do; answers what changed.
+    pub async fn bring_about(&self, table: &Table) -> Vec<String> {
+        let mut changes = Vec::new();
+        loop {
+            let plan = self.plan(table).await;
+            let mut session = self.open().await;
+            session.apply(table, &plan).await.unwrap();
+            session.close().await;
+            changes.extend(plan.steps.iter().flat_map(|step| &step.changes).map(Change::to_string));
+            if !plan.unfinished {
+                return changes;
+            }
+        }
+    }
+
+    pub async fn plan_from(&self, table: &Table, pipeline: &PipelineId, topic: &TopicKey) -> TablePlan {
+        let mut session = self.open().await;
+        let observed = session.observe(table, Some(topic)).await.unwrap();
+        session.close().await;
+        plan(table, pipeline, &observed, None)
+    }
+
+    /// Applies the plan of a pipeline that reads the topic.
+    pub async fn bring_about_from(&self, table: &Table, pipeline: &PipelineId, topic: &TopicKey) {
+        let plan = self.plan_from(table, pipeline, topic).await;
+        assert_eq!(plan.refusals, []);
+        let mut session = self.open().await;
+        session.apply(table, &plan).await.unwrap();
+        session.close().await;
+    }
+
+    /// The plan is refused for lack of rights; whoever runs the SQL of the message has helped.
+    pub async fn grant_what_the_refusal_says(&self, table: &Table, expected: &[&str]) {
+        let plan = self.plan(table).await;
+        assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 1), "{plan:?}");
+        assert_eq!(plan.refusals[0].reason, Reason::PermissionMissing);
+        let message = &plan.refusals[0].message;
+        for part in expected {
+            assert!(message.contains(part), "{part} is not in: {message}");
+        }
+        let (_, sql) = message.split_once(": ").unwrap();
+        self.sql(sql).await;
+    }
+
+    /// Runs SQL as the superuser, as a person would.
+    pub async fn sql(&self, sql: &str) {
+        let mut connection = self.connect().await;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    pub async fn number(&self, sql: &str) -> i64 {
+        let mut connection = self.connect().await;
+        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        row.get::<i64, _>(0)
+    }
+
+    pub async fn connect(&self) -> PgConnection {
+        let DatabaseAccess { host, port, database, username, password, tls: _ } = &self.superuser;
+        let uri = format!("postgres://{username}:{password}@{host}:{port}/{database}?sslmode=disable");
+        let mut connection = PgConnection::connect(&uri).await.unwrap();
+        // A server of one session for ever still has whatever the last connection left.
+        for statement in ["ROLLBACK", "DISCARD ALL"] {
+            sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        }
+        connection
+    }
+}
+
+pub fn unique() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()
+}
+
+pub fn wanted(table: &mut Table) -> &mut WantedTable {
+    table.wanted.as_mut().unwrap()
+}

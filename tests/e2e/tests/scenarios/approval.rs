@@ -1,0 +1,63 @@
+//! A change that would delete data waits for a person.
+
+use std::time::Duration;
+
+use crds::{
+    names::APPROVE_ANNOTATION,
+    status::{ConditionType, Reason},
+};
+use e2e::{
+    fleet::Shares,
+    scenario::{Scenario, condition, scenario},
+    wait::eventually,
+};
+use serde_json::json;
+use snafu::{OptionExt, Report, ResultExt, Whatever};
+
+#[tokio::test]
+async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
+    scenario("approval", async |test: &Scenario| {
+        test.start(&test.manifest()?).await?;
+        let table = test.table().quoted();
+        let insert =
+            format!("INSERT INTO {table} (time, device) VALUES (now() - interval '3 days', 'an old row')");
+        test.database.execute(&insert).await?;
+        let old_rows = format!("SELECT count(*) FROM {table} WHERE device = 'an old row'");
+
+        let shorter = json!({"spec": {"timescale": {"retention": {"dropAfter": "30m"}}}});
+        test.patch(shorter).await?;
+        let message = test.not_ready(Reason::ApprovalRequired).await?;
+        for word in ["90", "30 min", "1 chunk"] {
+            assert!(message.contains(word), "{message}\nshould say {word}");
+        }
+        let hash = message.split(&format!("{APPROVE_ANNOTATION}=")).nth(1);
+        let hash: String = hash
+            .with_whatever_context(|| format!("no command in {message}"))?
+            .chars()
+            .take_while(char::is_ascii_hexdigit)
+            .collect();
+
+        // Meanwhile everything works, and nothing is deleted; the word of another change does not count.
+        test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: "0123456789ab"}}})).await?;
+        let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
+        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        test.drained(&ledger).await?;
+        let pipeline = test.wait_for("says what it waits for", |_| true).await?;
+        for worker in [ConditionType::BridgeReady, ConditionType::ProcessorReady] {
+            let status = condition(&pipeline, worker).map(|condition| condition.status.clone());
+            assert_eq!(status.as_deref(), Some("True"), "{worker}");
+        }
+        test.not_ready(Reason::ApprovalRequired).await?;
+        assert_eq!(test.database.number(&old_rows).await?, 1, "dropped without approval");
+
+        test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: hash}}})).await?;
+        test.ready().await?;
+        // Expired chunks are looked for every 75 seconds then.
+        eventually(Duration::from_secs(150), "the row of three days ago is dropped", async || {
+            let rows = test.database.number(&old_rows).await?;
+            Ok((rows == 0).then_some(()).ok_or(format!("{rows} old rows")))
+        })
+        .await
+    })
+    .await
+}
