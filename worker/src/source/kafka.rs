@@ -66,8 +66,8 @@ pub fn create_consumer(
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
-        // A partition that the topic gained is found within this time.
-        .set("topic.metadata.refresh.interval.ms", "30000")
+        // A partition that the topic gained is found within this time, and a topic that it may not see is named.
+        .set("topic.metadata.refresh.interval.ms", "10000")
         .set("statistics.interval.ms", "2000")
         .set("queued.min.messages", "5000")
         .set("queued.max.messages.kbytes", "8192")

@@ -129,7 +129,7 @@ impl Processor {
             Arc::clone(&assignment),
             Arc::clone(&self.readiness),
             self.metrics.clone(),
-            self.kafka.topic.clone(),
+            &self.kafka,
         );
         let consumer = match create_consumer(&access, &self.config.consumer_group, source_context) {
             Ok(consumer) => Arc::new(consumer),
@@ -200,7 +200,7 @@ impl Processor {
             if is_rotated {
                 tracing::info!("The Secrets for Kafka have changed; connecting anew");
             }
-            is_rotated || consumer.context().is_reading_refused()
+            is_rotated || consumer.context().is_refused()
         })
     }
 

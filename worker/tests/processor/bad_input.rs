@@ -50,6 +50,7 @@ fn cases() -> Vec<Case> {
         case("Infinity", event(r#""value":Infinity"#), "InvalidJson|Decode"),
         case("1e400", event(r#""value":1e400"#), "InvalidJson|Decode"),
         case("-0", event(r#""value":-0"#), "row"),
+        case("-0.0", event(r#""value":-0.0"#), "row"),
         case("null", "null", "dropped"),
         case("an empty array", "[]", "dropped"),
         case("a number", "42", "NotAnObject|Program"),
@@ -77,7 +78,7 @@ fn cases() -> Vec<Case> {
         case("the year 1", at("\"0001-01-01T00:00:00Z\""), "row"),
         case("the year 10000", at("\"+010000-01-01T00:00:00Z\""), "WrongType|Encode"),
         case("the year 0", at("\"0000-12-31T23:59:59Z\""), "OutOfRange|Encode"),
-        case("a number far beyond all times", at("9e18"), "OutOfRange|Encode"),
+        case("a number far beyond all times", at("1e300"), "OutOfRange|Encode"),
         case("a time without an offset", at("\"2026-11-23T10:00:00\""), "WrongType|Encode"),
         case("no time", at("\"yesterday\""), "WrongType|Encode"),
         case("10,000 levels", deep(10_000), "TooDeep|Decode"),
@@ -167,7 +168,7 @@ fn every_bad_record_becomes_a_row_or_a_dead_letter() {
         _ => 0,
     });
     assert_eq!(scenario.number("SELECT count(*) FROM {schema}.telemetry"), rows.sum::<i64>() + 1);
-    assert_eq!(scenario.query("SELECT value FROM {schema}.telemetry WHERE value = 0"), ["-0"]);
+    assert_eq!(scenario.query("SELECT value FROM {schema}.telemetry WHERE value = 0"), ["0", "0"]);
     assert_eq!(scenario.query("SELECT n FROM {schema}.telemetry WHERE n = 2"), ["2"]);
     let headers = scenario.query(
         "SELECT count(*), min(value) FROM {schema}.telemetry_dead_letters, jsonb_each_text(headers) \

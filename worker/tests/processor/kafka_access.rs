@@ -103,18 +103,19 @@ fn passwords_and_rights_that_are_missing_are_named_and_heal() {
     let message = processor.wait_for_problem("KafkaAuthenticationFailed");
     assert!(message.contains("kafka.sasl.passwordSecretRef") && !message.contains("wrong"), "{message}");
     scenario.mount(SecretPurpose::KafkaPassword, PASSWORD_FILE, "right");
-    let message = processor.wait_for_problem("KafkaRefused");
-    assert!(message.contains("Describe and Read"), "{message}");
-    administer_kafka(&[format!("allow {name} topic {name} Describe")]);
-    processor.wait_for("refused by the group", |status| {
-        status.problem.as_ref().is_some_and(|problem| problem.message.contains("consumer group"))
-    });
+    let wait_for = |words: &str, partitions: usize| {
+        processor.wait_for(words, |status| {
+            status.partitions.len() == partitions
+                && status.problem.as_ref().is_some_and(|problem| {
+                    problem.reason == "KafkaRefused" && problem.message.contains(words)
+                })
+        });
+    };
+    wait_for("the consumer group", 0);
     administer_kafka(&[format!("allow {name} group {name} Read")]);
-    processor.wait_for("refused as a reader", |status| {
-        let is_topic = |message: &str| message.contains("read the topic");
-        status.partitions.len() == 2
-            && status.problem.as_ref().is_some_and(|problem| is_topic(&problem.message))
-    });
+    wait_for("read the topic", 0);
+    administer_kafka(&[format!("allow {name} topic {name} Describe")]);
+    wait_for("read the topic", 2);
     // It stays so, although clients come and go.
     let stays = |status: &crds::worker::WorkerStatus| !status.ready;
     for _ in 0..60 {

@@ -7,19 +7,22 @@ use std::{
 
 use crds::worker::WorkerProblem;
 
-use crate::health::{Health, problem};
+use crate::{
+    health::{Health, problem},
+    source::kafka::trouble::KAFKA_REFUSED,
+};
 
 /// What stands in the way, in the order in which a person should hear of it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Obstacle {
     /// No broker of Kafka answers, or they do not let this worker in.
     Connection,
-    /// Kafka does not let this worker into the consumer group.
-    Group,
     /// The topic is missing, or Kafka does not show it to this worker.
     Topic,
     /// Kafka does not let this worker read the topic.
     Reading,
+    /// Kafka does not let this worker into the consumer group.
+    Group,
     /// The database does not take what it is given.
     Database,
 }
@@ -65,7 +68,7 @@ impl Readiness {
         self.health.set_partitions(partitions.clone());
         self.update(|state| {
             state.assigned = true;
-            state.obstacles.remove(&Obstacle::Group);
+            state.forget_refusals();
             // A member of a group whose topic is missing is assigned too: nothing.
             if !partitions.is_empty() {
                 state.obstacles.remove(&Obstacle::Topic);
@@ -79,6 +82,11 @@ impl Readiness {
         self.update(|state| {
             state.obstacles.insert(obstacle, problem);
         });
+    }
+
+    /// What Kafka refused before joining the group is to be said again, if it still does.
+    pub fn forget_refusals(&self) {
+        self.update(State::forget_refusals);
     }
 
     /// It is gone.
@@ -106,6 +114,13 @@ impl Readiness {
 }
 
 impl State {
+    fn forget_refusals(&mut self) {
+        let is_refusal = |obstacle: &Obstacle, problem: &WorkerProblem| {
+            matches!(obstacle, Obstacle::Topic | Obstacle::Group) && problem.reason == KAFKA_REFUSED
+        };
+        self.obstacles.retain(|obstacle, problem| !is_refusal(obstacle, problem));
+    }
+
     /// What a person should hear of first.
     fn problem(&self) -> Option<WorkerProblem> {
         let waiting = || {
@@ -154,13 +169,13 @@ mod tests {
         let readiness = Readiness::new(health.clone());
         let reason = || health.status().problem.map(|problem| problem.reason);
         readiness.clear(Obstacle::Database);
-        readiness.block(Obstacle::Reading, problem("KafkaRefused", "x"));
+        readiness.block(Obstacle::Reading, problem(KAFKA_REFUSED, "x"));
         readiness.rejoin();
         readiness.set_assigned(vec![0]);
-        assert_eq!(reason().as_deref(), Some("KafkaRefused"));
+        assert_eq!(reason().as_deref(), Some(KAFKA_REFUSED));
         readiness.clear(Obstacle::Reading);
         assert_eq!(reason(), None);
-        readiness.block(Obstacle::Group, problem("KafkaRefused", "x"));
+        readiness.block(Obstacle::Group, problem(KAFKA_REFUSED, "x"));
         readiness.block(Obstacle::Topic, problem("TopicMissing", "x"));
         readiness.set_assigned(vec![]);
         assert_eq!(reason().as_deref(), Some("TopicMissing"));

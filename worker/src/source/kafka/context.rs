@@ -9,7 +9,7 @@ use std::{
 };
 
 use access::kafka::cause::Cause;
-use crds::worker::WorkerProblem;
+use crds::worker::{KafkaConfig, WorkerProblem};
 
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
@@ -43,10 +43,12 @@ pub struct SourceContext {
     pub metrics: ProcessorMetrics,
     /// The topic.
     pub topic: String,
+    /// The brokers, as the configuration names them.
+    bootstrap_servers: String,
     /// Why there is no connection, as far as that was told.
     cause: Mutex<Cause>,
-    /// Whether a broker has refused a read.
-    reading_refused: AtomicBool,
+    /// Whether a broker has refused something for want of a right.
+    refused: AtomicBool,
 }
 
 impl ClientContext for SourceContext {
@@ -86,7 +88,7 @@ impl ClientContext for SourceContext {
                     *known = cause.max(*known);
                 }
                 if let Some(refusal) = trouble::refusal(code) {
-                    self.refused(code, refusal);
+                    self.refuse(code, refusal);
                 }
             }
         }
@@ -120,27 +122,34 @@ impl SourceContext {
         assignment: Arc<Assignment>,
         readiness: Arc<Readiness>,
         metrics: ProcessorMetrics,
-        topic: String,
+        kafka: &KafkaConfig,
     ) -> Self {
-        let cause = Mutex::new(Cause::Silence);
-        Self { assignment, readiness, metrics, topic, cause, reading_refused: AtomicBool::new(false) }
+        Self {
+            assignment,
+            readiness,
+            metrics,
+            topic: kafka.topic.clone(),
+            bootstrap_servers: kafka.bootstrap_servers.clone(),
+            cause: Mutex::new(Cause::Silence),
+            refused: AtomicBool::new(false),
+        }
     }
 
-    /// Whether a broker has refused a read. The client says so once and goes on trying, so nothing tells when it
+    /// Whether a broker has refused something. The client says so once and goes on trying, and nothing tells when it
     /// succeeds; a new client does.
-    pub fn is_reading_refused(&self) -> bool {
-        self.reading_refused.load(Ordering::Relaxed)
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
-    fn refused(&self, code: RDKafkaErrorCode, refusal: WorkerProblem) {
+    fn refuse(&self, code: RDKafkaErrorCode, refusal: WorkerProblem) {
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            self.readiness.forget_refusals();
+        }
         let obstacle = match code {
             RDKafkaErrorCode::GroupAuthorizationFailed => Obstacle::Group,
             _ if self.assignment.owned().is_empty() => Obstacle::Topic,
             // Whoever has partitions was shown the topic.
-            _ => {
-                self.reading_refused.store(true, Ordering::Relaxed);
-                Obstacle::Reading
-            }
+            _ => Obstacle::Reading,
         };
         self.readiness.block(obstacle, refusal);
     }
@@ -186,8 +195,8 @@ impl SourceContext {
             *self.cause() = Cause::Silence;
             return self.readiness.clear(Obstacle::Connection);
         }
-        let brokers: Vec<&str> = statistics.brokers.values().map(|broker| broker.name.as_str()).collect();
-        self.readiness.block(Obstacle::Connection, trouble::unconnected(&brokers, *self.cause()));
+        let problem = trouble::unconnected(&self.bootstrap_servers, *self.cause());
+        self.readiness.block(Obstacle::Connection, problem);
     }
 
     fn watch_topic(&self, statistics: &Statistics) {
@@ -198,7 +207,7 @@ impl SourceContext {
         for (partition, owned) in self.assignment.owned() {
             let end = topic.partitions.get(&partition).map_or(-1, |known| known.hi_offset);
             // Where a partition ends, only a successful read has told.
-            if end >= 0 && !self.is_reading_refused() {
+            if end >= 0 && !self.is_refused() {
                 self.readiness.clear(Obstacle::Reading);
             }
             if let (Some(position), 0..) = (owned.position, end) {

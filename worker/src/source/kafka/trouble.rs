@@ -6,6 +6,9 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use crate::health::problem;
 
+/// The reason of a problem that ends when somebody gives this worker's user a right.
+pub const KAFKA_REFUSED: &str = "KafkaRefused";
+
 /// Which right Kafka misses in this worker's user; `None` where the code says anything else.
 pub fn refusal(code: RDKafkaErrorCode) -> Option<WorkerProblem> {
     let message = match code {
@@ -17,7 +20,7 @@ pub fn refusal(code: RDKafkaErrorCode) -> Option<WorkerProblem> {
         }
         _ => return None,
     };
-    Some(problem("KafkaRefused", message))
+    Some(problem(KAFKA_REFUSED, message))
 }
 
 /// Why there is no connection, if that is what the client reports.
@@ -33,8 +36,8 @@ pub fn connection_cause(code: RDKafkaErrorCode, text: &str) -> Option<Cause> {
 }
 
 /// There is no connection.
-pub fn unconnected(brokers: &[&str], cause: Cause) -> WorkerProblem {
-    problem(cause.reason(), format!("Kafka at {} {cause}.", brokers.join(", ")))
+pub fn unconnected(bootstrap_servers: &str, cause: Cause) -> WorkerProblem {
+    problem(cause.reason(), format!("Kafka at {bootstrap_servers} {cause}."))
 }
 
 #[cfg(test)]
@@ -53,7 +56,7 @@ mod tests {
     fn what_is_not_about_connections_hides_no_cause() {
         assert_eq!(connection_cause(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down"), None);
         let cause = connection_cause(RDKafkaErrorCode::SSL, "error: certificate verify failed").unwrap();
-        let problem = unconnected(&["kafka:9094"], cause);
+        let problem = unconnected("kafka:9094", cause);
         assert_eq!(problem.reason, "KafkaTlsFailed");
         assert!(
             problem.message.starts_with("Kafka at kafka:9094 showed a certificate"),

@@ -2,6 +2,7 @@
 //! in words; a change here is a change there.
 
 use crds::pipeline::ColumnType;
+use jiff::{SignedDuration, civil::DateTime, fmt::temporal::Pieces};
 use program::Value;
 
 use super::json;
@@ -59,13 +60,14 @@ pub fn timestamp(value: &Value) -> Result<i64, Misfit> {
         Value::Float(number) => epoch_float(number.into_inner()),
         Value::Bytes(_) | Value::String(_) => {
             let text = text(value)?;
-            let time: jiff::Timestamp = text.parse().map_err(|_| {
-                (
-                    Reason::WrongType,
-                    "the text is no time as RFC 3339 writes it (2026-11-23T10:00:00Z)".to_owned(),
-                )
-            })?;
-            time.as_microsecond()
+            let micros = match text.parse::<jiff::Timestamp>() {
+                Ok(time) => Some(time.as_microsecond()),
+                Err(_) => late_timestamp(text),
+            };
+            micros.ok_or_else(|| {
+                let message = "the text is no time as RFC 3339 writes it (2026-11-23T10:00:00Z)";
+                (Reason::WrongType, message.to_owned())
+            })?
         }
         other => return Err(wrong_type(other, "a time")),
     };
@@ -74,6 +76,15 @@ pub fn timestamp(value: &Value) -> Result<i64, Misfit> {
     } else {
         Err((Reason::OutOfRange, "the time is not between the years 1 and 9999".to_owned()))
     }
+}
+
+/// The same of the last hours of the year 9999, a favourite for "never", which are beyond what a `Timestamp` holds.
+fn late_timestamp(text: &str) -> Option<i64> {
+    let pieces = Pieces::parse(text).ok()?;
+    let local = pieces.date().to_datetime(pieces.time()?);
+    let since_1970 = local.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0));
+    let offset = SignedDuration::from_secs(pieces.to_numeric_offset()?.seconds().into());
+    i64::try_from(since_1970.checked_sub(offset)?.as_micros()).ok()
 }
 
 const MICROS_FROM_1970_TO_2000: i64 = 946_684_800_000_000;
@@ -310,6 +321,15 @@ mod tests {
         assert_eq!(timestamp(&decode(b"1795428000.25").unwrap()), Ok(1_795_428_000_250_000));
         assert_eq!(timestamp(&decode(b"-1").unwrap()), Ok(-1_000_000));
         assert_eq!(written(ColumnType::Timestamptz, "946684800"), Ok(vec![0; 8]));
+    }
+
+    #[test]
+    fn the_last_moment_of_the_accepted_years_is_a_time() {
+        let micros = |text: &str| timestamp(&Value::from(text));
+        assert_eq!(micros("9999-12-31T23:59:59.999999Z"), Ok(ACCEPTED_MICROS.end - 1));
+        assert_eq!(micros("9999-12-31T23:59:59-00:01").unwrap_err().0, Reason::OutOfRange);
+        assert_eq!(micros("9999-12-31T23:59:59").unwrap_err().0, Reason::WrongType);
+        assert_eq!(micros("9999-12-31T22:00:00+02:00"), Ok(ACCEPTED_MICROS.end - 4 * 3_600_000_000));
     }
 
     #[test]
