@@ -130,7 +130,7 @@ fn what_is_wrong_with_tls_at_the_broker_is_told() {
             None,
             |scenario| scenario.mount(SecretPurpose::MqttCa, CA_FILE, "hunter2"),
             "SecretInvalid",
-            "spec.mqtt.tls.caSecretRef",
+            "ca.crt that holds no certificates in PEM form (spec.mqtt.tls)",
         ),
     ];
     for protocol_version in [ProtocolVersion::V5, ProtocolVersion::V311] {
