@@ -40,7 +40,9 @@ use crate::{
 #[derive(Debug, Snafu)]
 pub enum Error {
     /// A variable of the environment would change every connection to a database.
-    #[snafu(display("the environment sets {variable}; connections are configured by pipelines alone, so unset it"))]
+    #[snafu(display(
+        "the environment sets {variable}; connections are configured by pipelines alone, so unset it"
+    ))]
     Environment {
         /// The variable.
         variable: &'static str,

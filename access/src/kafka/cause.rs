@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use rdkafka::error::RDKafkaErrorCode;
+use crds::status::Reason;
+use rdkafka::types::RDKafkaErrorCode;
 
 /// Why there is no working connection. What says more comes later: of several causes the last one is told.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -14,9 +15,9 @@ pub enum Cause {
     Silence,
     /// No name of a host is known.
     UnknownHost,
-    /// The brokers seem to speak TLS, and this client does not.
+    /// The brokers hang up on a client that says nothing of certificates; they seem to speak TLS.
     TlsExpected,
-    /// The brokers seem to ask for a user.
+    /// The brokers hang up on a client that names no user; they seem to ask for one.
     UserExpected,
     /// The brokers do not speak TLS.
     TlsNotSpoken,
@@ -57,7 +58,7 @@ const WORDS: [(&str, Cause); 20] = [
 ];
 
 impl Cause {
-    /// What an error that librdkafka reports of a connection stands for.
+    /// What an error of a connection stands for.
     pub fn of(code: Option<RDKafkaErrorCode>, text: &str) -> Self {
         if code == Some(RDKafkaErrorCode::Authentication) {
             // The words after these are the broker's.
@@ -75,17 +76,22 @@ impl Cause {
         })
     }
 
+    /// Whether trying longer will not help, unless another broker answers.
+    pub fn is_an_answer(self) -> bool {
+        self > Self::UnknownHost
+    }
+
     /// The reason of a condition or of a worker's problem.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> Reason {
         match self {
-            Self::Silence | Self::UnknownHost => "KafkaUnreachable",
+            Self::Silence | Self::UnknownHost => Reason::KafkaUnreachable,
             Self::TlsExpected
             | Self::TlsNotSpoken
             | Self::TlsFailed
             | Self::ServerCertificateRefused
-            | Self::ClientCertificateRefused => "KafkaTlsFailed",
+            | Self::ClientCertificateRefused => Reason::KafkaTlsFailed,
             Self::UserExpected | Self::MechanismRefused | Self::PasswordRefused => {
-                "KafkaAuthenticationFailed"
+                Reason::KafkaAuthenticationFailed
             }
         }
     }
@@ -96,8 +102,8 @@ impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Silence => {
-                "does not answer; check the address, the brokers' advertised listeners, network policies and that \
-                 the brokers run"
+                "did not answer; check the address, the brokers' advertised listeners, network policies \
+                 and that the brokers run"
             }
             Self::UnknownHost => {
                 "was not found: a name in kafka.bootstrapServers, or one that the brokers advertise, is not known \
@@ -115,13 +121,14 @@ impl fmt::Display for Cause {
                 "broke off the TLS handshake; check that this port speaks TLS 1.2 or later, and the brokers' logs"
             }
             Self::ServerCertificateRefused => {
-                "showed a certificate that cannot be trusted: the authority that signed it is not in the Secret \
-                 kafka.tls.caSecretRef (without that, not among the system's), or it does not name the host in \
-                 kafka.bootstrapServers or the brokers' advertised listeners, or it has expired"
+                "showed a certificate that cannot be trusted: the authority that signed it is not in ca.crt of the \
+                 Secret kafka.tls.caSecretRef (without that, not among the system's), or it does not name the host \
+                 in kafka.bootstrapServers or the brokers' advertised listeners, or it has expired"
             }
             Self::ClientCertificateRefused => {
-                "wants a client certificate, or another one: check the Secret kafka.tls.clientSecretRef, that the \
-                 brokers trust who signed it, and that it has not expired"
+                "wants a client certificate, or another one: check tls.crt and tls.key (Strimzi: user.crt and \
+                 user.key) of the Secret kafka.tls.clientSecretRef, that the brokers trust who signed it, and that \
+                 it has not expired"
             }
             Self::MechanismRefused => {
                 "does not know the mechanism of kafka.sasl at this port; set kafka.sasl.mechanism to one that is \
@@ -151,15 +158,36 @@ mod tests {
             (Code::Resolve, "h:1: Failed to resolve 'h:1': Name or service not known", Cause::UnknownHost),
             (
                 Code::SSL,
-                "h:1: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed",
+                "h:1: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate \
+                 could not be verified",
                 Cause::ServerCertificateRefused,
             ),
             (
                 Code::BrokerTransportFailure,
-                "h:1: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required",
+                "h:1: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116",
                 Cause::ClientCertificateRefused,
             ),
-            (Code::Authentication, "h:1: SASL authentication error: it failed", Cause::PasswordRefused),
+            (
+                Code::SSL,
+                "h:1: SSL handshake failed: error:0A00010B:SSL routines::wrong version number",
+                Cause::TlsNotSpoken,
+            ),
+            (
+                Code::SSL,
+                "h:1: SSL handshake failed: error:0A000410:SSL routines::alert handshake failure",
+                Cause::TlsFailed,
+            ),
+            (
+                Code::Authentication,
+                "h:1: SASL authentication error: Authentication failed",
+                Cause::PasswordRefused,
+            ),
+            (
+                Code::Authentication,
+                "h:1: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported \
+                 mechanisms: SCRAM-SHA-512",
+                Cause::MechanismRefused,
+            ),
         ];
         for (code, text, cause) in cases {
             assert_eq!(Cause::of(Some(code), text), cause, "{text}");

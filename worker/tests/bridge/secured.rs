@@ -11,7 +11,7 @@ use rumqttc_v5::QoS;
 
 use crate::support::{
     Scenario, address_of, administer_kafka, assert_each_once, assert_nothing_lost, broker::publish, message,
-    read_topic, secret, variable,
+    read_topic, secret, variable, wait_until,
 };
 
 const MQTT_TLS: &str = "IOTPIPELINE_TEST_MQTT_TLS";
@@ -51,12 +51,20 @@ fn log_in(scenario: &mut Scenario, mechanism: SaslMechanism, username: &str, pas
     scenario.mount(SecretPurpose::KafkaPassword, PASSWORD_FILE, password);
 }
 
+/// Through a stop in the middle, whose last acknowledgements must arrive: nothing comes twice.
 fn assert_carries_messages(scenario: &Scenario) {
     let bridge = scenario.start_ready();
     let total = 2000;
-    publish(&scenario.name, QoS::AtLeastOnce, (0..total).map(|number| message(scenario, number)));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            publish(&scenario.name, QoS::AtLeastOnce, (0..total).map(|number| message(scenario, number)));
+        });
+        let delivered = || bridge.metric("iotpipeline_bridge_messages_delivered_total");
+        wait_until(|| delivered() > 0.0).unwrap();
+        assert!(bridge.terminate().success());
+    });
+    let _bridge = scenario.start();
     assert_each_once(&read_topic(&scenario.name, total), total);
-    assert!(bridge.terminate().success());
 }
 
 #[test]
@@ -130,7 +138,7 @@ fn what_is_wrong_with_tls_at_the_broker_is_told() {
             None,
             |scenario| scenario.mount(SecretPurpose::MqttCa, CA_FILE, "hunter2"),
             "SecretInvalid",
-            "spec.mqtt.tls.caSecretRef",
+            "ca.crt that holds no certificates in PEM form (spec.mqtt.tls)",
         ),
     ];
     for protocol_version in [ProtocolVersion::V5, ProtocolVersion::V311] {

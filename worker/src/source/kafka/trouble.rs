@@ -34,7 +34,7 @@ pub fn connection_cause(code: RDKafkaErrorCode, text: &str) -> Option<Cause> {
 
 /// There is no connection.
 pub fn unconnected(brokers: &[&str], cause: Cause) -> WorkerProblem {
-    problem(cause.reason(), format!("Kafka at {} {cause}.", brokers.join(", ")))
+    problem(cause.reason().into(), format!("Kafka at {} {cause}.", brokers.join(", ")))
 }
 
 #[cfg(test)]
