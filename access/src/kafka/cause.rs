@@ -15,10 +15,12 @@ pub enum Cause {
     Silence,
     /// No name of a host is known.
     UnknownHost,
-    /// The brokers hang up on a client that says nothing of certificates; they seem to speak TLS.
+    /// Somebody hangs up on a client that does not speak TLS, as brokers that do would.
     TlsExpected,
-    /// The brokers hang up on a client that names no user; they seem to ask for one.
+    /// Somebody hangs up on a client that names no user, as brokers that ask for one would.
     UserExpected,
+    /// Somebody hangs up on a client that speaks TLS, as brokers that do not would.
+    TlsUnexpected,
     /// The brokers do not speak TLS.
     TlsNotSpoken,
     /// The handshake failed otherwise.
@@ -34,7 +36,7 @@ pub enum Cause {
 }
 
 /// Words by which a cause is known, the first match counting.
-const WORDS: [(&str, Cause); 20] = [
+const WORDS: [(&str, Cause); 18] = [
     ("certificate verify failed", Cause::ServerCertificateRefused),
     ("alert bad certificate", Cause::ClientCertificateRefused),
     ("alert certificate expired", Cause::ClientCertificateRefused),
@@ -48,12 +50,10 @@ const WORDS: [(&str, Cause); 20] = [
     ("wrong version number", Cause::TlsNotSpoken),
     ("packet length too long", Cause::TlsNotSpoken),
     ("record layer failure", Cause::TlsNotSpoken),
-    ("connecting to a PLAINTEXT broker listener", Cause::TlsNotSpoken),
-    ("connecting to a SSL listener", Cause::TlsExpected),
-    ("might require SASL authentication", Cause::UserExpected),
+    ("connecting to a PLAINTEXT broker listener", Cause::TlsUnexpected),
+    ("during SSL connection handshake", Cause::TlsUnexpected),
     ("SSL handshake failed", Cause::TlsFailed),
     ("SSL routines", Cause::TlsFailed),
-    ("during SSL connection handshake", Cause::TlsFailed),
     ("Failed to resolve", Cause::UnknownHost),
 ];
 
@@ -72,27 +72,40 @@ impl Cause {
         by_words.unwrap_or(match code {
             Some(RDKafkaErrorCode::SSL) => Self::TlsFailed,
             Some(RDKafkaErrorCode::Resolve) => Self::UnknownHost,
+            _ if text.contains("Disconnected") => Self::of_hanging_up(text),
             _ => Self::Silence,
         })
     }
 
+    /// What the state of a connection says that the other side closed.
+    fn of_hanging_up(text: &str) -> Self {
+        if text.contains("in state APIVERSION_QUERY") {
+            Self::TlsExpected
+        } else if text.contains("in state UP") {
+            Self::UserExpected
+        } else {
+            Self::Silence
+        }
+    }
+
     /// Whether trying longer will not help, unless another broker answers.
     pub fn is_an_answer(self) -> bool {
-        self > Self::UnknownHost
+        self > Self::TlsUnexpected
     }
 
     /// The reason of a condition or of a worker's problem.
     pub fn reason(self) -> Reason {
         match self {
-            Self::Silence | Self::UnknownHost => Reason::KafkaUnreachable,
-            Self::TlsExpected
-            | Self::TlsNotSpoken
+            Self::Silence
+            | Self::UnknownHost
+            | Self::TlsExpected
+            | Self::UserExpected
+            | Self::TlsUnexpected => Reason::KafkaUnreachable,
+            Self::TlsNotSpoken
             | Self::TlsFailed
             | Self::ServerCertificateRefused
             | Self::ClientCertificateRefused => Reason::KafkaTlsFailed,
-            Self::UserExpected | Self::MechanismRefused | Self::PasswordRefused => {
-                Reason::KafkaAuthenticationFailed
-            }
+            Self::MechanismRefused | Self::PasswordRefused => Reason::KafkaAuthenticationFailed,
         }
     }
 }
@@ -110,11 +123,16 @@ impl fmt::Display for Cause {
                  to DNS"
             }
             Self::TlsExpected => {
-                "hung up; this port seems to speak TLS: set kafka.tls, which may be {} where a public authority \
-                 signed the brokers' certificate, or name another port"
+                "hung up; either it is starting or stopping, or this port speaks TLS: then set kafka.tls (to {} \
+                 where a public authority signed the brokers' certificate), or name another port"
             }
             Self::UserExpected => {
-                "hung up; this port seems to ask for a user: set kafka.sasl, or name another port"
+                "hung up; either it is starting or stopping, or this port asks for a user: then set kafka.sasl, or \
+                 name another port"
+            }
+            Self::TlsUnexpected => {
+                "hung up; either it is starting or stopping, or this port does not speak TLS: then remove kafka.tls, \
+                 or name another port"
             }
             Self::TlsNotSpoken => "does not speak TLS at this port; remove kafka.tls, or name another port",
             Self::TlsFailed => {
@@ -166,6 +184,23 @@ mod tests {
                 Code::BrokerTransportFailure,
                 "h:1: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116",
                 Cause::ClientCertificateRefused,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "h:1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener? (after 9ms in \
+                 state SSL_HANDSHAKE)",
+                Cause::TlsUnexpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "h:1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 9ms in state \
+                 APIVERSION_QUERY)",
+                Cause::TlsExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "h:1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 9ms in state UP)",
+                Cause::UserExpected,
             ),
             (
                 Code::SSL,

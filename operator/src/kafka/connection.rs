@@ -140,7 +140,7 @@ impl Connection {
             }
             Some(_) => Ok(()),
         })?;
-        self.check_config(topic, config, &action)
+        self.check_config(topic, config, &action, ", although Kafka agreed")
     }
 
     /// Sets the named settings and keeps all others.
@@ -168,7 +168,13 @@ impl Connection {
         if let Some((_, code)) = answers.into_iter().find_map(Result::err) {
             return Err(self.error_of_code(code, Right::AlterConfigs, &action));
         }
-        self.check_config(topic, &merged, &action)
+        // The client library swallows the error of a single resource here too.
+        let advice = format!(
+            "; grant the operator's Kafka user {} on the topic (docs/security.md lists all rights), or mend \
+             kafka.topic.config if this Kafka does not take the value",
+            Right::AlterConfigs
+        );
+        self.check_config(topic, &merged, &action, &advice)
     }
 
     fn add_partitions(&self, topic: &TopicName, total: i32) -> Result<(), Error> {
@@ -244,6 +250,7 @@ impl Connection {
         topic: &TopicName,
         wanted: &BTreeMap<String, String>,
         action: &str,
+        advice: &str,
     ) -> Result<(), Error> {
         settle(|| {
             let config = self.known_config(topic, action)?;
@@ -253,7 +260,7 @@ impl Connection {
             match wanted.iter().find(|(name, value)| !holds(name, value)) {
                 None => Ok(()),
                 Some((name, value)) => {
-                    let found = format!("Kafka agreed, but {name} is not {value}");
+                    let found = format!("{name} is not {value}{advice}");
                     Err(not_as_asked(action, found))
                 }
             }

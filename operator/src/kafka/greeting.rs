@@ -31,7 +31,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Connects, and learns the brokers' names. Fails soon where a broker refuses.
 pub(super) fn greet(access: &KafkaAccess, action: &str) -> Result<(), Error> {
     let bootstrap_servers = access.bootstrap_servers.as_str();
-    let listener = Listener::default();
+    let listener = Listener::new(access);
     let client: BaseProducer<Listener> = client_config(access)
         .set_log_level(RDKafkaLogLevel::Info)
         .create_with_context(listener.clone())
@@ -52,17 +52,36 @@ pub(super) fn greet(access: &KafkaAccess, action: &str) -> Result<(), Error> {
 }
 
 /// Remembers what librdkafka says of failed attempts.
-#[derive(Clone, Default)]
-struct Listener(Arc<Mutex<Option<Cause>>>);
+#[derive(Clone)]
+struct Listener {
+    heard: Arc<Mutex<Cause>>,
+    encrypted: bool,
+    has_user: bool,
+}
 
 impl Listener {
+    fn new(access: &KafkaAccess) -> Self {
+        Self {
+            heard: Arc::new(Mutex::new(Cause::Silence)),
+            encrypted: access.tls.is_some(),
+            has_user: access.sasl.is_some(),
+        }
+    }
+
     fn hear(&self, cause: Cause) {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *heard = (*heard).max(Some(cause));
+        let is_excluded = match cause {
+            Cause::TlsExpected => self.encrypted,
+            Cause::UserExpected => self.has_user,
+            _ => false,
+        };
+        if !is_excluded {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            *heard = (*heard).max(cause);
+        }
     }
 
     fn heard(&self) -> Cause {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Cause::Silence)
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

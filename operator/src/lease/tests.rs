@@ -78,7 +78,12 @@ impl State {
 }
 
 fn failure(code: StatusCode) -> (StatusCode, Value) {
-    (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "message": "", "reason": ""}))
+    let reason = code.canonical_reason().unwrap().replace(' ', "");
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "code": code.as_u16(), "reason": reason, "message": reason,
+    });
+    (code, status)
 }
 
 /// A tenth of the real ones and less.

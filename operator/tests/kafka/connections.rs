@@ -7,6 +7,7 @@ use access::{
     tls::TlsMaterial,
 };
 use crds::{pipeline::SaslMechanism, status::Reason};
+use futures::join;
 use operator::{
     kafka::{Error, KafkaClient, TopicAdmin},
     pipeline::TopicName,
@@ -16,6 +17,9 @@ use crate::harness::{sasl, secret, tls, variable};
 
 /// What is told at once takes less, although a busy machine may be slow.
 const AT_ONCE: Duration = Duration::from_secs(6);
+
+/// Whoever may still answer gets ten seconds.
+const DEADLINE: Duration = Duration::from_secs(15);
 
 const OURS: Option<&str> = Some("backends-ca");
 
@@ -49,7 +53,8 @@ async fn assert_told(access: KafkaAccess, reason: Reason, words: &str) {
     for foreign in ["SSL routines", "error:", "Broker:", "uthentication failed", "wrong-password"] {
         assert!(!text.contains(foreign), "{foreign:?} in {text:?}");
     }
-    assert!(started.elapsed() < AT_ONCE, "told after {:?}", started.elapsed());
+    let limit = if reason == Reason::KafkaUnreachable { DEADLINE } else { AT_ONCE };
+    assert!(started.elapsed() < limit, "told after {:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -121,13 +126,16 @@ async fn a_user_or_password_that_is_refused_is_told() {
 #[tokio::test]
 async fn a_port_of_another_kind_is_told() {
     let user = sasl(SaslMechanism::Plain, "outsider", &secret("kafka-outsider", "password"));
-    let (authentication, encryption) = (Reason::KafkaAuthenticationFailed, Reason::KafkaTlsFailed);
-    assert_told(listener("KAFKA_SASL", None, user), authentication, "set kafka.sasl.mechanism to one").await;
-    assert_told(listener("KAFKA_SASL", None, None), authentication, "set kafka.sasl, or").await;
-    assert_told(listener("KAFKA_SASL_TLS", tls(OURS, None), None), authentication, "set kafka.sasl, or")
-        .await;
-    assert_told(listener("KAFKA_TLS", None, None), encryption, "set kafka.tls").await;
-    assert_told(listener("KAFKA", tls(OURS, None), None), encryption, "remove kafka.tls").await;
+    let access = listener("KAFKA_SASL", None, user);
+    assert_told(access, Reason::KafkaAuthenticationFailed, "set kafka.sasl.mechanism to one").await;
+    // Brokers just hang up here, which may have other causes.
+    let told = |access, words| assert_told(access, Reason::KafkaUnreachable, words);
+    join!(
+        told(listener("KAFKA_SASL", None, None), "set kafka.sasl, or"),
+        told(listener("KAFKA_SASL_TLS", tls(OURS, None), None), "set kafka.sasl, or"),
+        told(listener("KAFKA_TLS", None, None), "set kafka.tls"),
+        told(listener("KAFKA", tls(OURS, None), None), "remove kafka.tls"),
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use access::{
@@ -106,6 +106,15 @@ impl Test {
         );
         let answers = admin.alter_configs([&request], &AdminOptions::new()).await.unwrap();
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        // What the controller has written, the broker learns a moment later.
+        for _ in 0..100 {
+            let found = self.observe().await.topic.unwrap().config.unwrap();
+            if config.iter().all(|(name, value)| found[*name].value == *value) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the settings did not change");
     }
 
     pub async fn finish(self) {

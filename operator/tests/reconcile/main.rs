@@ -10,6 +10,8 @@ mod deletion;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod topics;
+#[cfg(test)]
 mod world;
 
 use kube::runtime::controller::Action;

@@ -57,6 +57,15 @@ impl FakeKafka {
         self.0.lock().unwrap().is_down = is_down;
     }
 
+    /// Somebody else makes the topic, or gives it other settings.
+    pub fn make_topic(&self, config: &[(&str, &str)]) {
+        let setting = |(name, value): &(&str, &str)| {
+            ((*name).to_owned(), TopicSetting { value: (*value).to_owned(), set_on_topic: true })
+        };
+        let config = Some(config.iter().map(setting).collect());
+        self.0.lock().unwrap().topic = Some(ExistingTopic { partitions: 12, replication_factor: 3, config });
+    }
+
     pub fn watermark_reads(&self) -> u32 {
         self.0.lock().unwrap().watermark_reads
     }

@@ -25,7 +25,9 @@ use operator::{
     build::{WorkerImage, WorkerSettings},
     context::Context,
     error::Error,
+    kafka::TopicKey,
     memory::Memory,
+    pipeline::TopicName,
     reconcile::{reconcile, report::Reports, validate::Settings},
     telemetry::metrics::Metrics,
 };
@@ -199,6 +201,19 @@ impl World {
         let object: DeserializeGuard<IoTPipeline> =
             serde_json::from_value(self.api.get("iotpipelines/line")).unwrap();
         reconcile(Arc::new(object), Arc::clone(&self.context)).await
+    }
+
+    /// What the operator remembers of the pipeline is lost, as by a restart.
+    pub fn forget(&self) {
+        self.context.memory.forget(&("plant-7".to_owned(), "line".to_owned()));
+    }
+
+    /// A pipeline of another namespace, with another database, manages the topic.
+    pub fn let_another_manage_the_topic(&self) {
+        let other = ("plant-8".to_owned(), "other".to_owned());
+        let topic =
+            TopicKey { cluster_id: "kafka-1".to_owned(), topic: TopicName::parse("plant-7.line").unwrap() };
+        assert_eq!(self.context.memory.claim_topic(&other, &topic), None);
     }
 
     /// What was written since the last look.

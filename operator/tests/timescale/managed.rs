@@ -102,7 +102,8 @@ async fn apache2_a_role_without_rights_is_told_the_sql_that_helps() {
     superuser.bring_about(&table).await;
     let expected = [
         "GRANT USAGE, CREATE ON SCHEMA",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON \"older\".\"_iotpipeline_version\"",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON \"older\".\"_iotpipeline_feeds\", ",
+        "\"older\".\"_iotpipeline_version\" TO",
     ];
     stranger.grant_what_the_refusal_says(&table, &expected).await;
     stranger

@@ -142,12 +142,20 @@ impl Kafka {
         Ok(())
     }
 
-    /// Creates a topic that no pipeline created.
+    /// Creates a topic that no pipeline created, with one partition.
     ///
     /// # Errors
     /// Fails where Kafka refuses.
     pub async fn create(&self, topic: &str) -> Result<()> {
-        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        self.create_with(topic, 1).await
+    }
+
+    /// The same with so many partitions.
+    ///
+    /// # Errors
+    /// Fails where Kafka refuses.
+    pub async fn create_with(&self, topic: &str, partitions: i32) -> Result<()> {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let answers = self.admin.create_topics([&new], &options()).await;
         for answer in answers.with_whatever_context(|_| format!("failed to create {topic}"))? {
             answer

@@ -1,7 +1,8 @@
-//! What the end-to-end tests and the demo are made of: a simulated fleet of devices, and a harness around a
-//! real cluster with Kafka, TimescaleDB and Mosquitto.
+//! What the end-to-end tests, the demo and the benchmark are made of: a simulated fleet of devices, and a harness
+//! around a real cluster with Kafka, TimescaleDB and Mosquitto.
 
 pub mod backends;
+pub mod bench;
 pub mod cluster;
 pub mod database;
 pub mod fleet;

@@ -25,6 +25,7 @@ async function serve(socket) {
   if (socket.destroyed) {
     return;
   }
+  await applyOptions(await firstBytes(socket));
   const handler = new PGLiteSocketHandler({ db: database, closeOnDetach: true });
   const closed = new Promise((resolve) => {
     socket.once("close", resolve);
@@ -36,6 +37,26 @@ async function serve(socket) {
   handler.detach(true);
   await database.exec("ROLLBACK");
   await newSession();
+}
+
+// What a client says first; the handler gets it too.
+async function firstBytes(socket) {
+  const first = await new Promise((resolve) => {
+    socket.once("data", resolve);
+    socket.once("close", () => resolve(Buffer.alloc(0)));
+    socket.resume();
+  });
+  socket.pause();
+  socket.unshift(first);
+  return first;
+}
+
+// A server sets what a client asks for in the parameter `options` of its first message; this build does not.
+async function applyOptions(startup) {
+  const [, options = ""] = startup.toString("latin1").match(/\0options\0([^\0]*)\0/) ?? [];
+  for (const [, name, value] of options.matchAll(/-c (\w+)=(\S+)/g)) {
+    await database.query("SELECT set_config($1, $2, false)", [name, value]);
+  }
 }
 
 // The defaults of this build have no search path to speak of; a server's do.
