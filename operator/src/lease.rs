@@ -31,8 +31,10 @@ pub struct Timing {
     pub duration: Duration,
     /// How long the holder acts since it sent its last renewal.
     pub deadline: Duration,
-    /// How often to renew or to look, and how long one request may take.
+    /// How often to renew or to look.
     pub retry: Duration,
+    /// How long one request may take.
+    pub request: Duration,
 }
 
 /// One operator's part in the election.
@@ -77,7 +79,7 @@ enum Error {
 impl Default for Timing {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { duration: seconds(15), deadline: seconds(10), retry: seconds(2) }
+        Self { duration: seconds(30), deadline: seconds(20), retry: seconds(2), request: seconds(5) }
     }
 }
 
@@ -209,7 +211,7 @@ impl Election {
         action: &'static str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
-        timeout(self.timing.retry, request)
+        timeout(self.timing.request, request)
             .await
             .context(SlowSnafu { action })?
             .context(RequestSnafu { action })

@@ -89,7 +89,12 @@ fn failure(code: StatusCode) -> (StatusCode, Value) {
 /// A tenth of the real ones and less.
 fn timing() -> Timing {
     let milliseconds = Duration::from_millis;
-    Timing { duration: milliseconds(1500), deadline: milliseconds(1000), retry: milliseconds(100) }
+    Timing {
+        duration: milliseconds(3000),
+        deadline: milliseconds(2000),
+        retry: milliseconds(100),
+        request: milliseconds(1000),
+    }
 }
 
 fn ignore(_: &str) {}

@@ -81,6 +81,8 @@ async fn a_topic_that_another_pipeline_manages_survives_the_deletion() {
     world.let_another_manage_the_topic();
     world.reconcile().await.unwrap();
     world.reconcile().await.unwrap();
+    world.api.remove("pods/line-bridge-0");
+    world.reconcile().await.unwrap();
     assert_topic_untouched(&world);
     assert_eq!(world.api.get("iotpipelines/line"), json!(null));
 }

@@ -25,8 +25,8 @@ use snafu::{OptionExt, Report, ResultExt, Whatever};
 /// The operator's Deployment, as tests/e2e/install makes it.
 const OPERATOR: &str = "iotpipeline-operator";
 
-/// A dead operator's Lease runs out after 15 seconds; the rest is for a slow machine.
-const TAKEN_OVER: Duration = Duration::from_secs(60);
+/// A dead operator's Lease runs out after 30 seconds; the rest is for a slow machine.
+const TAKEN_OVER: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn the_operators_absence_stops_no_data() -> Report<Whatever> {

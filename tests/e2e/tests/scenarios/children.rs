@@ -13,6 +13,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{ConfigMap, Pod, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
 };
@@ -55,6 +56,7 @@ async fn children_are_restricted_owned_and_without_secrets() -> Report<Whatever>
             vec![serde_json::to_string(&test.wait_for("exists", |_| true).await?).unwrap_or_default()];
         texts.extend(owned::<ConfigMap>(test, &owner).await?);
         texts.extend(owned::<Deployment>(test, &owner).await?);
+        texts.extend(owned::<NetworkPolicy>(test, &owner).await?);
         texts.extend(owned::<PodDisruptionBudget>(test, &owner).await?);
         texts.extend(owned::<Service>(test, &owner).await?);
         texts.extend(owned::<StatefulSet>(test, &owner).await?);
