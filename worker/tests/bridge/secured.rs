@@ -89,8 +89,10 @@ fn every_transport_carries_messages_in_both_versions() {
 
 #[test]
 fn what_is_wrong_with_tls_at_the_broker_is_told() {
-    type Change = fn(&mut Scenario);
-    let cases: [(&str, &str, Option<&str>, Change, &str, &str); 7] = [
+    /// Address, authority, client certificate, what else is different, reason, and words of the message.
+    type Case =
+        (&'static str, &'static str, Option<&'static str>, fn(&mut Scenario), &'static str, &'static str);
+    let cases: [Case; 7] = [
         (
             MQTT_TLS,
             "stranger-ca",
