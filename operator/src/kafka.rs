@@ -11,7 +11,6 @@ use crate::{
     pipeline::TopicName,
 };
 
-mod cause;
 mod client;
 mod connection;
 mod error;
@@ -19,7 +18,7 @@ mod external;
 mod greeting;
 mod plan;
 
-pub use cause::Cause;
+pub use access::kafka::cause::Cause;
 pub use client::KafkaClient;
 pub use error::{Error, Right};
 pub use plan::{managed_by_another, plan, plan_deletion};

@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
-    cause::Cause,
+    Cause, Error, ExistingTopic, ObservedTopic, TopicAction, TopicSetting, Watermarks,
     error::{NotAsAskedSnafu, Right, SetupSnafu, UnreachableSnafu},
     settings_unknown,
 };

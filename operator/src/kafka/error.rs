@@ -7,7 +7,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use snafu::Snafu;
 use strum::Display;
 
-use super::cause::Cause;
+use super::Cause;
 
 /// A right on a topic, by the name that Kafka gives to the operation.
 #[derive(Clone, Copy, Debug, Display, Eq, PartialEq)]

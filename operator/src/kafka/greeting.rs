@@ -17,8 +17,7 @@ use rdkafka::{
 };
 
 use super::{
-    Error,
-    cause::Cause,
+    Cause, Error,
     connection::{DEADLINE, client_config},
     error::{SetupSnafu, UnreachableSnafu},
 };

@@ -72,7 +72,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Create => "KafkaConfigInvalid",
-            Self::Unreachable { cause, .. } => cause.reason(),
+            Self::Unreachable { cause, .. } => cause.reason().into(),
             Self::Topic { .. } => "TopicMissing",
             Self::Refused { .. } => "KafkaRefused",
         }

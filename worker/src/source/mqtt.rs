@@ -104,7 +104,7 @@ impl Failure {
             format!(
                 "The MQTT broker sent a packet of {size} bytes, larger than spec.mqtt.maxPacketSize ({max} bytes), \
                  and nothing behind it gets through. Raise spec.mqtt.maxPacketSize, and lower the broker's own limit \
-                 to it (Mosquitto: max_packet_size), or use MQTT 5, where the broker keeps to spec.mqtt.maxPacketSize."
+                 to it (Mosquitto: max_packet_size or message_size_limit), or use MQTT 5, where the broker keeps to spec.mqtt.maxPacketSize."
             ),
         )
     }

@@ -11,7 +11,7 @@ use rumqttc_v5::QoS;
 
 use crate::support::{
     Scenario, address_of, administer_kafka, assert_each_once, assert_nothing_lost, broker::publish, message,
-    read_topic, secret, variable,
+    read_topic, secret, variable, wait_until,
 };
 
 const MQTT_TLS: &str = "IOTPIPELINE_TEST_MQTT_TLS";
@@ -51,12 +51,20 @@ fn log_in(scenario: &mut Scenario, mechanism: SaslMechanism, username: &str, pas
     scenario.mount(SecretPurpose::KafkaPassword, PASSWORD_FILE, password);
 }
 
+/// Through a stop in the middle, whose last acknowledgements must arrive: nothing comes twice.
 fn assert_carries_messages(scenario: &Scenario) {
     let bridge = scenario.start_ready();
     let total = 2000;
-    publish(&scenario.name, QoS::AtLeastOnce, (0..total).map(|number| message(scenario, number)));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            publish(&scenario.name, QoS::AtLeastOnce, (0..total).map(|number| message(scenario, number)));
+        });
+        let delivered = || bridge.metric("iotpipeline_bridge_messages_delivered_total");
+        wait_until(|| delivered() > 0.0).unwrap();
+        assert!(bridge.terminate().success());
+    });
+    let _bridge = scenario.start();
     assert_each_once(&read_topic(&scenario.name, total), total);
-    assert!(bridge.terminate().success());
 }
 
 #[test]
@@ -81,8 +89,10 @@ fn every_transport_carries_messages_in_both_versions() {
 
 #[test]
 fn what_is_wrong_with_tls_at_the_broker_is_told() {
-    type Change = fn(&mut Scenario);
-    let cases: [(&str, &str, Option<&str>, Change, &str, &str); 7] = [
+    /// Address, authority, client certificate, what else is different, reason, and words of the message.
+    type Case =
+        (&'static str, &'static str, Option<&'static str>, fn(&mut Scenario), &'static str, &'static str);
+    let cases: [Case; 7] = [
         (
             MQTT_TLS,
             "stranger-ca",

@@ -37,7 +37,7 @@ pub fn connection_cause(code: RDKafkaErrorCode, text: &str) -> Option<Cause> {
 
 /// There is no connection.
 pub fn unconnected(bootstrap_servers: &str, cause: Cause) -> WorkerProblem {
-    problem(cause.reason(), format!("Kafka at {bootstrap_servers} {cause}."))
+    problem(cause.reason().into(), format!("Kafka at {bootstrap_servers} {cause}."))
 }
 
 #[cfg(test)]

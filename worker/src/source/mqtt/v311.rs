@@ -32,6 +32,7 @@ pub struct Client(AsyncClient);
 pub struct Events {
     event_loop: EventLoop,
     transport: Transport,
+    client_id: String,
     max_packet_size: u32,
 }
 
@@ -70,7 +71,15 @@ pub fn connect(
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS);
     event_loop.set_network_options(network);
-    Ok((Client(client), Events { event_loop, transport, max_packet_size: config.max_packet_size_bytes }))
+    Ok((
+        Client(client),
+        Events {
+            event_loop,
+            transport,
+            client_id: config.client_id.clone(),
+            max_packet_size: config.max_packet_size_bytes,
+        },
+    ))
 }
 
 impl Client {
@@ -113,12 +122,14 @@ impl Events {
             Ok(Incoming(Packet::UnsubAck(_))) => Event::Unsubscribed(Ok(())),
             Ok(Sent(Outgoing::Disconnect)) | Err(ConnectionError::RequestsDone) => Event::Disconnected,
             Ok(_) => Event::Other,
-            Err(error) => return Err(failure(&self.transport, self.max_packet_size, &error)),
+            Err(error) => {
+                return Err(failure(&self.transport, &self.client_id, self.max_packet_size, &error));
+            }
         })
     }
 }
 
-fn failure(transport: &Transport, max_packet_size: u32, error: &ConnectionError) -> Failure {
+fn failure(transport: &Transport, client_id: &str, max_packet_size: u32, error: &ConnectionError) -> Failure {
     match error {
         ConnectionError::ConnectionRefused(code) => {
             let hint = match code {
@@ -135,7 +146,10 @@ fn failure(transport: &Transport, max_packet_size: u32, error: &ConnectionError)
         ConnectionError::MqttState(StateError::Deserialization(PacketError::PayloadSizeLimitExceeded(
             size,
         ))) => Failure::too_large(*size, max_packet_size),
-        ConnectionError::MqttState(StateError::ConnectionAborted) => transport.unreachable(CLOSED_CONNECTION),
+        // This version has no word for the reason either.
+        ConnectionError::MqttState(StateError::ConnectionAborted) => transport.unreachable(&format!(
+            "{CLOSED_CONNECTION}. If that happens again and again, another client may use the client id {client_id}"
+        )),
         ConnectionError::MqttState(StateError::AwaitPingResp) => transport.unreachable(NO_PINGRESP),
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => transport.unreachable(NO_ANSWER),
         ConnectionError::ResponseValidation(_) => transport.unreachable(NO_MQTT_WEBSOCKET),

@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
         let bootstrap_servers = &self.parts.kafka.bootstrap_servers;
         match self.parts.producer.deliveries().cause() {
             Some(cause) => Failure {
-                reason: cause.reason(),
+                reason: cause.reason().into(),
                 message: format!("Kafka at {bootstrap_servers} {cause}. Messages wait at the MQTT broker."),
             },
             None => Failure {
