@@ -117,7 +117,7 @@ async fn end_session(
         let workers = fetch_workers(object, context).await?;
         match session::end_session(object, &workers, key, context).await {
             session::Progress::Waits(message) => return Ok(Some(message)),
-            session::Progress::Over(event) => event,
+            session::Progress::Over(event) => event.map(|event| *event),
         }
     };
     context.memory.update(key, |remembered| remembered.session_is_over = true);

@@ -219,9 +219,8 @@ impl Source {
         while !(self.is_over)() {
             self.health.turned();
             // Runs rebalances. A record that comes all the same is left for later.
-            match self.consumer.poll(Duration::ZERO) {
-                Some(Ok(message)) => self.put_back(message.partition(), view),
-                Some(Err(_)) | None => {}
+            if let Some(Ok(message)) = self.consumer.poll(Duration::ZERO) {
+                self.put_back(message.partition(), view);
             }
             if sink.has_room(Duration::from_millis(100)) {
                 self.log_failure("resume", self.consumer.resume(&self.flowing()));

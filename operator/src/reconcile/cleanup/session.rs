@@ -42,7 +42,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// How far it has come.
 pub enum Progress {
     /// There is nothing to wait for any more, and this to tell of it.
-    Over(Option<Event>),
+    Over(Option<Box<Event>>),
     /// The bridge is at it.
     Waits(String),
 }
@@ -82,7 +82,7 @@ pub async fn end_session(
         Step::Waits { .. } if retirement.is_some_and(|retirement| retirement.ended) => {
             let passed_on = retirement.map_or(0, |retirement| retirement.passed_on);
             let note = format!("{session} has ended; {passed_on} messages were passed on before");
-            return Progress::Over(Some(announce::event(EventType::Normal, "SessionEnded", note)));
+            return Progress::Over(Some(Box::new(announce::event(EventType::Normal, "SessionEnded", note))));
         }
         Step::Lost(why) => Err(why.to_owned()),
         Step::Waits { problem, .. } => Ok(problem.unwrap_or_else(|| {
@@ -100,7 +100,7 @@ pub async fn end_session(
     };
     match why {
         Ok(message) if !is_given_up => Progress::Waits(format!("{session} is being ended: {message}")),
-        Ok(why) | Err(why) => Progress::Over(Some(leave(object, mqtt, &why, retirement, context))),
+        Ok(why) | Err(why) => Progress::Over(Some(Box::new(leave(object, mqtt, &why, retirement, context)))),
     }
 }
 
