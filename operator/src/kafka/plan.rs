@@ -193,7 +193,8 @@ fn not_owned(wanted: &Topic) -> Refusal {
 /// What to do about a topic that is not ours.
 fn ways_out(last: &str) -> String {
     format!(
-        "set kafka.topic.management to External to use the topic as it is, choose another kafka.topic.name, or {last}"
+        "create the IoTPipeline with kafka.topic.management: External to use the topic as it is, choose another \
+         kafka.topic.name, or {last}"
     )
 }
 
