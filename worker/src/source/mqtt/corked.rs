@@ -1,7 +1,10 @@
-//! A stream that gathers what is written until its owner has nothing more to write and reads again.
+//! A stream that gathers what is written until its owner has nothing more to write and reads again, and lets what
+//! comes gather for a moment.
 //!
 //! rumqttc flushes after each acknowledgement, which would be a system call, and a TLS record, for each message.
-//! Its event loop reads only when no acknowledgement waits, so that writing right before reading delays nothing.
+//! Its event loop reads only when no acknowledgement waits, so that acknowledgements are written right before reading.
+//! Brokers write each message by itself too, and whoever reads at once is woken for each: under load that costs
+//! several times what the messages do. So once there is nothing more to read, the next look is a moment later.
 
 use std::{
     io::{self, Read, Write},
@@ -12,6 +15,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,6 +27,9 @@ use tokio_rustls::client::TlsStream;
 
 /// What is gathered at most before it is written in any case, bytes.
 const CAPACITY: usize = 64 * 1024;
+
+/// How long the thread rests once it has read a stream empty.
+const REST: Duration = Duration::from_micros(500);
 
 /// How long the end of a connection may wait for the peer.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -84,13 +91,15 @@ pub struct Corked {
     gathered: Vec<u8>,
     /// Whether the stream may hold back some of what it was given.
     is_flushed: bool,
+    /// Whether something came since the last rest.
+    was_read: bool,
     last_words: LastWords,
 }
 
 impl Corked {
     /// Gathers what is written to `stream`, and keeps the last of what is read from it.
     pub fn new(stream: Stream, last_words: LastWords) -> Self {
-        Self { stream: Some(stream), gathered: Vec::new(), is_flushed: true, last_words }
+        Self { stream: Some(stream), gathered: Vec::new(), is_flushed: true, was_read: false, last_words }
     }
 
     fn stream(&mut self) -> io::Result<&mut Stream> {
@@ -127,7 +136,16 @@ impl AsyncRead for Corked {
         }
         // A peer that does not read must not keep this side from reading.
         let before = buffer.filled().len();
-        ready!(either!(self.stream()?, stream => stream.poll_read(context, buffer)))?;
+        let Poll::Ready(result) = either!(self.stream()?, stream => stream.poll_read(context, buffer)) else {
+            if std::mem::take(&mut self.was_read) {
+                // It is the thread that rests, not the task, which the kernel would go on waking for each message. The
+                // bridge is alone on it, and what else it has to do can wait as long.
+                thread::sleep(REST);
+            }
+            return Poll::Pending;
+        };
+        result?;
+        self.was_read = true;
         self.last_words.heard(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }

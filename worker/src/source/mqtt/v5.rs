@@ -107,6 +107,8 @@ impl Events {
         Ok(match self.event_loop.poll().await {
             Ok(Incoming(Packet::Publish(publish))) => Event::Message(message(publish)),
             Ok(Incoming(Packet::ConnAck(connack))) => {
+                // It has said what it is there for, and would be asked to keep each change from now on.
+                self.event_loop.options.clear_session_store();
                 Event::Connected { session_present: connack.session_present }
             }
             Ok(Incoming(Packet::SubAck(suback))) => {
