@@ -49,8 +49,13 @@ pub fn decode(payload: &[u8]) -> Result<Value, Rejection> {
 /// Whether brackets outside of strings nest deeper than `limit`. Parsers recurse, so this is asked before.
 fn nests_deeper_than(payload: &[u8], limit: usize) -> bool {
     // Nearly every payload has too few brackets to nest so deep, whatever their order; counting is cheap.
-    let opening = payload.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
-    opening > limit && depth(payload) > limit
+    payload.len() > limit && count_opening(payload) > limit && depth(payload) > limit
+}
+
+/// How many `{` and `[` there are. What is counted in a byte is counted sixteen at a time.
+fn count_opening(payload: &[u8]) -> usize {
+    let count = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
+    payload.chunks(u8::MAX.into()).map(|chunk| usize::from(count(chunk))).sum()
 }
 
 fn depth(payload: &[u8]) -> usize {

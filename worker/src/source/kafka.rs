@@ -70,7 +70,9 @@ pub fn create_consumer(
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("statistics.interval.ms", "2000")
         .set("queued.min.messages", "5000")
-        .set("queued.max.messages.kbytes", "8192")
+        .set("queued.max.messages.kbytes", "4096")
+        // What one answer of a broker may hold stays in memory until its last record is taken.
+        .set("fetch.max.bytes", "2097152")
         .set("fetch.wait.max.ms", "50")
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.error.backoff.ms", "200")

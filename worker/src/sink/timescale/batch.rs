@@ -15,6 +15,9 @@ const MAX_ROWS: usize = 20_000;
 /// A batch with so many bytes is full.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 
+/// How many bytes it has room for without growing, which would copy them.
+const ROOM_BYTES: usize = MAX_BYTES + MAX_BYTES / 4;
+
 /// How long a batch that is not full waits for more records.
 pub const LINGER: Duration = Duration::from_millis(50);
 
@@ -115,6 +118,11 @@ pub fn record_hash(payload: &[u8]) -> Vec<u8> {
 }
 
 impl Batch {
+    /// An empty one. Its room takes no memory before it is used.
+    pub fn new() -> Self {
+        Self { rows: Vec::with_capacity(ROOM_BYTES), ..Self::default() }
+    }
+
     /// Adds the rows of a record, all or none; none are fine too. `now` is in microseconds since 1970.
     ///
     /// # Errors
@@ -294,7 +302,7 @@ impl Batch {
         let mut rows = std::mem::take(&mut self.rows);
         let mut extents = std::mem::take(&mut self.extents);
         rows.clear();
-        rows.shrink_to(MAX_BYTES + MAX_BYTES / 4);
+        rows.shrink_to(ROOM_BYTES);
         extents.clear();
         *self = Self { rows, extents, ..Self::default() };
     }

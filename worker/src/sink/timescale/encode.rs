@@ -5,6 +5,8 @@
 pub mod json;
 pub mod value;
 
+use std::collections::BTreeMap;
+
 use crds::{
     pipeline::ColumnType,
     worker::{AcceptTimeConfig, TableConfig},
@@ -26,9 +28,21 @@ const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct RowEncoder {
     columns: Vec<Column>,
-    /// The names that columns take from the top level, sorted; `None` without an extra column.
-    taken_fields: Option<Vec<String>>,
+    /// What columns take, sorted by name as the fields of an object are, so that both are walked through once.
+    fields: Vec<Field>,
+    has_extra: bool,
     accept_time: AcceptTimeConfig,
+}
+
+/// A field of the top level that columns take, whole or some of it.
+#[derive(Clone, Debug)]
+struct Field {
+    name: String,
+    /// The columns, by index.
+    columns: Vec<usize>,
+    /// Whether a column takes it whole. Where none does, as of `.sensor.value`, `sensor` is in the extra column too, so
+    /// that nothing of it is lost.
+    is_taken: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +57,15 @@ struct Column {
 impl RowEncoder {
     /// Writes rows of `table` whose event time is within `accept_time`.
     pub fn new(table: &TableConfig, accept_time: AcceptTimeConfig) -> Self {
-        let columns: Vec<Column> = table
+        let mut fields = BTreeMap::<&String, Field>::new();
+        for (index, column) in table.columns.iter().enumerate() {
+            let Some((name, rest)) = column.from.split_first() else { continue };
+            let field = fields.entry(name).or_insert_with(|| Field::unused(name));
+            field.columns.push(index);
+            field.is_taken |= rest.is_empty();
+        }
+        let fields = fields.into_values().collect();
+        let columns = table
             .columns
             .iter()
             .map(|column| Column {
@@ -54,8 +76,7 @@ impl RowEncoder {
                 is_time: column.name == table.time_column,
             })
             .collect();
-        let taken_fields = table.extra_column.as_ref().map(|_| taken_fields(&columns));
-        Self { columns, taken_fields, accept_time }
+        Self { columns, fields, has_extra: table.extra_column.is_some(), accept_time }
     }
 
     /// Appends the rows of one record, all or none. `now` is in microseconds since 1970.
@@ -64,8 +85,9 @@ impl RowEncoder {
     /// Says what is wrong with the first row that does not fit; `buffer` is then as it was.
     pub fn encode(&self, rows: &[Value], now: i64, buffer: &mut Vec<u8>) -> Result<(), Rejection> {
         let start = buffer.len();
+        let mut found = vec![None; self.columns.len()];
         let result = rows.iter().try_for_each(|row| {
-            self.encode_row(row, now, buffer)?;
+            self.encode_row(row, &mut found, now, buffer)?;
             if buffer.len() - start > MAX_RECORD_BYTES {
                 let message = format!("the rows of this record take more than {MAX_RECORD_BYTES} bytes");
                 return Err(Rejection::new(Reason::TooLarge, Stage::Encode, message));
@@ -78,30 +100,72 @@ impl RowEncoder {
         result
     }
 
-    fn encode_row(&self, row: &Value, now: i64, buffer: &mut Vec<u8>) -> Result<(), Rejection> {
-        let count = self.columns.len() + usize::from(self.taken_fields.is_some());
+    fn encode_row<'a>(
+        &self,
+        row: &'a Value,
+        found: &mut [Option<&'a Value>],
+        now: i64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Rejection> {
+        let reject = |(reason, message)| Rejection::new(reason, Stage::Encode, message);
+        let has_rest = self.find(row, found);
+        let count = self.columns.len() + usize::from(self.has_extra);
         // A table has at most 1,600 columns.
         buffer.extend_from_slice(&i16::try_from(count).unwrap_or(i16::MAX).to_be_bytes());
-        for column in &self.columns {
-            self.encode_column(column, row, now, buffer).map_err(|(reason, message)| {
-                Rejection::new(reason, Stage::Encode, format!("column {}: {message}", column.name))
+        for (column, found) in self.columns.iter().zip(found) {
+            self.encode_column(column, *found, now, buffer).map_err(|(reason, message)| {
+                reject((reason, format!("column {}: {message}", column.name)))
             })?;
         }
-        match &self.taken_fields {
-            Some(taken) => encode_extra(row, taken, buffer)
-                .map_err(|(reason, message)| Rejection::new(reason, Stage::Encode, message)),
-            None => Ok(()),
+        match (self.has_extra, has_rest) {
+            (false, _) => Ok(()),
+            (true, false) => {
+                buffer.extend_from_slice(&NULL);
+                Ok(())
+            }
+            (true, true) => self.encode_extra(row, buffer).map_err(reject),
         }
+    }
+
+    /// Finds the value of each column, where null counts as none; answers whether anything is left that no column takes.
+    fn find<'a>(&self, row: &'a Value, found: &mut [Option<&'a Value>]) -> bool {
+        found.fill(None);
+        let mut has_rest = false;
+        let mut fields = self.fields.iter().peekable();
+        for (name, value) in row.as_object().into_iter().flatten() {
+            while fields.next_if(|field| field.name.as_str() < name.as_str()).is_some() {}
+            let Some(field) = fields.next_if(|field| field.name == name.as_str()) else {
+                has_rest = true;
+                continue;
+            };
+            has_rest |= !field.is_taken;
+            for index in &field.columns {
+                found[*index] = value_at(value, &self.columns[*index].path[1..]);
+            }
+        }
+        has_rest
+    }
+
+    fn encode_extra(&self, row: &Value, buffer: &mut Vec<u8>) -> Result<(), (Reason, String)> {
+        let is_taken = |name: &str| {
+            let index = self.fields.binary_search_by(|field| field.name.as_str().cmp(name));
+            index.is_ok_and(|index| self.fields[index].is_taken)
+        };
+        let rest = row.as_object().into_iter().flatten().filter(|(name, _)| !is_taken(name));
+        with_length(buffer, |buffer| {
+            buffer.push(json::JSONB_VERSION);
+            json::write_object(rest.map(|(name, value)| (name.as_str(), value)), buffer)
+        })
     }
 
     fn encode_column(
         &self,
         column: &Column,
-        row: &Value,
+        found: Option<&Value>,
         now: i64,
         buffer: &mut Vec<u8>,
     ) -> Result<(), (Reason, String)> {
-        let Some(found) = value_at(row, &column.path) else {
+        let Some(found) = found else {
             if !column.nullable {
                 return Err((Reason::MissingField, format!("{} has no value", path_text(&column.path))));
             }
@@ -137,18 +201,10 @@ impl RowEncoder {
 /// The length that stands for NULL.
 const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
-/// A field counts as taken where a column takes it whole; `.sensor.value` leaves `sensor` in the extra column, so
-/// that nothing of it is lost.
-fn taken_fields(columns: &[Column]) -> Vec<String> {
-    let mut taken: Vec<String> = columns
-        .iter()
-        .filter_map(|column| match column.path.as_slice() {
-            [field] => Some(field.clone()),
-            _ => None,
-        })
-        .collect();
-    taken.sort_unstable();
-    taken
+impl Field {
+    fn unused(name: &str) -> Self {
+        Self { name: name.to_owned(), columns: Vec::new(), is_taken: false }
+    }
 }
 
 /// The value at a path; null counts as none.
@@ -159,19 +215,6 @@ fn value_at<'a>(row: &'a Value, path: &[String]) -> Option<&'a Value> {
 
 fn path_text(path: &[String]) -> String {
     path.iter().flat_map(|field| [".", field]).collect()
-}
-
-fn encode_extra(row: &Value, taken: &[String], buffer: &mut Vec<u8>) -> Result<(), (Reason, String)> {
-    let is_extra = |name: &str| taken.binary_search_by(|taken| taken.as_str().cmp(name)).is_err();
-    let fields = row.as_object().into_iter().flatten().filter(|(name, _)| is_extra(name));
-    if fields.clone().next().is_none() {
-        buffer.extend_from_slice(&NULL);
-        return Ok(());
-    }
-    with_length(buffer, |buffer| {
-        buffer.push(json::JSONB_VERSION);
-        json::write_object(fields.map(|(name, value)| (name.as_str(), value)), buffer)
-    })
 }
 
 /// Writes a field behind its length, which is known only afterwards.

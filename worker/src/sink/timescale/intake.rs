@@ -59,8 +59,8 @@ impl Intake {
         Self {
             transform,
             encoder,
-            batch: Some(Batch::default()),
-            spare: Some(Batch::default()),
+            batch: Some(Batch::new()),
+            spare: Some(Batch::new()),
             full,
             empty,
             now: now(),
