@@ -248,10 +248,15 @@ fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
                 .map(|(name, relation)| Refusal {
                     reason: Reason::TableNotOwned,
                     message: format!(
-                        "{} {}.{name} exists, and no IoTPipeline created it; choose another timescale.table, or \
-                         rename or drop what is there",
+                        "{} {}.{name} exists, and no IoTPipeline created it; choose another timescale.table, {}rename \
+                         or drop what is there",
                         if relation.is_table { "table" } else { "a view, index or sequence" },
-                        wanted.schema
+                        wanted.schema,
+                        if name == wanted.name.as_str() && relation.is_table {
+                            "set timescale.management to External to write to it as it is, or "
+                        } else {
+                            "or "
+                        }
                     ),
                 })
         }
