@@ -61,8 +61,8 @@ pub struct Tenure(Watchdog);
 /// How one look at the Lease ended.
 #[derive(Clone, Debug, PartialEq)]
 enum Look {
-    /// It is this operator's; the request that made it so was sent at this time.
-    Held(Instant),
+    /// It is this operator's.
+    Held,
     /// It is this other operator's.
     HeldBy(String),
 }
@@ -79,7 +79,7 @@ enum Error {
 impl Default for Timing {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { duration: seconds(30), deadline: seconds(20), retry: seconds(2), request: seconds(5) }
+        Self { duration: seconds(30), deadline: seconds(20), retry: seconds(2), request: seconds(4) }
     }
 }
 
@@ -98,10 +98,9 @@ impl Election {
         overdue: impl FnOnce() + Send + 'static,
     ) -> Tenure {
         loop {
-            match self.look().await {
-                Ok(Look::Held(since)) => {
-                    return Tenure(Watchdog::start(since + self.timing.deadline, overdue));
-                }
+            let now = Instant::now();
+            match self.look(now).await {
+                Ok(Look::Held) => return Tenure(Watchdog::start(now + self.timing.deadline, overdue)),
                 Ok(Look::HeldBy(holder)) => stands_by(&holder),
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "The Lease could not be had; tried again")
@@ -115,8 +114,9 @@ impl Election {
     pub async fn keep(&mut self, tenure: &Tenure) -> String {
         loop {
             sleep(self.timing.retry).await;
-            match self.look().await {
-                Ok(Look::Held(since)) => tenure.0.postpone(since + self.timing.deadline),
+            let now = Instant::now();
+            match self.look(now).await {
+                Ok(Look::Held) => tenure.0.postpone(now + self.timing.deadline),
                 Ok(Look::HeldBy(holder)) => return holder,
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "The Lease was not renewed; tried again")
@@ -136,14 +136,14 @@ impl Election {
         drop(tenure);
     }
 
-    /// Reads the Lease, and takes or renews it where that is right.
-    async fn look(&mut self) -> Result<Look, Error> {
+    /// Reads the Lease, and takes or renews it where that is right. `now` is before all of that: a tenure never seems
+    /// longer than it is, and what another has renewed seems older by the time of one request at most.
+    async fn look(&mut self, now: Instant) -> Result<Look, Error> {
         let Some(mut lease) = self.request("read", self.api.get_opt(&self.name)).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             return self.write(Lease { metadata, spec: None }).await;
         };
         let spec = lease.spec.take().unwrap_or_default();
-        let now = Instant::now();
         if self.seen.as_ref().is_none_or(|seen| seen.spec != spec) {
             self.seen = Some(Seen { spec: spec.clone(), since: now });
         }
@@ -164,7 +164,6 @@ impl Election {
 
     /// Writes this operator into a Lease as it was read, or that does not exist yet.
     async fn write(&self, lease: Lease) -> Result<Look, Error> {
-        let sent_at = Instant::now();
         let is_new = lease.metadata.resource_version.is_none();
         let before = lease.spec.unwrap_or_default();
         let is_renewal = holder(&before) == Some(&self.identity);
@@ -185,7 +184,7 @@ impl Election {
             self.request("write", self.api.replace(&self.name, &params, &lease)).await
         };
         match written {
-            Ok(_) => Ok(Look::Held(sent_at)),
+            Ok(_) => Ok(Look::Held),
             // Another was faster. Who it is will show at the next look; a renewal is tried again then.
             Err(error) if error.is_conflict() && !is_renewal => Ok(Look::HeldBy(String::new())),
             Err(error) => Err(error),

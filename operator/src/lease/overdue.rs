@@ -47,3 +47,30 @@ impl Drop for Watchdog {
         self.set(None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn it_barks_after_the_last_deadline_and_not_before() {
+        let (sent, received) = mpsc::channel();
+        let began = Instant::now();
+        let first = began + Duration::from_secs(2);
+        let watchdog = Watchdog::start(first, move || sent.send(Instant::now()).unwrap());
+        let second = began + Duration::from_secs(3);
+        watchdog.postpone(second);
+        assert!(received.recv().unwrap() >= second);
+    }
+
+    #[test]
+    fn a_dropped_one_is_silent() {
+        let (sent, received) = mpsc::channel();
+        let deadline = Instant::now() + Duration::from_millis(200);
+        drop(Watchdog::start(deadline, move || sent.send(()).unwrap()));
+        // The thread ends without a call, and drops its end.
+        assert!(received.recv().is_err());
+    }
+}

@@ -1,12 +1,12 @@
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, Ordering},
-    mpsc,
 };
 
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::*;
 
@@ -43,7 +43,7 @@ impl Server {
                 reply.send_response(Response::builder().status(code).body(body).unwrap());
             }
         });
-        Election::new(Client::new(service, "default"), "system", "operator", identity, timing())
+        Election::new(Client::new(service, "default"), "system", "operator", identity, Timing::default())
     }
 
     fn answer(&self, method: &Method, body: Value) -> (StatusCode, Value) {
@@ -86,30 +86,30 @@ fn failure(code: StatusCode) -> (StatusCode, Value) {
     (code, status)
 }
 
-/// A tenth of the real ones and less.
-fn timing() -> Timing {
-    let milliseconds = Duration::from_millis;
-    Timing {
-        duration: milliseconds(3000),
-        deadline: milliseconds(2000),
-        retry: milliseconds(100),
-        request: milliseconds(1000),
-    }
+const SECOND: Duration = Duration::from_secs(1);
+
+fn held_by(holder: &str) -> Look {
+    Look::HeldBy(holder.to_owned())
 }
 
-fn ignore(_: &str) {}
+#[test]
+fn a_holder_ends_well_before_another_may_take_over() {
+    let Timing { duration, deadline, retry, request } = Timing::default();
+    assert!(deadline + request + 5 * SECOND <= duration);
+    assert!(2 * (retry + 2 * request) <= deadline, "one look may fail, of two requests");
+}
 
 #[tokio::test]
 async fn a_free_lease_is_taken_and_released_again() {
     let server = Server::default();
     let (mut first, mut second) = (server.election("first"), server.election("second"));
-    let tenure = first.acquire(ignore, || ()).await;
+    let tenure = first.acquire(|_| (), || ()).await;
     assert_eq!(server.spec()["holderIdentity"], "first");
-    assert_eq!(second.look().await.unwrap(), Look::HeldBy("first".to_owned()));
+    assert_eq!(second.look(Instant::now()).await.unwrap(), held_by("first"));
     first.release(tenure).await;
     assert_eq!(server.spec()["holderIdentity"], json!(null));
     // At once, not after the duration.
-    assert!(matches!(second.look().await.unwrap(), Look::Held(_)));
+    assert_eq!(second.look(Instant::now()).await.unwrap(), Look::Held);
     assert_eq!(server.spec()["leaseTransitions"], 2);
 }
 
@@ -119,55 +119,37 @@ async fn of_two_that_saw_the_same_lease_one_gets_it() {
     server.write(json!({}));
     let (mut first, second) = (server.election("first"), server.election("second"));
     let as_read = second.api.get("operator").await.unwrap();
-    assert!(matches!(first.look().await.unwrap(), Look::Held(_)));
+    assert_eq!(first.look(Instant::now()).await.unwrap(), Look::Held);
     assert!(matches!(second.write(as_read).await.unwrap(), Look::HeldBy(_)));
     assert_eq!(server.spec()["holderIdentity"], "first");
 }
 
 #[tokio::test]
-async fn a_holder_that_renews_goes_on() {
+async fn a_holder_is_replaced_only_when_it_has_not_renewed_for_the_duration() {
     let server = Server::default();
     let (mut first, mut second) = (server.election("first"), server.election("second"));
-    let (ended, end) = mpsc::channel();
-    let tenure = first.acquire(ignore, move || ended.send(()).unwrap()).await;
-    let (lost, taken) = (first.keep(&tenure), second.acquire(ignore, || ()));
-    let either = async {
-        tokio::select! {
-            holder = lost => panic!("lost to {holder}"),
-            _ = taken => panic!("taken from a holder that renews"),
-        }
-    };
-    timeout(timing().duration * 2, either).await.unwrap_err();
-    assert!(end.try_recv().is_err(), "ended although it was renewed");
+    let (began, duration) = (Instant::now(), Timing::default().duration);
+    assert_eq!(first.look(began).await.unwrap(), Look::Held);
+    assert_eq!(second.look(began).await.unwrap(), held_by("first"));
+    assert_eq!(first.look(began + duration - SECOND).await.unwrap(), Look::Held);
+    // Renewed since it was seen last, so the wait begins anew.
+    let renewed = began + duration + SECOND;
+    assert_eq!(second.look(renewed).await.unwrap(), held_by("first"));
+    assert_eq!(second.look(renewed + duration - SECOND).await.unwrap(), held_by("first"));
+    assert_eq!(second.look(renewed + duration).await.unwrap(), Look::Held);
+    assert_eq!(first.look(renewed + duration).await.unwrap(), held_by("second"));
 }
 
 #[tokio::test]
-async fn a_holder_that_cannot_renew_ends_before_another_takes_over() {
+async fn a_dead_holder_is_waited_for_whatever_its_clock_said() {
     let server = Server::default();
-    let is_cut_off = Arc::default();
-    let (mut first, mut second) = (server.election_on("first", &is_cut_off), server.election("second"));
-    let (ended, end) = mpsc::channel();
-    let tenure = first.acquire(ignore, move || ended.send(Instant::now()).unwrap()).await;
-    is_cut_off.store(true, Ordering::SeqCst);
-    tokio::select! {
-        holder = first.keep(&tenure) => panic!("lost to {holder}, which it cannot know"),
-        _ = second.acquire(ignore, || ()) => {}
-    }
-    let taken_at = Instant::now();
-    assert!(end.try_recv().unwrap() < taken_at);
-    assert_eq!(server.spec()["holderIdentity"], "second");
-    is_cut_off.store(false, Ordering::SeqCst);
-    assert_eq!(first.keep(&tenure).await, "second");
-}
-
-#[tokio::test]
-async fn a_dead_holder_is_replaced_after_the_duration_whatever_its_clock_said() {
-    let server = Server::default();
+    let (began, duration) = (Instant::now(), Timing::default().duration);
     for renewed_at in ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"] {
-        server.write(json!({"holderIdentity": "dead", "renewTime": renewed_at, "leaseDurationSeconds": 0}));
-        let began = Instant::now();
-        server.election("heir").acquire(ignore, || ()).await;
-        assert!(began.elapsed() >= timing().duration);
+        server.write(json!({"holderIdentity": "dead", "renewTime": renewed_at, "leaseDurationSeconds": 1}));
+        let mut heir = server.election("heir");
+        assert_eq!(heir.look(began).await.unwrap(), held_by("dead"));
+        assert_eq!(heir.look(began + duration - SECOND).await.unwrap(), held_by("dead"));
+        assert_eq!(heir.look(began + duration).await.unwrap(), Look::Held);
     }
 }
 
@@ -175,6 +157,30 @@ async fn a_dead_holder_is_replaced_after_the_duration_whatever_its_clock_said() 
 async fn an_operator_that_starts_again_in_its_pod_goes_on_at_once() {
     let server = Server::default();
     server.write(json!({"holderIdentity": "first", "leaseDurationSeconds": 15, "leaseTransitions": 7}));
-    assert!(matches!(server.election("first").look().await.unwrap(), Look::Held(_)));
+    assert_eq!(server.election("first").look(Instant::now()).await.unwrap(), Look::Held);
     assert_eq!(server.spec()["leaseTransitions"], 7);
+}
+
+#[tokio::test]
+async fn a_holder_that_is_replaced_hears_of_it() {
+    let server = Server::default();
+    let mut first = server.election("first");
+    let tenure = first.acquire(|_| (), || ()).await;
+    server.write(json!({"holderIdentity": "second", "leaseDurationSeconds": 30}));
+    assert_eq!(first.keep(&tenure).await, "second");
+}
+
+#[tokio::test]
+async fn a_holder_that_cannot_renew_is_ended() {
+    let server = Server::default();
+    let is_cut_off = Arc::default();
+    let mut first = server.election_on("first", &is_cut_off);
+    first.timing.deadline = 3 * SECOND;
+    let (ended, end) = oneshot::channel();
+    let tenure = first.acquire(|_| (), || ended.send(()).unwrap()).await;
+    is_cut_off.store(true, Ordering::SeqCst);
+    tokio::select! {
+        holder = first.keep(&tenure) => panic!("lost to {holder}, which it cannot know"),
+        ended = end => ended.unwrap(),
+    }
 }

@@ -4,7 +4,7 @@ use crds::{names::dead_letter_table, status::Reason};
 
 use super::{
     ObservedColumn, ObservedRelation, ObservedTable,
-    sql::{identifier, qualified},
+    sql::{identifier, literal, qualified},
 };
 use crate::{
     change::Refusal,
@@ -20,12 +20,16 @@ pub(super) fn misfits(wanted: &Table, observed: &ObservedTable) -> Vec<Refusal> 
         ))];
     };
     let Some(hypertable) = &relation.hypertable else {
-        return vec![unfit(format!(
-            "{wanted} is {}no hypertable; make one of it with create_hypertable({}, by_range({})), or name another table",
-            if relation.is_table { "" } else { "no table and " },
-            super::sql::literal(&qualified(wanted.schema.as_str(), wanted.name.as_str())),
-            super::sql::literal(wanted.time_column.as_str()),
-        ))];
+        let what_to_do = if relation.is_table {
+            let name = literal(&qualified(wanted.schema.as_str(), wanted.name.as_str()));
+            let range = literal(wanted.time_column.as_str());
+            format!(
+                "table {wanted} is no hypertable; run: SELECT create_hypertable({name}, by_range({range}));"
+            )
+        } else {
+            format!("{wanted} is no table, so no hypertable; name another one in timescale.table")
+        };
+        return vec![unfit(what_to_do)];
     };
     let mut misfits = Vec::new();
     if hypertable.time_column != wanted.time_column.as_str() {
