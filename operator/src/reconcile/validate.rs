@@ -204,6 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bridge_a_program_must_handle_what_records_lack() {
+        let reason = |has_bridge: bool, program: &str| {
+            let mut spec = spec();
+            if !has_bridge {
+                spec.as_object_mut().unwrap().remove("mqtt");
+                spec["kafka"]["topic"] = json!({"name": "line", "management": "External"});
+            }
+            spec["processing"] = json!({"program": program});
+            check(spec, &secrets()).err().map(|invalid| invalid.reason)
+        };
+        let careless = ".device = split(%topic, \"/\")[1]";
+        assert_eq!(reason(true, careless), None);
+        assert_eq!(reason(false, careless), Some(Reason::ProgramInvalid));
+        assert_eq!(reason(false, ".device = split(%topic, \"/\")[1] ?? \"unknown\""), None);
+    }
+
+    #[test]
     fn everything_wrong_is_said_at_once_and_says_what_to_write() {
         let cases = [
             message("/timescale/table/schema", json!("pg_catalog")),

@@ -84,9 +84,13 @@ impl Readiness {
         });
     }
 
-    /// What Kafka refused before joining the group is to be said again, if it still does.
-    pub fn forget_refusals(&self) {
-        self.update(State::forget_refusals);
+    /// A new consumer is refused something. What others were refused before it joined the group is said again by
+    /// itself, if it still is.
+    pub fn block_anew(&self, obstacle: Obstacle, problem: WorkerProblem) {
+        self.update(|state| {
+            state.forget_refusals();
+            state.obstacles.insert(obstacle, problem);
+        });
     }
 
     /// It is gone.

@@ -142,16 +142,17 @@ impl SourceContext {
     }
 
     fn refuse(&self, code: RDKafkaErrorCode, refusal: WorkerProblem) {
-        if !self.refused.swap(true, Ordering::Relaxed) {
-            self.readiness.forget_refusals();
-        }
         let obstacle = match code {
             RDKafkaErrorCode::GroupAuthorizationFailed => Obstacle::Group,
             _ if self.assignment.owned().is_empty() => Obstacle::Topic,
             // Whoever has partitions was shown the topic.
             _ => Obstacle::Reading,
         };
-        self.readiness.block(obstacle, refusal);
+        if self.refused.swap(true, Ordering::Relaxed) {
+            self.readiness.block(obstacle, refusal);
+        } else {
+            self.readiness.block_anew(obstacle, refusal);
+        }
     }
 
     fn cause(&self) -> MutexGuard<'_, Cause> {

@@ -272,7 +272,7 @@ mod tests {
         let (mut corked, mut far) = pair().await;
         corked.write_all(b"disconnect").await.unwrap();
         far.write_all(b"unread").await.unwrap();
-        let dropping = std::thread::spawn(move || drop(corked));
+        let dropping = thread::spawn(move || drop(corked));
         let mut left = Vec::new();
         far.read_to_end(&mut left).await.unwrap();
         assert_eq!(left, b"disconnect");
