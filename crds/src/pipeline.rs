@@ -215,8 +215,8 @@ pub struct DatabaseTlsSpec {
     /// trusted authority. VerifyFull (default): and names the host.
     #[serde(default = "default_database_tls_mode")]
     pub mode: DatabaseTlsMode,
-    /// The certificate authorities that the server's certificate may come from; default those that the system
-    /// trusts.
+    /// The certificate authorities that the server's certificate may come from. The database's driver accepts those
+    /// that the system trusts beside them, so leave `mode` at VerifyFull.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
     /// The client certificate: a Secret with `tls.crt` and `tls.key` (cert-manager), or `user.crt` and `user.key`

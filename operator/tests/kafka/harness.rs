@@ -94,6 +94,19 @@ impl Test {
         plan.steps.iter().flat_map(|step| step.changes.iter().map(Change::to_string)).collect()
     }
 
+    /// Waits until nothing is left to do. What the controller has written, the broker learns a moment later.
+    pub async fn settled(&self, wanted: &Topic) {
+        let mut plan = self.plan(wanted, Some(&self.pipeline)).await;
+        for _ in 0..100 {
+            if plan == TopicPlan::default() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            plan = self.plan(wanted, Some(&self.pipeline)).await;
+        }
+        panic!("still to do: {plan:?}");
+    }
+
     /// Replaces all settings of the topic, as another tool would.
     pub async fn set_config(&self, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
