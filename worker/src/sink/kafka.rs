@@ -30,8 +30,12 @@ pub use self::stub::Stub;
 /// How long to wait for Kafka's answer to a question about the topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a record waits for company. Longer batches cost less, and every message this much latency.
-const LINGER: Duration = Duration::from_millis(5);
+/// How long a record waits for company. Each batch is a request, which costs bridge and broker alike, and every message
+/// that is not one of many this much latency.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// A batch with this share of the window does not wait any longer: under load it is the window that many wait for.
+const BATCHES_IN_WINDOW: u16 = 16;
 
 /// Why Kafka cannot take records.
 #[derive(Debug, Snafu)]
@@ -158,6 +162,7 @@ impl Producer {
             // Keys meet the partitions that Java clients choose.
             .set("partitioner", "murmur2_random")
             .set("linger.ms", LINGER.as_millis().to_string())
+            .set("batch.num.messages", (bridge.max_in_flight / BATCHES_IN_WINDOW).max(1).to_string())
             // Never given up: the message stays with the MQTT broker as well until Kafka has it.
             .set("message.timeout.ms", "0")
             .set("batch.size", batch_bytes.to_string())
