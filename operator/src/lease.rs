@@ -26,15 +26,15 @@ const RELEASE_ATTEMPTS: u32 = 3;
 
 /// How long everything about a Lease takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Timing {
+struct Timing {
     /// How long others wait since they last saw a renewal.
-    pub duration: Duration,
-    /// How long the holder acts since it sent its last renewal.
-    pub deadline: Duration,
+    duration: Duration,
+    /// How long the holder acts since it began its last renewal.
+    deadline: Duration,
     /// How often to renew or to look.
-    pub retry: Duration,
+    retry: Duration,
     /// How long one request may take.
-    pub request: Duration,
+    request: Duration,
 }
 
 /// One operator's part in the election.
@@ -85,8 +85,9 @@ impl Default for Timing {
 
 impl Election {
     /// Takes part in the election for the Lease `namespace`/`name` under a name that no other operator has.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         let api = Api::namespaced(client, namespace);
+        let timing = Timing::default();
         Self { api, name: name.to_owned(), identity: identity.to_owned(), timing, seen: None }
     }
 

@@ -26,7 +26,7 @@ use crate::{
     context::Context,
     controller::{controller, reconciliations},
     kafka::KafkaClient,
-    lease::{Election, Timing},
+    lease::Election,
     memory::Memory,
     reconcile::{report::HttpReports, validate::Settings},
     telemetry::{
@@ -139,7 +139,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let election = pod_name
         .zip(pod_namespace)
         .filter(|_| leader_election)
-        .map(|(pod, namespace)| Election::new(client, &namespace, &lease_name, &pod, Timing::default()));
+        .map(|(pod, namespace)| Election::new(client, &namespace, &lease_name, &pod));
     tracing::info!(
         scopes = ?scopes.namespaces,
         version = env!("CARGO_PKG_VERSION"),

@@ -43,7 +43,7 @@ impl Server {
                 reply.send_response(Response::builder().status(code).body(body).unwrap());
             }
         });
-        Election::new(Client::new(service, "default"), "system", "operator", identity, Timing::default())
+        Election::new(Client::new(service, "default"), "system", "operator", identity)
     }
 
     fn answer(&self, method: &Method, body: Value) -> (StatusCode, Value) {
