@@ -319,6 +319,14 @@ mod tests {
         assert!(message.contains("to_float") && message.contains("Invalid float"), "{message}");
     }
 
+    /// VRL takes every division by a literal for infallible, whatever stands left of it.
+    #[test]
+    fn a_failure_that_the_compiler_does_not_see_is_a_failure_all_the_same() {
+        let source = ".c = (to_float(.t) - 32.0) * 5.0 / 9.0";
+        let Outcome::Failed(message) = run(source, r#"{"t": "warm"}"#) else { panic!() };
+        assert!(message.contains("to_float"), "{message}");
+    }
+
     #[test]
     fn a_loop_that_does_not_end_in_time_is_stopped() {
         let source = "n = 0\nfor_each(array!(.list)) -> |_i, _v| {\n\

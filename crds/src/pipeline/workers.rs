@@ -1,0 +1,102 @@
+//! `spec.bridge` and `spec.processor`: how many workers there are, and what their pods are like.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The workers from MQTT to Kafka.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeSpec {
+    /// How many bridges; a Single session allows one.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 1))]
+    pub replicas: i32,
+    /// CPU and memory of each; by default a limit on memory that follows `mqtt.maxInFlightBytes`, and none on CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// How the pods are placed and labelled.
+    #[serde(default)]
+    pub pod: PodSpec,
+}
+
+/// The workers from Kafka to TimescaleDB.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProcessorSpec {
+    /// Who decides how many there are. Fixed (default): `replicas`.
+    #[serde(default)]
+    pub mode: ProcessorMode,
+    /// How many processors; `kubectl scale` writes it too. At most one for each partition has work.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// CPU and memory of each; by default a limit on memory, and none on CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// How the pods are placed and labelled.
+    #[serde(default)]
+    pub pod: PodSpec,
+}
+
+/// Who decides how many processors there are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ProcessorMode {
+    /// The spec's `replicas`.
+    #[default]
+    Fixed,
+}
+
+/// How a worker's pods are placed and labelled.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodSpec {
+    /// Secrets of this namespace with the credentials of an image registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tolerations: Vec<Toleration>,
+    /// Where the pods should or must be placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// The pods' priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: Option<String>,
+    /// More annotations on the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// More labels on the pods. Those of the operator win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Default for BridgeSpec {
+    fn default() -> Self {
+        Self { replicas: default_replicas(), resources: None, pod: PodSpec::default() }
+    }
+}
+
+impl Default for ProcessorSpec {
+    fn default() -> Self {
+        Self {
+            mode: ProcessorMode::default(),
+            replicas: default_replicas(),
+            resources: None,
+            pod: PodSpec::default(),
+        }
+    }
+}
+
+fn default_replicas() -> i32 {
+    1
+}
