@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::kafka::{
-    ConfigValue, KafkaSpec, KafkaTlsSpec, KeyFrom, KeySpec, SaslMechanism, SaslSpec, TopicSpec,
+    ConfigValue, KafkaSpec, KafkaTlsSpec, KeyFrom, KeySpec, OnOffsetLost, SaslMechanism, SaslSpec, TopicSpec,
 };
 pub use self::mqtt::{MqttSpec, MqttTlsSpec, ProtocolVersion, Session, SubscriptionSpec};
 pub use self::processing::{AcceptTimeSpec, CodecSpec, CodecType, ProcessingSpec};

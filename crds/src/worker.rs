@@ -176,6 +176,8 @@ pub struct ProcessorConfig {
     pub consumer_group: String,
     /// Where a topic without any stored position begins.
     pub start_from: StartFrom,
+    /// What becomes of a partition whose next record Kafka no longer has.
+    pub on_offset_lost: crate::pipeline::OnOffsetLost,
     /// How a payload becomes an event.
     pub codec: crate::pipeline::CodecType,
     /// Whether a bridge of this pipeline writes the topic, so that every record says where it came from.

@@ -5,6 +5,10 @@ use strum::{Display, EnumIter, IntoStaticStr};
 /// What is wrong with the record. The word is the `reason` of the dead letter and of its metric.
 #[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, IntoStaticStr, PartialEq)]
 pub enum Reason {
+    /// Kafka's retention took records before they became rows. One dead letter stands for all of them.
+    OffsetLost,
+    /// The topic was created again, and with it what had not become rows is gone.
+    TopicRecreated,
     /// The payload has no bytes.
     Empty,
     /// The payload is no UTF-8, or the program made text that is none.
@@ -44,6 +48,8 @@ pub enum Reason {
 pub enum Stage {
     /// In the bridge, before it reached Kafka.
     Bridge,
+    /// In Kafka, which does not have it any more.
+    Read,
     /// From bytes to an event.
     Decode,
     /// In the program.

@@ -45,6 +45,11 @@ pub struct KafkaSpec {
         )
     )]
     pub start_from: String,
+    /// What becomes of a partition whose next record Kafka no longer has, because its retention passed it or the topic was
+    /// created again. Fail (default): the partition stands still, and the condition says what is lost. Earliest: it goes
+    /// on at the oldest record there is, and a dead letter says what was skipped.
+    #[serde(default)]
+    pub on_offset_lost: OnOffsetLost,
     /// The consumer group, for ACLs and lag tools; default `iotp.<namespace>.<name>`. Positions do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
@@ -63,6 +68,16 @@ pub struct KafkaTlsSpec {
     /// (Strimzi).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_secret_ref: Option<SecretRef>,
+}
+
+/// What becomes of a partition whose next record Kafka no longer has.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum OnOffsetLost {
+    /// It stands still until a person decides.
+    #[default]
+    Fail,
+    /// It goes on at the oldest record there is.
+    Earliest,
 }
 
 /// A user of Kafka.

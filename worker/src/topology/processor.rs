@@ -151,6 +151,7 @@ impl Processor {
                 topic: self.kafka.topic.clone(),
             }),
             start_from: self.config.start_from.clone(),
+            on_offset_lost: self.config.on_offset_lost,
             assignment,
             readiness: Arc::clone(&self.readiness),
             metrics: self.metrics.clone(),

@@ -13,7 +13,7 @@ use std::{
 
 use crds::{
     names::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, POSITION_TABLE, SecretPurpose, dead_letter_table},
-    pipeline::{CodecType, ColumnType},
+    pipeline::{CodecType, ColumnType, OnOffsetLost},
     worker::{
         AcceptTimeConfig, ColumnConfig, DatabaseTlsConfig, KafkaConfig, PipelineId, ProcessorConfig,
         RoleConfig, StartFrom, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig, WorkerStatus,
@@ -288,6 +288,7 @@ fn config(name: &str) -> ProcessorConfig {
     ProcessorConfig {
         consumer_group: name.into(),
         start_from: StartFrom::Earliest,
+        on_offset_lost: OnOffsetLost::Fail,
         codec: CodecType::Json,
         has_bridge: true,
         database_tls: DatabaseTlsConfig::default(),

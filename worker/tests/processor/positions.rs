@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use crds::worker::StartFrom;
+use crds::{pipeline::OnOffsetLost, worker::StartFrom};
 
 use crate::harness::{Scenario, event, wait_until};
 
@@ -96,6 +96,34 @@ fn records_that_retention_took_are_never_skipped_in_silence() {
     processor.wait_for_problem("OffsetLost");
     thread::sleep(Duration::from_secs(1));
     assert_eq!(scenario.number("SELECT count(*) FROM {schema}.telemetry"), 100);
+}
+
+#[test]
+fn where_the_pipeline_says_so_it_goes_on_without_lost_records_and_tells_which() {
+    let mut scenario = Scenario::new("skipped", 1);
+    scenario.config.on_offset_lost = OnOffsetLost::Earliest;
+    let records = scenario.producer();
+    records.send_events(0..100, 1);
+    records.flush();
+    let processor = scenario.start();
+    scenario.assert_each_once(100);
+    processor.terminate();
+    records.send_events(1000..1100, 1);
+    records.send_events(100..200, 1);
+    records.flush();
+    scenario.delete_records(200);
+    let processor = scenario.start();
+    scenario.assert_each_once(200);
+    assert_eq!(scenario.dead_letters(1), ["100|OffsetLost|Read"]);
+    assert_eq!(processor.metric("dead_letters_total{reason=\"OffsetLost\"}"), 1.0);
+    processor.terminate();
+
+    // As if the topic had been created again, with fewer records than the position says.
+    scenario.execute("UPDATE {schema}._iotpipeline_positions SET next_offset = 5000, last_offset = 4999");
+    scenario.execute("DELETE FROM {schema}.telemetry WHERE n >= 100");
+    let _processor = scenario.start();
+    scenario.assert_each_once(200);
+    assert_eq!(scenario.dead_letters(2), ["100|OffsetLost|Read", "5000|TopicRecreated|Read"]);
 }
 
 #[test]

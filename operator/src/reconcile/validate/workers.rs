@@ -132,6 +132,7 @@ pub(super) fn processor(
             .clone()
             .unwrap_or_else(|| names::default_consumer_group(&id.namespace, &id.name)),
         start_from: start_from?,
+        on_offset_lost: spec.kafka.on_offset_lost,
         codec: spec.processing.codec.codec_type,
         has_bridge: spec.mqtt.is_some(),
         program: spec.processing.program.clone(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crds::{
-    pipeline::CodecType,
+    pipeline::{CodecType, OnOffsetLost},
     worker::{AcceptTimeConfig, DatabaseTlsConfig, ProcessorConfig, RoleConfig, StartFrom},
 };
 
@@ -32,6 +32,7 @@ pub fn config() -> RoleConfig {
     RoleConfig::Processor(ProcessorConfig {
         consumer_group: format!("bench-{}", jiff::Timestamp::now().as_microsecond()),
         start_from: StartFrom::Earliest,
+        on_offset_lost: OnOffsetLost::Fail,
         codec: CodecType::Json,
         has_bridge: true,
         program: Some(PROGRAM.to_owned()),

@@ -179,6 +179,21 @@ impl Batch {
         });
     }
 
+    /// Passes over records that Kafka no longer has: the position goes on at `oldest`, and a dead letter at `next_offset`
+    /// says why.
+    pub fn add_gap(
+        &mut self,
+        partition: i32,
+        epoch: u64,
+        (next_offset, oldest): (i64, i64),
+        rejection: Rejection,
+    ) {
+        let record = Record { partition, epoch, offset: next_offset, timestamp: None, payload: &[] };
+        self.add_dead_letter(&record, rejection, None, None, None);
+        let part = self.part(&Record { offset: oldest - 1, ..record });
+        part.records = 0;
+    }
+
     /// Notes when the bridge received one of the records, microseconds since 1970.
     pub fn note_ingestion(&mut self, ingested_at: i64) {
         self.ingested_at.push(ingested_at);

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     health::problem,
+    rejection::{Reason, Rejection, Stage},
     source::kafka::offsets::{self, RecordTraits, TopicOffsets},
 };
 
@@ -41,6 +42,76 @@ pub struct Position {
     pub last_offset: Option<i64>,
     /// What tells that record from others.
     pub last_record: RecordTraits,
+}
+
+/// A partition whose next record Kafka no longer has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Gap {
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the record that should have come next.
+    pub next_offset: i64,
+    /// The oldest offset that Kafka has.
+    pub oldest: i64,
+    /// Why it is not there.
+    pub loss: Loss,
+}
+
+/// Why Kafka no longer has a record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Loss {
+    /// It became older than the topic keeps records.
+    Retention,
+    /// The topic was deleted and created again.
+    Recreated,
+}
+
+impl Gap {
+    /// For the status: what is lost and what to do.
+    pub fn problem(&self) -> WorkerProblem {
+        let what = self.what();
+        match self.loss {
+            Loss::Retention => {
+                let message = format!(
+                    "{what} To go on without them, set spec.kafka.onOffsetLost to Earliest, or set next_offset to {} in \
+                     the table of positions and restart the processor.",
+                    self.oldest
+                );
+                problem("OffsetLost", message)
+            }
+            Loss::Recreated => {
+                let message = format!(
+                    "{what} To begin it anew, set spec.kafka.onOffsetLost to Earliest, or delete its rows in the table of \
+                     positions and restart the processor."
+                );
+                problem("TopicRecreated", message)
+            }
+        }
+    }
+
+    /// For the dead letter that stands for what is skipped.
+    pub fn rejection(&self) -> Rejection {
+        let reason = match self.loss {
+            Loss::Retention => Reason::OffsetLost,
+            Loss::Recreated => Reason::TopicRecreated,
+        };
+        Rejection::new(reason, Stage::Read, self.what())
+    }
+
+    fn what(&self) -> String {
+        let Self { partition, next_offset, oldest, loss } = self;
+        match loss {
+            Loss::Retention => format!(
+                "Partition {partition}: the next record has offset {next_offset}, and the oldest that Kafka still has is \
+                 {oldest}. {} records are lost to retention.",
+                oldest - next_offset
+            ),
+            Loss::Recreated => format!(
+                "Partition {partition}: the record before the stored position {next_offset} is not the one that became \
+                 rows, so the topic was deleted and created again."
+            ),
+        }
+    }
 }
 
 /// Reads all positions of a table, cluster and topic.
@@ -146,58 +217,34 @@ async fn insert(
 pub fn check(
     topic: &dyn TopicOffsets,
     positions: &BTreeMap<i32, Position>,
-) -> Result<BTreeMap<i32, WorkerProblem>, Error> {
-    let mut problems = BTreeMap::new();
-    let mut comparable = Vec::new();
+) -> Result<BTreeMap<i32, Gap>, Error> {
+    let mut gaps = BTreeMap::new();
+    // The record before the position tells: its offset, what it was, and the gap that there is if it is another one.
+    let mut comparable = BTreeMap::new();
     for (partition, position) in positions {
         let (low, high) = topic.watermarks(*partition).context(KafkaSnafu)?;
-        match compare_offsets(*partition, position, low, high) {
-            Some(problem) => drop(problems.insert(*partition, problem)),
-            None => comparable
-                .extend(position.last_offset.filter(|last| *last >= low).map(|last| (*partition, last))),
+        let gap = |loss| Gap { partition: *partition, next_offset: position.next_offset, oldest: low, loss };
+        if position.next_offset > high {
+            gaps.insert(*partition, gap(Loss::Recreated));
+        } else if position.next_offset < low {
+            gaps.insert(*partition, gap(Loss::Retention));
+        } else if let Some(last) = position.last_offset.filter(|last| *last >= low) {
+            comparable.insert(*partition, (last, &position.last_record, gap(Loss::Recreated)));
         }
     }
     if comparable.is_empty() {
-        return Ok(problems);
+        return Ok(gaps);
     }
-    for (partition, found) in topic.records(&comparable).context(KafkaSnafu)? {
-        match (found, positions.get(&partition)) {
-            (Some(found), Some(position)) if found != position.last_record => {
-                problems.insert(partition, recreated(partition));
-            }
-            (None, _) => {
-                tracing::warn!(partition, "Cannot read the last record again, so it is not compared")
-            }
-            _ => {}
+    let wanted: Vec<_> = comparable.iter().map(|(partition, (last, ..))| (*partition, *last)).collect();
+    for (partition, found) in topic.records(&wanted).context(KafkaSnafu)? {
+        let Some((_, expected, gap)) = comparable.remove(&partition) else { continue };
+        match found {
+            Some(found) if found != *expected => drop(gaps.insert(partition, gap)),
+            Some(_) => {}
+            None => tracing::warn!(partition, "Cannot read the last record again, so it is not compared"),
         }
     }
-    Ok(problems)
-}
-
-fn compare_offsets(partition: i32, position: &Position, low: i64, high: i64) -> Option<WorkerProblem> {
-    if position.next_offset > high {
-        return Some(recreated(partition));
-    }
-    if position.next_offset < low {
-        let message = format!(
-            "Partition {partition}: the next record has offset {}, and the oldest that Kafka still has is {low}. \
-             {} records are lost to retention. To go on without them, set next_offset to {low} in the table of \
-             positions and restart the processor.",
-            position.next_offset,
-            low - position.next_offset
-        );
-        return Some(problem("OffsetLost", message));
-    }
-    None
-}
-
-fn recreated(partition: i32) -> WorkerProblem {
-    let message = format!(
-        "Partition {partition}: the record before the stored position is not the one that became rows, so the \
-         topic was deleted and created again. To begin it anew, delete its rows in the table of positions and \
-         restart the processor."
-    );
-    problem("TopicRecreated", message)
+    Ok(gaps)
 }
 
 #[cfg(test)]
@@ -244,8 +291,8 @@ mod tests {
             last_record,
         };
         let reason = |partition: i32, position: Position| {
-            let problems = check(&FakeTopic, &BTreeMap::from([(partition, position)])).unwrap();
-            problems.get(&partition).map(|problem| problem.reason.clone())
+            let gaps = check(&FakeTopic, &BTreeMap::from([(partition, position)])).unwrap();
+            gaps.get(&partition).map(|gap| gap.problem().reason)
         };
         assert_eq!(reason(0, at(50, traits(49))), None);
         assert_eq!(reason(0, at(100, traits(99))), None);

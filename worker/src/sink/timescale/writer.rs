@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::{StartFrom, WorkerProblem};
+use crds::{
+    pipeline::OnOffsetLost,
+    worker::{StartFrom, WorkerProblem},
+};
 use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::mpsc::UnboundedReceiver,
@@ -65,6 +68,8 @@ pub struct Writer {
     pub mirror: Box<dyn PositionMirror>,
     /// Where a topic without any position begins.
     pub start_from: StartFrom,
+    /// What becomes of a partition whose next record Kafka no longer has.
+    pub on_offset_lost: OnOffsetLost,
     /// What source and sink agree on.
     pub assignment: Arc<Assignment>,
     /// Where problems are reported.
@@ -141,7 +146,7 @@ impl Work {
         self.connect().await?;
         self.ping().await?;
         self.give_positions().await?;
-        self.settle_doubts()
+        self.settle_doubts().await
     }
 
     async fn write(&mut self, batch: &mut Batch) {

@@ -1,13 +1,17 @@
 //! Gives partitions their positions, and compares those that they have with what database and Kafka say.
 
-use crds::worker::WorkerProblem;
+use std::time::Instant;
+
+use crds::pipeline::OnOffsetLost;
 
 use super::{Work, Writer};
 use crate::{
     sink::timescale::{
-        failure::{Failure, classify_kafka, classify_positions},
-        positions,
-        transaction::Scope,
+        batch::Batch,
+        failure::{Failure, classify_kafka, classify_positions, classify_transaction},
+        intake::now,
+        positions::{self, Gap},
+        transaction::{self, Scope},
     },
     source::kafka::offsets,
 };
@@ -56,45 +60,66 @@ impl Work {
                 .await
                 .map_err(|error| classify_positions(&error))?;
         stored.retain(|partition, _| partitions.contains(partition));
-        let problems =
-            positions::check(topic.as_ref(), &stored).map_err(|error| classify_positions(&error))?;
+        let gaps = positions::check(topic.as_ref(), &stored).map_err(|error| classify_positions(&error))?;
         for (partition, epoch) in waiting {
-            match (problems.get(&partition), stored.get(&partition)) {
-                (Some(problem), _) => self.halt(partition, epoch, problem.clone()),
-                (None, Some(position)) => {
-                    self.writer.assignment.set_position(partition, epoch, position.next_offset);
-                }
-                (None, None) => {}
+            let position = match gaps.get(&partition) {
+                Some(gap) => self.face(gap, epoch).await?,
+                None => stored.get(&partition).map(|position| position.next_offset),
+            };
+            if let Some(position) = position {
+                self.writer.assignment.set_position(partition, epoch, position);
             }
         }
         Ok(())
     }
 
     /// Looks whether Kafka still has the next records of partitions that seem to have lost them.
-    pub(super) fn settle_doubts(&self) -> Result<(), Failure> {
+    pub(super) async fn settle_doubts(&mut self) -> Result<(), Failure> {
         for (partition, epoch, position) in self.writer.assignment.take_doubts() {
             let position = positions::Position {
                 next_offset: position,
                 last_offset: None,
                 last_record: offsets::RecordTraits { timestamp: None, hash: Vec::new() },
             };
-            let problems = positions::check(self.writer.topic.as_ref(), &[(partition, position)].into())
+            let gaps = positions::check(self.writer.topic.as_ref(), &[(partition, position)].into())
                 .map_err(|error| classify_positions(&error))?;
-            if let Some(problem) = problems.into_values().next() {
-                self.halt(partition, epoch, problem);
+            if let Some(gap) = gaps.get(&partition)
+                && let Some(position) = self.face(gap, epoch).await?
+            {
+                self.writer.assignment.rewind(partition, epoch, position);
             }
         }
         Ok(())
     }
 
-    fn halt(&self, partition: i32, epoch: u64, problem: WorkerProblem) {
+    /// Does what the pipeline says of records that are lost. Answers where the partition goes on, if it does.
+    async fn face(&mut self, gap: &Gap, epoch: u64) -> Result<Option<i64>, Failure> {
+        let (partition, problem) = (gap.partition, gap.problem());
+        if self.writer.on_offset_lost == OnOffsetLost::Fail {
+            tracing::error!(
+                partition,
+                reason = problem.reason,
+                "The partition stands still: {}",
+                problem.message
+            );
+            self.writer.assignment.halt(partition, epoch);
+            self.writer.readiness.halt(partition, problem);
+            return Ok(None);
+        }
+        let (Some(connection), Some(scope)) = (&mut self.connection, &self.scope) else { return Ok(None) };
+        let mut batch = Batch::default();
+        batch.add_gap(partition, epoch, (gap.next_offset, gap.oldest), gap.rejection());
+        let begun = Instant::now();
+        transaction::write(connection, &self.writer.statements, scope, &batch, &[gap.next_offset])
+            .await
+            .map_err(|error| classify_transaction(&error))?;
+        self.writer.metrics.committed(&batch, begun.elapsed(), now());
         tracing::error!(
             partition,
             reason = problem.reason,
-            "The partition stands still: {}",
-            problem.message
+            oldest = gap.oldest,
+            "Went on at the oldest record"
         );
-        self.writer.assignment.halt(partition, epoch);
-        self.writer.readiness.halt(partition, problem);
+        Ok(Some(gap.oldest))
     }
 }
