@@ -186,6 +186,8 @@ pub struct ProcessorConfig {
     pub program: Option<String>,
     /// Accepted event times relative to the worker's clock; `None` accepts all.
     pub accept_time: AcceptTimeConfig,
+    /// The processor pauses where it rejects more than this share of its latest messages; 100 is never.
+    pub max_rejected_percent: u8,
     /// Whether and how the connection to the database is encrypted.
     pub database_tls: DatabaseTlsConfig,
     /// The target table.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::DurationText;
 
 /// How a payload becomes rows.
-#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProcessingSpec {
     /// The format of the payload.
@@ -21,6 +21,22 @@ pub struct ProcessingSpec {
     /// Which event times to accept; what lies outside becomes a dead letter.
     #[serde(default)]
     pub accept_time: AcceptTimeSpec,
+    /// A processor pauses, and says so, where it has to reject more than this share of its last 1,000 messages, rather
+    /// than drain the topic into dead letters; default 50. With 100 it never pauses.
+    #[serde(default = "default_max_rejected_percent")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_rejected_percent: i32,
+}
+
+impl Default for ProcessingSpec {
+    fn default() -> Self {
+        Self {
+            codec: CodecSpec::default(),
+            program: None,
+            accept_time: AcceptTimeSpec::default(),
+            max_rejected_percent: default_max_rejected_percent(),
+        }
+    }
 }
 
 /// How bytes become an event.
@@ -50,4 +66,8 @@ pub struct AcceptTimeSpec {
     /// How far ahead of the processor's clock an event may be; without it any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ahead: Option<DurationText>,
+}
+
+fn default_max_rejected_percent() -> i32 {
+    50
 }

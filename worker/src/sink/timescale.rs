@@ -4,6 +4,7 @@
 //! its own and copies the batch before. The rest is theirs: what a batch is, the statements, the connection.
 
 pub mod batch;
+pub mod breaker;
 pub mod connect;
 pub mod encode;
 pub mod failure;

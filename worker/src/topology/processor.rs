@@ -28,6 +28,7 @@ use crate::{
     run::Context,
     shutdown,
     sink::timescale::{
+        breaker::Breaker,
         connect::Connector,
         encode::RowEncoder,
         intake::Intake,
@@ -167,7 +168,15 @@ impl Processor {
             .context(StartSnafu)?;
 
         let encoder = RowEncoder::new(&self.config.table, self.config.accept_time.clone());
-        let mut intake = Intake::new(self.transform.clone(), encoder, full_sender, empty_receiver);
+        let breaker = Breaker::new(self.config.max_rejected_percent);
+        let mut intake = Intake::new(
+            self.transform.clone(),
+            encoder,
+            breaker,
+            Arc::clone(&self.readiness),
+            full_sender,
+            empty_receiver,
+        );
         let is_over = self.is_over(access, Arc::clone(&consumer));
         let source = Source { consumer, health: self.context.health.clone(), is_over };
         let result = source.run(&mut intake);

@@ -1,6 +1,8 @@
 //! Bad input: each record becomes a row or a dead letter, the lag returns to zero, and memory stays bounded. The table
 //! of docs/dead-letters.md says the same.
 
+use std::{thread, time::Duration};
+
 use crds::{pipeline::ColumnType, worker::ColumnConfig};
 
 use crate::harness::{Scenario, wait_until};
@@ -244,4 +246,27 @@ fn a_record_of_others_does_not_run_a_program_that_reads_what_only_the_bridge_kno
     records.flush();
     wait_until(|| scenario.number("SELECT count(*) FROM {schema}.telemetry") == 2).unwrap();
     assert_eq!(scenario.query("SELECT device FROM {schema}.telemetry ORDER BY time"), ["unknown", "7"]);
+}
+
+#[test]
+fn where_most_messages_are_rejected_it_pauses_instead_of_draining_the_topic() {
+    let mut scenario = Scenario::new("breaker", 1);
+    let records = scenario.producer();
+    (0..3000).for_each(|_| records.send(0, b"no JSON", &[]));
+    records.send_events(0..10, 1);
+    records.flush();
+    let processor = scenario.start();
+    let message = processor.wait_for_problem("TooManyRejected");
+    assert!(message.contains("1000 of the last 1000 messages were rejected, 1000 of them as InvalidJson"));
+    // What was rejected until then is kept, and nothing more happens, while the processor stays in its group.
+    thread::sleep(Duration::from_secs(15));
+    assert_eq!(scenario.dead_letters(1000).len(), 1000);
+    assert_eq!(scenario.number("SELECT next_offset FROM {schema}._iotpipeline_positions"), 1000);
+    assert_eq!(processor.status().unwrap().partitions, [0]);
+    processor.terminate();
+    // Somebody wants them all the same.
+    scenario.config.max_rejected_percent = 100;
+    let _processor = scenario.start();
+    scenario.assert_each_once(10);
+    assert_eq!(scenario.dead_letters(3000).len(), 3000);
 }

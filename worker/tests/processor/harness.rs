@@ -289,6 +289,7 @@ fn config(name: &str) -> ProcessorConfig {
         consumer_group: name.into(),
         start_from: StartFrom::Earliest,
         on_offset_lost: OnOffsetLost::Fail,
+        max_rejected_percent: 50,
         codec: CodecType::Json,
         has_bridge: true,
         database_tls: DatabaseTlsConfig::default(),

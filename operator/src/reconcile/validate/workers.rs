@@ -133,6 +133,7 @@ pub(super) fn processor(
             .unwrap_or_else(|| names::default_consumer_group(&id.namespace, &id.name)),
         start_from: start_from?,
         on_offset_lost: spec.kafka.on_offset_lost,
+        max_rejected_percent: spec.processing.max_rejected_percent.clamp(1, 100) as u8,
         codec: spec.processing.codec.codec_type,
         has_bridge: spec.mqtt.is_some(),
         program: spec.processing.program.clone(),

@@ -33,6 +33,7 @@ pub fn config() -> RoleConfig {
         consumer_group: format!("bench-{}", jiff::Timestamp::now().as_microsecond()),
         start_from: StartFrom::Earliest,
         on_offset_lost: OnOffsetLost::Fail,
+        max_rejected_percent: 100,
         codec: CodecType::Json,
         has_bridge: true,
         program: Some(PROGRAM.to_owned()),

@@ -4,7 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::mpsc::{Receiver, TryRecvError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, TryRecvError},
+    },
+    thread,
     time::Duration,
 };
 
@@ -18,10 +22,13 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     batch::{Batch, LINGER, Record},
+    breaker::Breaker,
     encode::RowEncoder,
+    readiness::{Obstacle, Readiness},
 };
 use crate::{
     headers::{self, Origin},
+    health::problem,
     rejection::{Reason, Rejection, Stage},
     source::kafka::RecordSink,
     transform::Transform,
@@ -38,6 +45,8 @@ const LOOKS_LIKE_STUB_BYTES: usize = 4096;
 pub struct Intake {
     transform: Transform,
     encoder: RowEncoder,
+    breaker: Breaker,
+    readiness: Arc<Readiness>,
     /// The batch that is filled; `None` while the writer has both.
     batch: Option<Batch>,
     /// An empty batch that waits for its turn.
@@ -53,12 +62,16 @@ impl Intake {
     pub fn new(
         transform: Transform,
         encoder: RowEncoder,
+        breaker: Breaker,
+        readiness: Arc<Readiness>,
         full: UnboundedSender<Batch>,
         empty: Receiver<Batch>,
     ) -> Self {
         Self {
             transform,
             encoder,
+            breaker,
+            readiness,
             batch: Some(Batch::new()),
             spare: Some(Batch::new()),
             full,
@@ -118,6 +131,7 @@ impl RecordSink for Intake {
             })
             .and_then(|rows| batch.add_rows(&record, &rows, &self.encoder, self.now)),
         };
+        let opens = self.breaker.note(result.as_ref().err().map(|rejection| rejection.reason));
         if let Err(rejection) = result {
             origin = origin.or_else(|| message.headers().and_then(headers::decode));
             let stub = origin.as_ref().and_then(|origin| origin.stub.as_ref());
@@ -127,9 +141,12 @@ impl RecordSink for Intake {
         if let (true, Some(origin)) = (is_timed, origin) {
             batch.note_ingestion(origin.ingested_at.as_microsecond());
         }
-        if batch.is_full() {
+        if batch.is_full() || opens {
             self.take_back();
             self.hand_over();
+        }
+        if opens {
+            self.readiness.block(Obstacle::Rejections, problem("TooManyRejected", self.breaker.message()));
         }
     }
 
@@ -144,6 +161,10 @@ impl RecordSink for Intake {
     }
 
     fn has_room(&mut self, limit: Duration) -> bool {
+        if self.breaker.is_open() {
+            thread::sleep(limit);
+            return false;
+        }
         if self.batch.is_none() {
             self.batch = if limit.is_zero() {
                 self.empty.try_recv().ok()

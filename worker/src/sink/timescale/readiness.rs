@@ -25,6 +25,8 @@ pub enum Obstacle {
     Group,
     /// The database does not take what it is given.
     Database,
+    /// Most messages are rejected.
+    Rejections,
 }
 
 /// Collects what stands in the way and tells [`Health`] about it.
@@ -60,6 +62,7 @@ impl Readiness {
         self.update(|state| {
             state.assigned = false;
             state.halted.clear();
+            state.obstacles.remove(&Obstacle::Rejections);
         });
     }
 
