@@ -42,6 +42,9 @@ pub const WORKER_CONFIG_KEY: &str = "worker.json";
 /// [`SecretPurpose`].
 pub const SECRETS_DIR: &str = "/etc/iotpipeline/secrets";
 
+/// The directory into which the volume of the bridge's spool is mounted.
+pub const SPOOL_DIR: &str = "/var/lib/iotpipeline/spool";
+
 /// What a mounted Secret is for. Displays as the name of its directory, such as `mqtt-client`.
 #[derive(Clone, Copy, Debug, Display, Eq, PartialEq)]
 #[strum(serialize_all = "kebab-case")]
@@ -175,6 +178,11 @@ pub mod header {
 /// The name of a worker's objects: `<pipeline>-bridge`, `<pipeline>-processor`.
 pub fn worker_name(pipeline: &str, component: crate::worker::Component) -> String {
     format!("{pipeline}-{component}")
+}
+
+/// The name of the PersistentVolumeClaim of the bridge's spool.
+pub fn spool_claim(pipeline: &str) -> String {
+    format!("{pipeline}-bridge-spool")
 }
 
 /// The longest key of a record: as long as an MQTT topic may be (MQTT-1.5.4). A longer field is no key.

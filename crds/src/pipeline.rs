@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::kafka::{
     ConfigValue, KafkaSpec, KafkaTlsSpec, KeyFrom, KeySpec, OnOffsetLost, SaslMechanism, SaslSpec, TopicSpec,
 };
-pub use self::mqtt::{MqttSpec, MqttTlsSpec, ProtocolVersion, Session, SubscriptionSpec};
+pub use self::mqtt::{MqttSpec, MqttTlsSpec, ProtocolVersion, Session, SpoolSpec, SubscriptionSpec};
 pub use self::processing::{AcceptTimeSpec, CodecSpec, CodecType, ProcessingSpec};
 pub use self::secrets::{CaSecretRef, PasswordSecretRef, SecretRef};
 pub use self::timescale::{
@@ -95,6 +95,12 @@ use crate::status::IoTPipelineStatus;
         .field_path(".kafka.topic.partitions"),
     validation = Rule::new("!has(self.mqtt) || !has(oldSelf.mqtt) || (has(self.mqtt.clientId) == has(oldSelf.mqtt.clientId) && (!has(self.mqtt.clientId) || self.mqtt.clientId == oldSelf.mqtt.clientId))")
         .message("mqtt.clientId cannot change, because the broker keeps the session and its queued messages under it; create another IoTPipeline")
+        .field_path(".mqtt"),
+    validation = Rule::new("!has(self.mqtt) || !has(oldSelf.mqtt) || !has(self.mqtt.spool) || !has(oldSelf.mqtt.spool) || quantity(self.mqtt.spool.size).compareTo(quantity(oldSelf.mqtt.spool.size)) >= 0")
+        .message("mqtt.spool.size may grow but never shrink; Kubernetes cannot shrink volumes")
+        .field_path(".mqtt"),
+    validation = Rule::new("!has(self.mqtt) || !has(oldSelf.mqtt) || !has(self.mqtt.spool) || !has(oldSelf.mqtt.spool) || (has(self.mqtt.spool.storageClassName) == has(oldSelf.mqtt.spool.storageClassName) && (!has(self.mqtt.spool.storageClassName) || self.mqtt.spool.storageClassName == oldSelf.mqtt.spool.storageClassName))")
+        .message("mqtt.spool.storageClassName cannot change; leave spool out until its volume is gone, then name it anew")
         .field_path(".mqtt"),
 )]
 pub struct IoTPipelineSpec {

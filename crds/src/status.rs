@@ -69,6 +69,19 @@ pub struct BridgeStatus {
     /// The topic filters that the broker has granted.
     #[serde(default)]
     pub filters: Vec<String>,
+    /// How full the spool is, in two digits. The exact figures are metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolLevel>,
+}
+
+/// What is acknowledged to the broker and not yet in Kafka.
+#[derive(Clone, Copy, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpoolLevel {
+    /// Messages in the spool.
+    pub messages: i64,
+    /// What they take, bytes.
+    pub bytes: i64,
 }
 
 /// The workers from Kafka to TimescaleDB.

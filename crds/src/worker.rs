@@ -130,6 +130,18 @@ pub struct BridgeConfig {
     pub key: KeyConfig,
     /// The largest Kafka record the producer may send, bytes; the topic's `max.message.bytes` is as large.
     pub max_record_bytes: u32,
+    /// The durable queue for times without Kafka, mounted at [`crate::names::SPOOL_DIR`].
+    pub spool: Option<SpoolConfig>,
+}
+
+/// The bridge's durable queue.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// The size of its volume, bytes.
+    pub volume_bytes: u64,
+    /// Whether it left the spec: it is emptied and takes nothing more.
+    pub closing: bool,
 }
 
 /// What MQTT is spoken over.
@@ -291,12 +303,27 @@ pub struct WorkerStatus {
     /// What has become of the session, where the configuration says `retire` (bridge only).
     #[serde(default)]
     pub retirement: Option<Retirement>,
+    /// How full the spool is, where there is one (bridge only).
+    #[serde(default)]
+    pub spool: Option<SpoolStatus>,
     /// The subscriptions that the broker has granted (bridge only).
     #[serde(default)]
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The partitions this worker owns (processor only).
     #[serde(default)]
     pub partitions: Vec<i32>,
+}
+
+/// How full the bridge's spool is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpoolStatus {
+    /// Messages in it: acknowledged to the broker and not yet in Kafka.
+    pub messages: u64,
+    /// What they take, bytes.
+    pub bytes: u64,
+    /// Whether it takes nothing more, because it left the spec.
+    pub closing: bool,
 }
 
 /// What has become of the MQTT session of a pipeline that goes.

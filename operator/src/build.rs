@@ -10,6 +10,7 @@ pub mod pdb;
 pub mod pod;
 pub mod retirement;
 pub mod service;
+pub mod spool;
 pub mod statefulset;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use crds::{
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
-        core::v1::{ConfigMap, Service},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Service},
         networking::v1::{NetworkPolicy, NetworkPolicyPeer},
         policy::v1::PodDisruptionBudget,
     },
@@ -70,6 +71,8 @@ pub struct WorkerSettings {
 /// The kinds of children, in the order in which they are applied.
 #[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ChildKind {
+    /// The volume of the bridge's spool.
+    PersistentVolumeClaim,
     /// A worker's configuration.
     ConfigMap,
     /// The name under which a worker's pods are found.
@@ -99,6 +102,7 @@ impl ChildKind {
     /// The API resource of this kind.
     pub fn resource(self) -> ApiResource {
         match self {
+            Self::PersistentVolumeClaim => ApiResource::erase::<PersistentVolumeClaim>(&()),
             Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
@@ -145,6 +149,9 @@ pub fn build_worker(
         children.push(child(ChildKind::NetworkPolicy, &policy)?);
     }
     children.push(child(ChildKind::PodDisruptionBudget, &pdb::build_pdb(pipeline, component))?);
+    if let Some(volume) = &worker.spool {
+        children.push(child(ChildKind::PersistentVolumeClaim, &spool::build_spool(pipeline, volume))?);
+    }
     children.push(workload);
     Ok(children)
 }

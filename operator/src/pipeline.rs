@@ -143,6 +143,17 @@ pub struct Worker {
     pub resources: ResourceRequirements,
     /// How the pods are placed and labelled.
     pub pod: PodSpec,
+    /// The volume of the bridge's spool.
+    pub spool: Option<SpoolVolume>,
+}
+
+/// The volume of the bridge's spool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SpoolVolume {
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// Its storage class; `None` for the cluster's own choice.
+    pub storage_class: Option<String>,
 }
 
 /// A Secret that a worker reads as a directory.

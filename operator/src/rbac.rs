@@ -21,6 +21,8 @@ pub const RULES: &[Rule] = &[
     rule("", "configmaps", CHILD),
     // Read while a deleted pipeline cannot be cleaned up: a namespace that goes is never held.
     rule("", "namespaces", &["get"]),
+    // The volume of a bridge's spool.
+    rule("", "persistentvolumeclaims", CHILD),
     // What the workers report is read through the pod's address.
     rule("", "pods", &["list"]),
     // By name only: those that a pipeline refers to.

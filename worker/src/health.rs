@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::{Component, Retirement, SubscriptionStatus, WorkerProblem, WorkerStatus};
+use crds::worker::{Component, Retirement, SpoolStatus, SubscriptionStatus, WorkerProblem, WorkerStatus};
 
 /// A worker whose data path has not turned for so long is dead.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ impl Health {
                 ready: false,
                 problem: Some(problem),
                 retirement: None,
+                spool: None,
                 subscriptions: Vec::new(),
                 partitions: Vec::new(),
             },
@@ -61,6 +62,11 @@ impl Health {
     /// What has become of the session of a pipeline that goes (bridge).
     pub fn set_retirement(&self, retirement: Retirement) {
         self.lock().status.retirement = Some(retirement);
+    }
+
+    /// How full the spool is (bridge).
+    pub fn set_spool(&self, spool: SpoolStatus) {
+        self.lock().status.spool = Some(spool);
     }
 
     /// The partitions that this worker owns (processor).

@@ -16,6 +16,7 @@ pub mod secrets;
 pub mod shutdown;
 pub mod sink;
 pub mod source;
+pub mod spool;
 pub mod telemetry;
 pub mod topology;
 pub mod transform;

@@ -66,6 +66,9 @@ pub struct Options {
     /// Where the Secrets are mounted, each in a directory of its own.
     #[arg(long, default_value = names::SECRETS_DIR)]
     pub secrets: PathBuf,
+    /// Where the volume of the bridge's spool is mounted, where the configuration has one.
+    #[arg(long, default_value = names::SPOOL_DIR)]
+    pub spool: PathBuf,
 }
 
 /// What every part of a worker shares.
@@ -79,11 +82,13 @@ pub struct Context {
     pub shutdown: Shutdown,
     /// Where credentials and certificates are.
     pub secrets: Secrets,
+    /// Where the spool's volume is mounted.
+    pub spool: PathBuf,
 }
 
 /// Runs the worker until SIGTERM or SIGINT; blocks the calling thread.
 pub fn run(component: Component, options: Options) -> Result<(), Error> {
-    let Options { config, http_address, secrets } = options;
+    let Options { config, http_address, secrets, spool } = options;
     telemetry::start_logging();
     if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
         return EnvironmentSnafu { variable }.fail();
@@ -95,6 +100,7 @@ pub fn run(component: Component, options: Options) -> Result<(), Error> {
         metrics: Metrics::default(),
         shutdown,
         secrets: Secrets::new(secrets),
+        spool,
     };
     http::spawn(http_address, context.health.clone(), context.metrics.clone(), shutdown_trigger)
         .context(HttpSnafu { address: http_address })?;

@@ -1,7 +1,7 @@
 {{- /* Exactly what operator/src/rbac.rs lists; a test there compares the two. */}}
 {{- define "iotpipeline-operator.rules" -}}
 - apiGroups: [""]
-  resources: [configmaps, services]
+  resources: [configmaps, persistentvolumeclaims, services]
   verbs: [create, delete, get, list, patch, watch]
 - apiGroups: [""]
   resources: [namespaces, secrets]

@@ -62,6 +62,22 @@ pub struct MqttSpec {
     /// without this block the authorities that the system trusts decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<MqttTlsSpec>,
+    /// A volume on which the bridge keeps messages while Kafka is away; without it they wait at the broker. May grow,
+    /// never shrink. One that leaves the spec is emptied before it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolSpec>,
+}
+
+/// The volume of the bridge's spool.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpoolSpec {
+    /// Its size, at least 16Mi and eight times `maxPacketSize`; messages may take half of it.
+    pub size: ByteSizeText,
+    /// Its storage class; default the cluster's. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
 }
 
 /// Certificates of the connection to the MQTT broker.

@@ -4,14 +4,14 @@
 //! Secret. Workers read their Secrets again at every connect, so a rotation restarts nothing.
 
 use crds::{
-    names::{SECRETS_DIR, WORKER_CONFIG_PATH, WORKER_HTTP_PORT},
+    names::{SECRETS_DIR, SPOOL_DIR, WORKER_CONFIG_PATH, WORKER_HTTP_PORT, spool_claim},
     worker::Component,
 };
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
-        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
-        SecurityContext, Volume, VolumeMount,
+        PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+        SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -27,6 +27,9 @@ pub const CONTAINER_NAME: &str = "worker";
 
 /// The volume with the worker's configuration.
 pub const CONFIG_VOLUME: &str = "config";
+
+/// The volume of the bridge's spool.
+pub const SPOOL_VOLUME: &str = "spool";
 
 /// User and group of the worker, in the image too.
 const WORKER_ID: i64 = 65_532;
@@ -77,6 +80,7 @@ pub fn build_pod_template(
             volumes: Some(
                 std::iter::once(config_volume(config_map))
                     .chain(worker.secrets.iter().map(secret_volume))
+                    .chain(worker.spool.iter().map(|_| spool_volume(pipeline)))
                     .collect(),
             ),
             ..PodSpec::default()
@@ -120,7 +124,10 @@ fn build_container(worker: &Worker, image: &WorkerImage) -> Container {
             ..SecurityContext::default()
         }),
         volume_mounts: Some(
-            std::iter::once(config_mount).chain(worker.secrets.iter().map(secret_mount)).collect(),
+            std::iter::once(config_mount)
+                .chain(worker.secrets.iter().map(secret_mount))
+                .chain(worker.spool.iter().map(|_| spool_mount()))
+                .collect(),
         ),
         ..Container::default()
     }
@@ -149,6 +156,21 @@ fn config_volume(config_map: &str) -> Volume {
         }),
         ..Volume::default()
     }
+}
+
+fn spool_volume(pipeline: &Pipeline) -> Volume {
+    Volume {
+        name: SPOOL_VOLUME.to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: spool_claim(&pipeline.id.name),
+            read_only: None,
+        }),
+        ..Volume::default()
+    }
+}
+
+fn spool_mount() -> VolumeMount {
+    VolumeMount { name: SPOOL_VOLUME.to_owned(), mount_path: SPOOL_DIR.to_owned(), ..VolumeMount::default() }
 }
 
 fn secret_volume(secret: &MountedSecret) -> Volume {

@@ -34,7 +34,19 @@ pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes:
             (condition.status == "False" && is_news && !is_transient(&condition.reason))
                 .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
         });
-    changed.chain(refused).chain(readiness(previous, status)).collect()
+    changed.chain(refused).chain(readiness(previous, status)).chain(lost_spool(previous, status)).collect()
+}
+
+/// The volume of a spool is gone with what was in it.
+fn lost_spool(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option<Event> {
+    let spool = |status: &IoTPipelineStatus| status.bridge.as_ref()?.spool;
+    let lost = spool(previous).filter(|before| before.messages > 0 && spool(status).is_none())?;
+    let note = format!(
+        "the volume of the spool is gone, and with it about {} messages ({} bytes) that were acknowledged to the MQTT broker \
+         and not yet in Kafka",
+        lost.messages, lost.bytes
+    );
+    Some(event(EventType::Warning, "SpoolLost", note))
 }
 
 /// Says that an object does not have the shape of an IoTPipeline. Its status cannot be written, for the same reason.
@@ -95,6 +107,7 @@ fn shorten(text: &str, max_bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use crds::status::{BridgeStatus, SpoolLevel};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -146,6 +159,24 @@ mod tests {
             told(&invalid, &[("Ready", "False", "InvalidSpec", "other")]),
             ["Warning InvalidSpec: other"]
         );
+    }
+
+    #[test]
+    fn messages_that_went_with_a_volume_are_told_once() {
+        let with = |spool: Option<i64>| IoTPipelineStatus {
+            bridge: Some(BridgeStatus {
+                spool: spool.map(|messages| SpoolLevel { messages, bytes: 9_000 }),
+                ..BridgeStatus::default()
+            }),
+            ..IoTPipelineStatus::default()
+        };
+        let told = |before, after| {
+            events(&with(before), &with(after), &[]).into_iter().map(|event| event.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(told(Some(70), None), ["SpoolLost"]);
+        for (before, after) in [(Some(0), None), (Some(70), Some(0)), (None, None)] {
+            assert_eq!(told(before, after), [""; 0]);
+        }
     }
 
     #[test]

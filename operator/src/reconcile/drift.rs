@@ -61,7 +61,7 @@ fn is_same_quantity(a: &Value, b: &Value) -> bool {
 }
 
 /// The amount that a Kubernetes quantity stands for, such as `0.1` for `100m`.
-fn parse_quantity(text: &str) -> Option<f64> {
+pub fn parse_quantity(text: &str) -> Option<f64> {
     // `1e3` is a number too, and `E` alone the suffix for 10^18, so whole numbers are tried first.
     if let Ok(amount) = text.parse::<f64>() {
         return amount.is_finite().then_some(amount);

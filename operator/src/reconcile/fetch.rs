@@ -176,6 +176,7 @@ async fn fetch_children(
 /// The names of a pipeline's children of one kind, as far as they are known beforehand.
 fn fixed_names(pipeline: &str, kind: ChildKind) -> Vec<String> {
     let components: &[Component] = match kind {
+        ChildKind::PersistentVolumeClaim => return vec![names::spool_claim(pipeline)],
         ChildKind::ConfigMap => &[],
         ChildKind::Service | ChildKind::NetworkPolicy | ChildKind::PodDisruptionBudget => {
             &[Component::Bridge, Component::Processor]
@@ -263,6 +264,12 @@ impl Workers {
 }
 
 impl LiveChild {
+    /// Whether the pods of this workload mount the spool's volume.
+    pub fn mounts_spool(&self) -> bool {
+        let volumes = self.object.data.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
+        volumes.is_some_and(|volumes| volumes.iter().any(|volume| volume["name"] == pod::SPOOL_VOLUME))
+    }
+
     /// The ConfigMap that the pods of this workload read.
     pub fn configuration(&self) -> Option<&str> {
         let volumes = self.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;

@@ -3,6 +3,7 @@
 
 mod filters;
 mod ownership;
+mod spool;
 mod workers;
 
 pub use ownership::{is_owned, is_owned_by};
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 
 use self::{
     filters::with_left_filters,
+    spool::with_kept_spool,
     workers::{orphans, plan_worker},
 };
 use super::fetch::{LiveChild, Stores, Workers};
@@ -61,7 +63,7 @@ pub fn plan(
     settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
-    let pipeline = &with_left_filters(pipeline, workers);
+    let pipeline = &with_kept_spool(with_left_filters(pipeline, workers), workers);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
     let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;

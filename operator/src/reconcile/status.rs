@@ -13,7 +13,9 @@ use crds::{
     IoTPipeline, IoTPipelineStatus,
     names::{SKIP_CLEANUP_ANNOTATION, worker_name},
     pipeline::MqttSpec,
-    status::{BridgeStatus, ConditionType, LagStatus, ProcessorStatus, Reason, TableStatus, TopicStatus},
+    status::{
+        BridgeStatus, ConditionType, LagStatus, ProcessorStatus, Reason, SpoolLevel, TableStatus, TopicStatus,
+    },
     worker::Component,
 };
 use jiff::Timestamp;
@@ -28,7 +30,7 @@ use super::{
     validate::Invalid,
 };
 use crate::{
-    build::{selector_text, workload_kind},
+    build::{ChildKind, selector_text, workload_kind},
     pipeline::Pipeline,
 };
 
@@ -138,6 +140,11 @@ fn bridge_status(
     let rollout = workload.map(LiveChild::rollout);
     let bridges = workers.pods.iter().filter(|pod| pod.component == Component::Bridge);
     let mut reports = bridges.filter_map(|pod| pod.report.as_ref()).peekable();
+    let spool = reports.clone().find_map(|report| report.spool).map(|spool| SpoolLevel {
+        messages: coarse_number(i64::try_from(spool.messages).unwrap_or(i64::MAX)),
+        bytes: coarse_number(i64::try_from(spool.bytes).unwrap_or(i64::MAX)),
+    });
+    let has_spool = workers.children.iter().any(|child| child.kind == ChildKind::PersistentVolumeClaim);
     let filters = if reports.peek().is_some() {
         let granted =
             reports.flat_map(|report| &report.subscriptions).filter(|one| one.granted_qos.is_some());
@@ -156,6 +163,8 @@ fn bridge_status(
         replicas: rollout.map_or(0, |rollout| rollout.existing),
         ready_replicas: rollout.map_or(0, |rollout| rollout.ready),
         filters,
+        // Without its volume there is nothing in it; a bridge that does not answer has lost nothing by that.
+        spool: spool.or_else(|| previous.bridge.as_ref()?.spool).filter(|_| has_spool),
     }
 }
 
@@ -170,11 +179,12 @@ fn processor_status(workload: Option<&LiveChild>, pipeline: &str) -> ProcessorSt
 
 /// Two significant digits: enough to see whether something is wrong, and not a new status for every message.
 fn coarse(lag: &LagStatus) -> LagStatus {
-    let round = |number: i64| {
-        let unit = 10_i64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
-        number / unit * unit
-    };
-    LagStatus { messages: round(lag.messages), seconds: round(lag.seconds) }
+    LagStatus { messages: coarse_number(lag.messages), seconds: coarse_number(lag.seconds) }
+}
+
+fn coarse_number(number: i64) -> i64 {
+    let unit = 10_i64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    number / unit * unit
 }
 
 #[cfg(test)]

@@ -258,7 +258,8 @@ impl Deliveries {
         *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn report(&self, delivery: Delivery) {
+    /// Reports what became of a record.
+    pub fn report(&self, delivery: Delivery) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push(delivery);
         // The first one wakes the reader, who takes them all.

@@ -1,4 +1,5 @@
 //! Where data goes: one module for each system.
 
 pub mod kafka;
+pub mod spool;
 pub mod timescale;

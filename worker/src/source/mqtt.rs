@@ -94,6 +94,11 @@ pub const UNSUBSCRIBE_REFUSED: &str = "UnsubscribeRefused";
 pub const SUBSCRIPTION_REFUSED: &str = "SubscriptionRefused";
 
 impl Failure {
+    /// Whether it is Kafka that does not do its part, so that the MQTT connection is not to blame.
+    pub fn is_kafkas(&self) -> bool {
+        self.reason.starts_with("Kafka") || self.reason == "TopicMissing"
+    }
+
     fn new(reason: &'static str, message: String) -> Self {
         Self { reason, message }
     }

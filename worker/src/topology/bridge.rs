@@ -1,9 +1,11 @@
 //! The bridge: MQTT → Kafka, nothing lost. Here: one session after another; `session` is one of them.
 //!
-//! A session is one MQTT connection, one producer and one window, and ends whole. What it has not acknowledged
-//! by then the broker sends again to the next one.
+//! A session is one MQTT connection, one outlet (Kafka's producer, or the spool) and one window, and ends whole. What it
+//! has not acknowledged by then the broker sends again to the next one. So a session changes its outlet by ending.
 
+mod drain;
 mod metrics;
+mod outlet;
 mod retirement;
 mod session;
 
@@ -12,15 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::BackoffBuilder;
-use crds::{
-    names::SecretPurpose,
-    worker::{BridgeConfig, KafkaConfig, Retirement},
-};
-
 use self::{
+    drain::Drain,
     metrics::BridgeMetrics,
-    session::{End, Leaving, RECORD_TOO_LARGE, Session},
+    outlet::RECORD_TOO_LARGE,
+    session::{End, Leaving, Session},
 };
 use crate::{
     health::problem,
@@ -31,7 +29,13 @@ use crate::{
         self, Credentials, Failure, Login, SECRET_INVALID, SESSION_TAKEN_OVER, SessionUse,
         subscriptions::Subscriptions,
     },
+    spool::Spool,
     telemetry,
+};
+use backon::BackoffBuilder;
+use crds::{
+    names::SecretPurpose,
+    worker::{BridgeConfig, KafkaConfig, Retirement},
 };
 
 /// The shortest and the longest wait between two attempts. The longest is well below the liveness limit.
@@ -48,14 +52,23 @@ const BATCH_BYTES: usize = 1_000_000;
 
 /// Bridges until `context.shutdown` is requested.
 pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
-    let metrics = context.metrics.register(BridgeMetrics::register);
+    let metrics = Arc::new(context.metrics.register(BridgeMetrics::register));
     let mut subscriptions = retirement::subscriptions(&config);
     context.health.set_subscriptions(subscriptions.status());
     if config.retire {
         context.health.set_retirement(Retirement { ended: false, passed_on: 0, in_flight: 0 });
     }
-    let batch_bytes = BATCH_BYTES;
-    let mut bridge = Bridge { kafka, config, context, metrics, producer: None, batch_bytes };
+    let mut bridge = Bridge {
+        kafka,
+        config,
+        context,
+        metrics,
+        producer: None,
+        batch_bytes: BATCH_BYTES,
+        spool: None,
+        kafka_is_away: false,
+        drain: None,
+    };
     let mut waits = waits();
     while !bridge.context.shutdown.is_requested() {
         let started = Instant::now();
@@ -95,10 +108,16 @@ struct Bridge {
     kafka: KafkaConfig,
     config: BridgeConfig,
     context: Context,
-    metrics: BridgeMetrics,
+    metrics: Arc<BridgeMetrics>,
     /// A producer that has not sent anything yet.
     producer: Option<Arc<Producer>>,
     batch_bytes: usize,
+    /// Open once it is needed.
+    spool: Option<Arc<Spool>>,
+    /// Whether Kafka did not take messages lately: they go to the spool then, if there is one.
+    kafka_is_away: bool,
+    /// Empties the spool.
+    drain: Option<Drain>,
 }
 
 impl Bridge {
@@ -116,56 +135,19 @@ impl Bridge {
     /// One session, from connecting to its end. `Ok` when it ended in order.
     async fn run_session(&mut self, subscriptions: &mut Subscriptions) -> Result<Leaving, Failure> {
         let mut shutdown = self.context.shutdown.clone();
-        let producer = tokio::select! {
-            producer = self.fresh_producer() => producer?,
+        let outlet = tokio::select! {
+            outlet = self.choose_outlet() => outlet?,
             () = shutdown.requested() => return Ok(Leaving::Stop),
         };
         let login = read_login(&self.config, &self.context.secrets)?;
         let (client, mut events) = mqtt::connect(&self.config, login, SessionUse::Keep)?;
-        let (kafka, config) = (&self.kafka, &self.config);
-        let session =
-            Session::new(kafka, config, &self.context, &self.metrics, client, &producer, subscriptions);
+        let session = Session::new(self, client, &outlet, subscriptions);
         let (end, used) = session.run(&mut events).await;
-        if used {
-            // Dropped elsewhere, because a producer takes its time to let go.
-            tokio::task::spawn_blocking(move || drop(producer));
-        } else {
-            self.producer = Some(producer);
-        }
+        self.put_away(outlet, used, &end).await;
         match end {
             End::Left(leaving) => Ok(leaving),
             End::Failed(failure) => Err(failure),
         }
-    }
-
-    /// A producer without a past, for a topic that is there.
-    async fn fresh_producer(&mut self) -> Result<Arc<Producer>, Failure> {
-        let failure = |error: crate::sink::kafka::Error| Failure {
-            reason: error.reason(),
-            message: format!("{}.", telemetry::chain(&error)),
-        };
-        let access = self.context.secrets.kafka(&self.kafka).map_err(|error| Failure {
-            reason: SECRET_INVALID,
-            message: format!("{} (spec.kafka).", telemetry::chain(&error)),
-        })?;
-        let producer = match self.producer.take() {
-            Some(producer) if *producer.access() == access => producer,
-            _ => {
-                let topic = &self.kafka.topic;
-                Arc::new(Producer::new(access, topic, &self.config, self.batch_bytes).map_err(failure)?)
-            }
-        };
-        let asked = Arc::clone(&producer);
-        let answer = tokio::task::spawn_blocking(move || asked.check_topic()).await;
-        self.producer = Some(Arc::clone(&producer));
-        match answer {
-            Ok(answer) => answer.map_err(failure)?,
-            Err(error) => {
-                return Err(Failure { reason: "KafkaUnreachable", message: format!("{error}.") });
-            }
-        }
-        self.producer = None;
-        Ok(producer)
     }
 }
 

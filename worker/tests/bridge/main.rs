@@ -7,4 +7,5 @@ mod delivery;
 mod secured;
 mod sessions;
 mod sizes;
+mod spool;
 mod support;

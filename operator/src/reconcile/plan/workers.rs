@@ -98,6 +98,9 @@ pub fn orphans<'a>(
         for kind in [ChildKind::Service, ChildKind::PodDisruptionBudget, workload_kind(component)] {
             needed.push((kind, name.clone()));
         }
+        if worker.spool.is_some() || workload.is_some_and(LiveChild::mounts_spool) {
+            needed.push((ChildKind::PersistentVolumeClaim, names::spool_claim(&pipeline.id.name)));
+        }
         if settings.ingress_from.is_some() {
             needed.push((ChildKind::NetworkPolicy, name));
         }

@@ -3,11 +3,11 @@
 use crds::{
     IoTPipelineSpec,
     names::{self, SecretPurpose},
-    pipeline::{KeyFrom, KeySpec, MqttSpec, SecretRef, Suspend},
+    pipeline::{KeyFrom, KeySpec, MqttSpec, SecretRef, SpoolSpec, Suspend},
     status::Reason,
     worker::{
         AcceptTimeConfig, BridgeConfig, ColumnConfig, KeyConfig, MqttTransport, PipelineId, ProcessorConfig,
-        RoleConfig, StartFrom, Subscription, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig,
+        RoleConfig, SpoolConfig, StartFrom, Subscription, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig,
     },
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
@@ -18,7 +18,10 @@ use super::{
     problems::Problems,
     stores::{is_nullable, record_bytes},
 };
-use crate::pipeline::{MountedSecret, Worker};
+use crate::pipeline::{MountedSecret, SpoolVolume, Worker};
+
+/// The smallest volume that a spool can use.
+const MIN_SPOOL_BYTES: u64 = 16 << 20;
 
 /// The keys of the Secret of `mqtt.credentialsSecretRef`, and the names of their files.
 const CREDENTIALS: [&str; 2] = ["username", "password"];
@@ -49,6 +52,7 @@ pub(super) fn bridge(
             )
         });
     }
+    let spool = spool(mqtt, max_packet_size, problems);
     problems.refuse_if(mqtt.subscriptions.is_empty(), || {
         "mqtt.subscriptions is empty; name a topic filter".to_owned()
     });
@@ -82,6 +86,7 @@ pub(super) fn bridge(
         has_credentials: mqtt.credentials_secret_ref.is_some(),
         key: key?,
         max_record_bytes: record_bytes(max_packet_size_bytes),
+        spool: spool.as_ref().map(|volume| SpoolConfig { volume_bytes: volume.bytes, closing: false }),
     };
     let wanted = spec.bridge.clone().unwrap_or_default();
     Some(Worker {
@@ -93,7 +98,21 @@ pub(super) fn bridge(
             .resources
             .unwrap_or_else(|| default_resources("32Mi", (64 << 20) + 4 * max_in_flight_bytes)),
         pod: wanted.pod,
+        spool,
     })
+}
+
+fn spool(mqtt: &MqttSpec, max_packet_size: Option<u32>, problems: &mut Problems) -> Option<SpoolVolume> {
+    let SpoolSpec { size, storage_class_name } = mqtt.spool.as_ref()?;
+    let bytes = problems.size("mqtt.spool.size", size)?;
+    let least = MIN_SPOOL_BYTES.max(8 * u64::from(max_packet_size.unwrap_or_default()));
+    problems.refuse_if(bytes < least, || {
+        format!(
+            "mqtt.spool.size {size} is too small; it needs 16Mi at least, and eight times mqtt.maxPacketSize {}",
+            mqtt.max_packet_size
+        )
+    });
+    Some(SpoolVolume { bytes, storage_class: storage_class_name.clone() })
 }
 
 /// What the bridge's pods mount to log in to the MQTT broker.
@@ -163,6 +182,7 @@ pub(super) fn processor(
         secrets: database.mounts.iter().chain(&kafka.mounts).cloned().collect(),
         resources: wanted.resources.clone().unwrap_or_else(|| default_resources("64Mi", 256 << 20)),
         pod: wanted.pod.clone(),
+        spool: None,
     })
 }
 

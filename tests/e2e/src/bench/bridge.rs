@@ -49,6 +49,7 @@ pub fn config(broker: &Broker, client_id: &str) -> RoleConfig {
         has_credentials: broker.credentials.is_some(),
         key: KeyConfig::Topic,
         max_record_bytes: (1 << 20) + (128 << 10),
+        spool: None,
     })
 }
 

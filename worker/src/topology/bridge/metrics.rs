@@ -40,6 +40,12 @@ pub struct BridgeMetrics {
     pub redelivered: Counter,
     /// Messages that Kafka has.
     pub delivered: Counter,
+    /// Messages put into the spool.
+    pub spooled: Counter,
+    /// Messages in the spool.
+    pub spool_messages: Gauge,
+    /// What they take, bytes.
+    pub spool_bytes: Gauge,
     /// Messages acknowledged to the broker.
     pub acknowledged: Counter,
     /// Messages not yet acknowledged.
@@ -64,6 +70,9 @@ impl BridgeMetrics {
             received_bytes: Counter::default(),
             redelivered: Counter::default(),
             delivered: Counter::default(),
+            spooled: Counter::default(),
+            spool_messages: Gauge::default(),
+            spool_bytes: Gauge::default(),
             acknowledged: Counter::default(),
             in_flight: Gauge::default(),
             in_flight_bytes: Gauge::default(),
@@ -77,6 +86,11 @@ impl BridgeMetrics {
         let redelivered = metrics.redelivered.clone();
         registry.register("messages_redelivered", "MQTT messages marked as delivered before", redelivered);
         registry.register("messages_delivered", "Messages that Kafka has", metrics.delivered.clone());
+        registry.register("messages_spooled", "Messages put into the spool", metrics.spooled.clone());
+        let spool_messages = metrics.spool_messages.clone();
+        registry.register("spool_messages", "Messages in the spool", spool_messages);
+        let spool_bytes = metrics.spool_bytes.clone();
+        registry.register_with_unit("spool", "What they take", Unit::Bytes, spool_bytes);
         let acknowledged = metrics.acknowledged.clone();
         registry.register("messages_acknowledged", "Messages acknowledged to the MQTT broker", acknowledged);
         registry.register("in_flight", "Messages not yet acknowledged", metrics.in_flight.clone());

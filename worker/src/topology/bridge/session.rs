@@ -15,21 +15,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::{BridgeConfig, KafkaConfig};
+use crds::worker::{BridgeConfig, KafkaConfig, SpoolStatus};
 use tokio::{sync::Notify, time};
 
-pub use self::transfer::RECORD_TOO_LARGE;
-use super::metrics::BridgeMetrics;
+use super::{Bridge, metrics::BridgeMetrics, outlet::Outlet};
 use crate::{
     health::Health,
     run::Context,
     secrets::Secrets,
     shutdown::Shutdown,
-    sink::kafka::{Delivery, Producer},
+    sink::kafka::Delivery,
     source::mqtt::{
         Ack, BROKER_UNREACHABLE, Client, Event, Events, Failure, KEEP_ALIVE_SECONDS,
         subscriptions::Subscriptions, window::Window,
     },
+    spool::Spool,
 };
 
 /// A full window may stop the reading, and so the keep-alive, for so long.
@@ -70,7 +70,18 @@ struct Parts<'a> {
     secrets: &'a Secrets,
     metrics: &'a BridgeMetrics,
     client: Client,
-    producer: &'a Arc<Producer>,
+    outlet: &'a Outlet,
+    /// Where messages may go while Kafka is away.
+    spool: Option<&'a Arc<Spool>>,
+}
+
+impl Parts<'_> {
+    /// Says how full the spool is.
+    fn say_level(&self, level: SpoolStatus) {
+        self.metrics.spool_messages.set(i64::try_from(level.messages).unwrap_or(i64::MAX));
+        self.metrics.spool_bytes.set(i64::try_from(level.bytes).unwrap_or(i64::MAX));
+        self.health.set_spool(level);
+    }
 }
 
 struct State<'a> {
@@ -101,14 +112,12 @@ enum Phase {
 impl<'a> Session<'a> {
     /// A session that has not connected yet.
     pub fn new(
-        kafka: &'a KafkaConfig,
-        config: &'a BridgeConfig,
-        context: &'a Context,
-        metrics: &'a BridgeMetrics,
+        bridge: &'a Bridge,
         client: Client,
-        producer: &'a Arc<Producer>,
+        outlet: &'a Outlet,
         subscriptions: &'a mut Subscriptions,
     ) -> Self {
+        let Bridge { kafka, config, context, metrics, spool, .. } = bridge;
         let state = State {
             window: Window::new(usize::from(config.max_in_flight), config.max_in_flight_bytes),
             subscriptions,
@@ -120,8 +129,18 @@ impl<'a> Session<'a> {
             turned_away: false,
             last_arrival: Instant::now(),
         };
-        let Context { health, shutdown, metrics: _, secrets } = context;
-        let parts = Parts { kafka, config, health, shutdown, secrets, metrics, client, producer };
+        let Context { health, shutdown, secrets, .. } = context;
+        let parts = Parts {
+            kafka,
+            config,
+            health,
+            shutdown,
+            secrets,
+            metrics,
+            client,
+            outlet,
+            spool: spool.as_ref(),
+        };
         Self { parts, state: RefCell::new(state), room: Notify::new() }
     }
 
@@ -159,7 +178,7 @@ impl<'a> Session<'a> {
             while self.must_wait() {
                 // Not polling is what pushes back, up to the broker, through TCP.
                 if time::timeout(FULL_WINDOW_PATIENCE, self.room.notified()).await.is_err() {
-                    return End::Failed(self.kafka_slow(FULL_WINDOW_PATIENCE));
+                    return End::Failed(self.slow(FULL_WINDOW_PATIENCE));
                 }
             }
         }
@@ -221,10 +240,13 @@ impl<'a> Session<'a> {
         state.window.is_full() && !matches!(state.phase, Phase::Leaving(_))
     }
 
-    /// Kafka takes nothing, and why, where its client knows.
-    fn kafka_slow(&self, patience: Duration) -> Failure {
+    /// Nothing downstream takes messages, and why, where that is known.
+    fn slow(&self, patience: Duration) -> Failure {
+        if let Some(spooling) = self.parts.outlet.spooling() {
+            return spooling.failure();
+        }
         let bootstrap_servers = &self.parts.kafka.bootstrap_servers;
-        match self.parts.producer.deliveries().cause() {
+        match self.parts.outlet.deliveries().cause() {
             Some(cause) => Failure {
                 reason: cause.reason().into(),
                 message: format!("Kafka at {bootstrap_servers} {cause}. Messages wait at the MQTT broker."),

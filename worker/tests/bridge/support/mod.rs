@@ -126,6 +126,7 @@ impl Scenario {
             has_credentials: credentials().is_some(),
             key: KeyConfig::Topic,
             max_record_bytes: 2 << 20,
+            spool: None,
         };
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir_all(&directory).unwrap();
@@ -184,6 +185,7 @@ impl Scenario {
             .args(["bridge", "--http-address", &http.to_string()])
             .args(["--config".as_ref(), path.as_os_str()])
             .args(["--secrets".as_ref(), self.directory.as_os_str()])
+            .args(["--spool".as_ref(), self.directory.join("spool").as_os_str()])
             .spawn()
             .unwrap();
         Bridge { child, http }

@@ -1,7 +1,10 @@
 //! How a session ends in order: nothing is taken any more, Kafka has what was taken, the broker has the
 //! acknowledgements.
 
-use std::time::{Duration, Instant};
+use std::{
+    future,
+    time::{Duration, Instant},
+};
 
 use crds::worker::Retirement;
 use tokio::time;
@@ -59,7 +62,13 @@ impl Session<'_> {
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut seconds: u32 = 0;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.drained() => {
+                    tracing::info!("Kafka has what was in the spool: messages go there again");
+                    return Leaving::Renew;
+                }
+            }
             if self.parts.config.retire && self.is_drained() {
                 return Leaving::Drained;
             }
@@ -71,9 +80,19 @@ impl Session<'_> {
         }
     }
 
+    /// Returns once the spool is empty, where messages go to it.
+    async fn drained(&self) {
+        match self.parts.outlet.spooling() {
+            Some(spooling) => spooling.progress.drained().await,
+            None => future::pending().await,
+        }
+    }
+
     fn is_drained(&self) -> bool {
         let state = self.state.borrow();
-        matches!(state.phase, Phase::Connected { .. })
+        // What is in the spool is on its way too.
+        self.parts.outlet.spooling().is_none()
+            && matches!(state.phase, Phase::Connected { .. })
             && state.subscriptions.are_ended()
             && state.window.is_empty()
             && state.last_arrival.elapsed() >= QUIET
@@ -82,17 +101,18 @@ impl Session<'_> {
     /// Whether Kafka is to be reached in another way than the producer does. Secrets that cannot be read leave things
     /// as they are: the next session tells.
     fn has_other_access(&self) -> bool {
-        (self.parts.secrets.kafka(self.parts.kafka))
-            .is_ok_and(|access| access != *self.parts.producer.access())
+        let Some(producer) = self.parts.outlet.producer() else { return false };
+        (self.parts.secrets.kafka(self.parts.kafka)).is_ok_and(|access| access != *producer.access())
     }
 
     /// Says how far the session of a pipeline that goes is emptied.
     pub(super) fn say_retirement(&self, in_flight: usize) {
         if self.parts.config.retire {
+            let spooled = self.parts.spool.map_or(0, |spool| spool.level().messages);
             self.parts.health.set_retirement(Retirement {
                 ended: false,
                 passed_on: self.parts.metrics.delivered.get(),
-                in_flight: in_flight as u64,
+                in_flight: in_flight as u64 + spooled,
             });
         }
     }

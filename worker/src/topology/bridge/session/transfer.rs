@@ -10,16 +10,10 @@ use super::{Parts, Phase, Session, State};
 use crate::{
     headers::{self, Origin},
     key::record_key,
-    sink::{
-        self,
-        kafka::{Delivery, Record, Stub},
-    },
+    sink::kafka::{Delivery, Record, Stub},
     source::mqtt::{Failure, Message},
-    topology::bridge::metrics::FailureKind,
+    topology::bridge::{metrics::FailureKind, outlet},
 };
-
-/// Kafka does not take a record, or a batch of them, because of its size.
-pub const RECORD_TOO_LARGE: &str = "RecordTooLarge";
 
 /// Delivery reports are looked at after so many messages even when more messages are there.
 const SETTLE_EVERY: usize = 256;
@@ -76,7 +70,7 @@ impl Session<'_> {
     }
 
     fn send(&self, sequence: usize, record: Record<'_>) -> Result<(), Failure> {
-        self.parts.producer.send(sequence, record).map_err(|error| self.not_queued(&error))
+        self.parts.outlet.send(sequence, record).map_err(|error| self.not_queued(&error))
     }
 
     /// Sends what stands for a message that no record can hold. The message itself would stand in the way for ever.
@@ -102,7 +96,7 @@ impl Session<'_> {
     /// Takes delivery reports as they come.
     pub(super) async fn settle_deliveries(&self) -> Failure {
         loop {
-            self.parts.producer.deliveries().arrived().await;
+            self.parts.outlet.deliveries().arrived().await;
             if let Err(failure) = self.settle(&mut self.state.borrow_mut()) {
                 return failure;
             }
@@ -111,10 +105,10 @@ impl Session<'_> {
 
     /// Looks at all delivery reports and queues the acknowledgements that are due.
     fn settle(&self, state: &mut State<'_>) -> Result<(), Failure> {
-        let Parts { metrics, client, producer, .. } = &self.parts;
+        let Parts { metrics, client, outlet, .. } = &self.parts;
         let State { window, batch, unsettled, .. } = &mut *state;
         *unsettled = 0;
-        producer.deliveries().take(batch);
+        outlet.deliveries().take(batch);
         let now = if batch.is_empty() { 0 } else { Timestamp::now().as_microsecond() };
         let mut refused = None;
         let mut stubs = Vec::new();
@@ -126,8 +120,12 @@ impl Session<'_> {
             match error {
                 None => {
                     let Some(received) = window.deliver(sequence) else { continue };
-                    metrics.delivered.inc();
-                    metrics.delivery_latency.observe((now - received) as f64 / 1e6);
+                    if outlet.spooling().is_some() {
+                        metrics.spooled.inc();
+                    } else {
+                        metrics.delivered.inc();
+                        metrics.delivery_latency.observe((now - received) as f64 / 1e6);
+                    }
                 }
                 Some(code) => {
                     metrics.failed(FailureKind::Refused);
@@ -152,20 +150,7 @@ impl Session<'_> {
     }
 
     fn kafka_refused(&self, code: RDKafkaErrorCode) -> Failure {
-        let Parts { producer, kafka, .. } = &self.parts;
-        match producer.fatal_error().unwrap_or(code) {
-            RDKafkaErrorCode::MessageSizeTooLarge => Failure {
-                reason: RECORD_TOO_LARGE,
-                message: format!(
-                    "Kafka refused records as too large: max.message.bytes of the topic {} is smaller than what the \
-                     bridge sends at once. It sends less from now on; raise max.message.bytes.",
-                    kafka.topic
-                ),
-            },
-            code => Failure {
-                reason: "KafkaRefused",
-                message: format!("{}.", sink::kafka::refusal(&kafka.topic, code)),
-            },
-        }
+        let fatal = self.parts.outlet.producer().and_then(|producer| producer.fatal_error());
+        outlet::refused(&self.parts.kafka.topic, fatal.unwrap_or(code))
     }
 }

@@ -5,14 +5,18 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio::time;
 
-use super::{Parts, Phase, Session, transfer::RECORD_TOO_LARGE};
+use super::{Parts, Phase, Session};
 use crate::{
     health::problem,
     source::mqtt::{BROKER_UNREACHABLE, Failure},
+    topology::bridge::outlet::{Outlet, RECORD_TOO_LARGE, spool_failed},
 };
 
 /// Kafka is taken for gone when a message has waited so long for it.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same where there is a spool to go on with.
+const DELIVERY_PATIENCE_WITH_SPOOL: Duration = Duration::from_secs(3);
 
 /// How long the broker may take to answer SUBSCRIBE and UNSUBSCRIBE.
 const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(10);
@@ -29,11 +33,13 @@ impl Session<'_> {
             ticks.tick().await;
             self.parts.health.turned();
             self.assess();
-            if let Err(failure) = self.check_subscriptions() {
+            if let Err(failure) = self.check_subscriptions().and_then(|()| self.check_outlet()) {
                 return failure;
             }
-            if self.parts.producer.deliveries().all_brokers_down() {
-                let producer = Arc::clone(self.parts.producer);
+            if let Some(producer) =
+                self.parts.outlet.producer().filter(|producer| producer.deliveries().all_brokers_down())
+            {
+                let producer = Arc::clone(producer);
                 // A failed question leaves the mark as it is; a successful one removes it.
                 let _ = tokio::task::spawn_blocking(move || producer.check_topic()).await;
             }
@@ -56,9 +62,33 @@ impl Session<'_> {
         if ask_again { self.subscribe(true) } else { Ok(()) }
     }
 
+    /// Ends the session where its messages had better go elsewhere.
+    fn check_outlet(&self) -> Result<(), Failure> {
+        match self.parts.outlet {
+            Outlet::Kafka(_) if self.parts.spool.is_some() && self.is_late(DELIVERY_PATIENCE_WITH_SPOOL) => {
+                Err(self.slow(DELIVERY_PATIENCE_WITH_SPOOL))
+            }
+            Outlet::Kafka(_) => Ok(()),
+            Outlet::Spool(spooling) => {
+                spooling.writer.failure().map_or(Ok(()), |what| Err(spool_failed(&what)))
+            }
+        }
+    }
+
+    /// Whether a message has waited so long to be safe.
+    fn is_late(&self, patience: Duration) -> bool {
+        let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
+        let oldest = self.state.borrow().window.oldest_micros();
+        oldest.is_some_and(|oldest| Timestamp::now().as_microsecond() - oldest > patience)
+    }
+
     /// Works out readiness and the gauges.
     pub(super) fn assess(&self) {
-        let Parts { health, metrics, producer, .. } = &self.parts;
+        let Parts { health, metrics, outlet, spool, .. } = &self.parts;
+        if let Some(spool) = spool {
+            self.parts.say_level(spool.level());
+        }
+        let late = self.is_late(DELIVERY_PATIENCE);
         let state = self.state.borrow();
         metrics.in_flight.set(i64::try_from(state.window.len()).unwrap_or(i64::MAX));
         metrics.in_flight_bytes.set(i64::try_from(state.window.bytes()).unwrap_or(i64::MAX));
@@ -66,15 +96,15 @@ impl Session<'_> {
         if !matches!(state.phase, Phase::Connected { .. }) || !state.subscriptions.are_answered() {
             return;
         }
-        let patience = i64::try_from(DELIVERY_PATIENCE.as_micros()).unwrap_or(i64::MAX);
-        let oldest = state.window.oldest_micros();
-        let late = oldest.is_some_and(|oldest| Timestamp::now().as_microsecond() - oldest > patience);
         let trouble = state.subscriptions.problem();
         if !state.subscriptions.are_granted() {
             health.set_not_ready(trouble.unwrap_or_else(|| problem("Starting", "Subscribing.")));
-        } else if producer.deliveries().all_brokers_down() || late {
-            let Failure { reason, message } = self.kafka_slow(DELIVERY_PATIENCE);
+        } else if outlet.deliveries().all_brokers_down() || late {
+            let Failure { reason, message } = self.slow(DELIVERY_PATIENCE);
             health.set_not_ready(problem(reason, message));
+        } else if let Some(spooling) = outlet.spooling() {
+            let Failure { reason, message } = spooling.failure();
+            health.set_ready_with_problem(problem(reason, message));
         } else if state.stubbed {
             health.set_ready_with_problem(problem(
                 RECORD_TOO_LARGE,
