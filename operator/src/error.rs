@@ -86,6 +86,14 @@ pub enum Error {
         /// What the API server says.
         source: kube::Error,
     },
+    /// A pod on a node that does not answer could not be removed.
+    #[snafu(display("failed to remove pod {name}"))]
+    RemovePod {
+        /// Its name.
+        name: String,
+        /// What the API server says.
+        source: kube::Error,
+    },
     /// The finalizers could not be written.
     #[snafu(display("failed to write the finalizers"))]
     WriteFinalizers {

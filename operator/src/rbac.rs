@@ -23,8 +23,8 @@ pub const RULES: &[Rule] = &[
     rule("", "namespaces", &["get"]),
     // The volume of a bridge's spool.
     rule("", "persistentvolumeclaims", CHILD),
-    // What the workers report is read through the pod's address.
-    rule("", "pods", &["list"]),
+    // What the workers report is read through the pod's address. Delete is for bridges on nodes that do not answer.
+    rule("", "pods", &["delete", "list"]),
     // By name only: those that a pipeline refers to.
     rule("", "secrets", &["get"]),
     rule("", "services", CHILD),

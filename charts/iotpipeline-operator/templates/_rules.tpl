@@ -8,7 +8,7 @@
   verbs: [get]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list]
+  verbs: [delete, list]
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
   verbs: [create, delete, get, list, patch, watch]

@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
         PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -36,6 +36,12 @@ const WORKER_ID: i64 = 65_532;
 
 /// A worker flushes and hands over when asked to stop; after this many seconds it is killed.
 const TERMINATION_GRACE_SECONDS: i64 = 45;
+
+/// The taints of a node that does not answer.
+const NODE_TROUBLE: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+/// How long a worker stays on such a node; Kubernetes' own default is five minutes.
+const NODE_PATIENCE_SECONDS: i64 = 60;
 
 /// Readable by the owner and by the worker's group, `fsGroup`.
 const SECRET_FILE_MODE: i32 = 0o440;
@@ -76,7 +82,9 @@ pub fn build_pod_template(
                 ..PodSecurityContext::default()
             }),
             termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
-            tolerations: some_unless_empty(worker.pod.tolerations.clone()),
+            tolerations: Some(
+                worker.pod.tolerations.iter().cloned().chain(NODE_TROUBLE.map(for_a_minute)).collect(),
+            ),
             volumes: Some(
                 std::iter::once(config_volume(config_map))
                     .chain(worker.secrets.iter().map(secret_volume))
@@ -85,6 +93,16 @@ pub fn build_pod_template(
             ),
             ..PodSpec::default()
         }),
+    }
+}
+
+fn for_a_minute(taint: &str) -> Toleration {
+    Toleration {
+        key: Some(taint.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(NODE_PATIENCE_SECONDS),
+        ..Toleration::default()
     }
 }
 

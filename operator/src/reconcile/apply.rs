@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crds::{IoTPipeline, status::Reason};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 
 use super::{
     fetch::{LiveChild, Stores},
@@ -90,6 +92,7 @@ pub async fn apply(
     }
     outcome.processor =
         apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome.failure).await;
+    remove_stranded(&plan.stranded, context, &mut outcome).await;
     remove_orphans(&plan.orphans, pipeline, context, &mut outcome).await;
     Ok(outcome)
 }
@@ -256,6 +259,22 @@ async fn apply_worker(
         }
     }
     outcome
+}
+
+async fn remove_stranded(pods: &[Pod], context: &Context, outcome: &mut Outcome) {
+    for pod in pods {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        let name = pod.name_any();
+        match write::remove_pod(context, pod).await {
+            Ok(()) => outcome.changes.push(Change {
+                object: format!("pod {name} on node {node}, which does not answer,"),
+                field: String::new(),
+                from: name,
+                to: String::new(),
+            }),
+            Err(error) => outcome.fail(error),
+        }
+    }
 }
 
 async fn remove_orphans(

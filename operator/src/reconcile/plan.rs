@@ -4,6 +4,7 @@
 mod filters;
 mod ownership;
 mod spool;
+mod stranded;
 mod workers;
 
 pub use ownership::{is_owned, is_owned_by};
@@ -16,10 +17,12 @@ use crds::{
     pipeline::{DeletionPolicy, DeletionPolicySpec},
 };
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
 use self::{
     filters::with_left_filters,
     spool::with_kept_spool,
+    stranded::stranded_bridges,
     workers::{orphans, plan_worker},
 };
 use super::fetch::{LiveChild, Stores, Workers};
@@ -46,6 +49,8 @@ pub struct Plan {
     pub bridge: Option<WorkerPlan>,
     /// What to do with the processor.
     pub processor: WorkerPlan,
+    /// Bridges on nodes that do not answer.
+    pub stranded: Vec<Pod>,
     /// Objects of this pipeline that nothing needs any more.
     pub orphans: Vec<LiveChild>,
 }
@@ -76,6 +81,7 @@ pub fn plan(
         topic: plan_topic(pipeline, stores),
         bridge,
         processor,
+        stranded: stranded_bridges(pipeline, workers, now),
         orphans,
     })
 }

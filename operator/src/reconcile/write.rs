@@ -2,6 +2,7 @@
 //! `apply`, `cleanup` and the end of a reconciliation; decides nothing.
 
 use crds::{IoTPipeline, IoTPipelineStatus, names::FIELD_MANAGER};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
@@ -15,7 +16,9 @@ use super::fetch::LiveChild;
 use crate::{
     build::Child,
     context::Context,
-    error::{ApplyChildSnafu, DeleteChildSnafu, Error, WriteFinalizersSnafu, WriteStatusSnafu},
+    error::{
+        ApplyChildSnafu, DeleteChildSnafu, Error, RemovePodSnafu, WriteFinalizersSnafu, WriteStatusSnafu,
+    },
 };
 
 /// Writes a child as a whole (server-side apply): what the operator no longer names goes.
@@ -68,6 +71,22 @@ pub async fn delete_child(context: &Context, namespace: &str, child: &LiveChild)
     match api.delete(&name, &DeleteParams::background().preconditions(same_object)).await {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         result => result.map(|_| ()).context(DeleteChildSnafu { kind, name }),
+    }
+}
+
+/// Removes a pod without waiting for its node, if it still is the same pod.
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer.
+pub async fn remove_pod(context: &Context, pod: &Pod) -> Result<(), Error> {
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+    let same_pod = Preconditions { uid: pod.uid(), resource_version: None };
+    tracing::warn!(namespace, name, "Removing a pod whose node does not answer");
+    context.metrics.record_write("delete", "Pod");
+    match api.delete(&name, &DeleteParams::default().grace_period(0).preconditions(same_pod)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        result => result.map(|_| ()).context(RemovePodSnafu { name }),
     }
 }
 

@@ -245,6 +245,33 @@ async fn what_a_pod_reports_is_in_the_condition() {
 }
 
 #[tokio::test]
+async fn a_bridge_whose_node_does_not_answer_makes_room_for_another() {
+    let world = World::at_rest(PIPELINE).await;
+    let put = |owner: &str, due_seconds_ago: i64| {
+        let due = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(due_seconds_ago);
+        world.api.put(
+            "pods/line-bridge-0",
+            json!({
+                "metadata": {
+                    "name": "line-bridge-0", "namespace": "plant-7", "uid": "p", "labels": BRIDGE.labels(),
+                    "deletionTimestamp": due.to_string(),
+                    "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": owner}],
+                },
+                "spec": {"nodeName": "node-1", "containers": []},
+            }),
+        );
+    };
+    put("uid-of-statefulsets/line-bridge", 5);
+    world.reconcile().await.unwrap();
+    put("uid-of-somebody", 60);
+    world.reconcile().await.unwrap();
+    assert!(!world.log().contains(&"delete pods/line-bridge-0".to_owned()), "in time, or not ours");
+    put("uid-of-statefulsets/line-bridge", 60);
+    world.reconcile().await.unwrap();
+    assert!(world.log().contains(&"delete pods/line-bridge-0".to_owned()));
+}
+
+#[tokio::test]
 async fn deletion_stops_the_workers_then_deletes_topic_and_table() {
     let world = World::deleted_after_rest().await;
     world.reconcile().await.unwrap();
