@@ -238,7 +238,7 @@ fn attempt<T>(what: &'static str, steps: impl FnOnce() -> Result<T, redb::Error>
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, env, process};
+    use std::{env, process};
 
     use super::*;
 
@@ -323,45 +323,5 @@ mod tests {
         bytes[found + 100] = 8;
         fs::write(&path, bytes).unwrap();
         assert!(matches!(Spool::open(&directory.0, VOLUME), Err(Error::Open { .. })));
-    }
-
-    /// Against a plain queue, with restarts; the volume's bound holds for the file.
-    #[test]
-    fn it_is_a_bounded_queue_whatever_comes() {
-        let directory = Directory::new("model");
-        let mut spool = directory.open();
-        let mut model = VecDeque::new();
-        let (mut random, mut next) = (7_u64, 0_u64);
-        for _ in 0..600 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            match random >> 61 {
-                0..4 => {
-                    let size = if random & 1 == 0 { 180 } else { 20_000 };
-                    let batch: Vec<_> =
-                        (next..next + 1 + (random >> 40) % 20).map(|key| entry(key, size)).collect();
-                    if spool.has_room(batch.iter().map(Entry::bytes).sum()) {
-                        spool.append(&batch).unwrap();
-                        model.extend(next..next + batch.len() as u64);
-                        next += batch.len() as u64;
-                    }
-                }
-                4..7 => {
-                    let head = spool.head(50, (random >> 40) % 100_000).unwrap();
-                    assert!(keys(&head).iter().eq(model.iter().take(head.len())));
-                    spool.remove(&head).unwrap();
-                    drop(model.drain(..head.len()));
-                }
-                _ => {
-                    drop(spool);
-                    spool = directory.open();
-                }
-            }
-            assert_eq!(spool.level().messages, model.len() as u64);
-        }
-        assert!(
-            fs::metadata(directory.0.join(FILE)).unwrap().len() <= VOLUME.volume_bytes,
-            "the volume is large enough"
-        );
-        assert!(next > 1_000);
     }
 }
