@@ -13,7 +13,7 @@ demo: ## from nothing to rows: the local cluster, the operator, a pipeline and 2
 demo-down: ## take the demo and its cluster down; only the cache of built tools stays
 	$(CLUSTER)/down
 
-test: ## run all tests: unit, integration and end-to-end, on a local cluster
+test: ## run all tests: unit, fuzz, integration and end-to-end, on a local cluster
 	scripts/test
 
 test-unit: ## run the tests that need nothing but the compiler

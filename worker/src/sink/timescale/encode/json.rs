@@ -63,7 +63,8 @@ fn write_nested(value: &Value, depth: usize, buffer: &mut Vec<u8>) -> Result<(),
         }
         // The debug form is the shortest text that reads back as the same number, and valid JSON.
         Value::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
-            write_display(format_args!("{number:.0}"), buffer);
+            // Of the two zeros the sum is the one without a sign.
+            write_display(format_args!("{:.0}", number.into_inner() + 0.0), buffer);
         }
         Value::Float(number) => write_display(format_args!("{:?}", number.into_inner()), buffer),
         Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
@@ -169,6 +170,7 @@ mod tests {
             assert_eq!(round_trip(json), json);
         }
         assert_eq!(round_trip("20.0"), "20");
+        assert_eq!(round_trip("-1e-400"), "0");
         assert_eq!(round_trip("1.0e2"), "100");
     }
 
