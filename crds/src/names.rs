@@ -45,6 +45,9 @@ pub const SECRETS_DIR: &str = "/etc/iotpipeline/secrets";
 /// The directory into which the volume of the bridge's spool is mounted.
 pub const SPOOL_DIR: &str = "/var/lib/iotpipeline/spool";
 
+/// The directory that outlives a processor's container, and not its pod.
+pub const STATE_DIR: &str = "/run/iotpipeline";
+
 /// What a mounted Secret is for. Displays as the name of its directory, such as `mqtt-client`.
 #[derive(Clone, Copy, Debug, Display, Eq, PartialEq)]
 #[strum(serialize_all = "kebab-case")]

@@ -17,6 +17,7 @@ pub mod shutdown;
 pub mod sink;
 pub mod source;
 pub mod spool;
+pub mod suspicion;
 pub mod telemetry;
 pub mod topology;
 pub mod transform;

@@ -9,6 +9,8 @@ pub enum Reason {
     OffsetLost,
     /// The topic was created again, and with it what had not become rows is gone.
     TopicRecreated,
+    /// The processor was killed, or hung, while it handled this record.
+    Poison,
     /// The payload has no bytes.
     Empty,
     /// The payload is no UTF-8, or the program made text that is none.

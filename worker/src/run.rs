@@ -69,6 +69,9 @@ pub struct Options {
     /// Where the volume of the bridge's spool is mounted, where the configuration has one.
     #[arg(long, default_value = names::SPOOL_DIR)]
     pub spool: PathBuf,
+    /// A directory that outlives this container, for what killed it.
+    #[arg(long, default_value = names::STATE_DIR)]
+    pub state: PathBuf,
 }
 
 /// What every part of a worker shares.
@@ -84,11 +87,13 @@ pub struct Context {
     pub secrets: Secrets,
     /// Where the spool's volume is mounted.
     pub spool: PathBuf,
+    /// A directory that outlives this container.
+    pub state: PathBuf,
 }
 
 /// Runs the worker until SIGTERM or SIGINT; blocks the calling thread.
 pub fn run(component: Component, options: Options) -> Result<(), Error> {
-    let Options { config, http_address, secrets, spool } = options;
+    let Options { config, http_address, secrets, spool, state } = options;
     telemetry::start_logging();
     if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
         return EnvironmentSnafu { variable }.fail();
@@ -101,6 +106,7 @@ pub fn run(component: Component, options: Options) -> Result<(), Error> {
         shutdown,
         secrets: Secrets::new(secrets),
         spool,
+        state,
     };
     http::spawn(http_address, context.health.clone(), context.metrics.clone(), shutdown_trigger)
         .context(HttpSnafu { address: http_address })?;

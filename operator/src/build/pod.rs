@@ -4,16 +4,16 @@
 //! Secret. Workers read their Secrets again at every connect, so a rotation restarts nothing.
 
 use crds::{
-    names::{SECRETS_DIR, SPOOL_DIR, WORKER_CONFIG_PATH, WORKER_HTTP_PORT, spool_claim},
+    names::{SECRETS_DIR, SPOOL_DIR, STATE_DIR, WORKER_CONFIG_PATH, WORKER_HTTP_PORT, spool_claim},
     worker::Component,
 };
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
-        PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
+        KeyToPath, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
         SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
     },
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use super::{WorkerImage, labels};
@@ -27,6 +27,9 @@ pub const CONTAINER_NAME: &str = "worker";
 
 /// The volume with the worker's configuration.
 pub const CONFIG_VOLUME: &str = "config";
+
+/// The directory of a processor that outlives its container.
+const STATE_VOLUME: &str = "state";
 
 /// The volume of the bridge's spool.
 pub const SPOOL_VOLUME: &str = "spool";
@@ -89,6 +92,7 @@ pub fn build_pod_template(
                 std::iter::once(config_volume(config_map))
                     .chain(worker.secrets.iter().map(secret_volume))
                     .chain(worker.spool.iter().map(|_| spool_volume(pipeline)))
+                    .chain(has_state(worker).then(state_volume))
                     .collect(),
             ),
             ..PodSpec::default()
@@ -145,6 +149,7 @@ fn build_container(worker: &Worker, image: &WorkerImage) -> Container {
             std::iter::once(config_mount)
                 .chain(worker.secrets.iter().map(secret_mount))
                 .chain(worker.spool.iter().map(|_| spool_mount()))
+                .chain(has_state(worker).then(state_mount))
                 .collect(),
         ),
         ..Container::default()
@@ -174,6 +179,26 @@ fn config_volume(config_map: &str) -> Volume {
         }),
         ..Volume::default()
     }
+}
+
+/// Which message kills a processor is seen from one run of its container to the next.
+fn has_state(worker: &Worker) -> bool {
+    worker.component() == Component::Processor
+}
+
+fn state_volume() -> Volume {
+    Volume {
+        name: STATE_VOLUME.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: Some(Quantity("1Mi".to_owned())),
+            ..EmptyDirVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn state_mount() -> VolumeMount {
+    VolumeMount { name: STATE_VOLUME.to_owned(), mount_path: STATE_DIR.to_owned(), ..VolumeMount::default() }
 }
 
 fn spool_volume(pipeline: &Pipeline) -> Volume {

@@ -40,6 +40,7 @@ use crate::{
     source::kafka::{
         Source, assignment::Assignment, context::SourceContext, create_consumer, offsets::KafkaOffsets,
     },
+    suspicion::Suspicion,
     telemetry::chain,
     transform::Transform,
 };
@@ -106,6 +107,7 @@ struct Processor {
 
 impl Processor {
     fn run(&self) -> Result<(), Error> {
+        let mut suspicion = Suspicion::open(&self.context.state);
         while !self.context.shutdown.is_requested() {
             let access = match self.context.secrets.kafka(&self.kafka) {
                 Ok(access) => access,
@@ -114,16 +116,23 @@ impl Processor {
                     continue;
                 }
             };
-            if let Err(error) = self.process(access)? {
+            let outcome;
+            (outcome, suspicion) = self.process(access, suspicion)?;
+            if let Err(error) = outcome {
                 self.wait(refused_settings(&error));
             }
         }
+        suspicion.end();
         Ok(())
     }
 
     /// Processes with one consumer and one writer until these are to go. The inner error is that of a Kafka client
     /// which refuses its settings.
-    fn process(&self, access: KafkaAccess) -> Result<Result<(), KafkaError>, Error> {
+    fn process(
+        &self,
+        access: KafkaAccess,
+        suspicion: Suspicion,
+    ) -> Result<(Result<(), KafkaError>, Suspicion), Error> {
         self.readiness.rejoin();
         let assignment = Arc::new(Assignment::default());
         let source_context = SourceContext::new(
@@ -134,7 +143,7 @@ impl Processor {
         );
         let consumer = match create_consumer(&access, &self.config.consumer_group, source_context) {
             Ok(consumer) => Arc::new(consumer),
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok((Err(error), suspicion)),
         };
         let (end, ended) = shutdown::channel();
         let writer = Writer {
@@ -173,6 +182,7 @@ impl Processor {
             self.transform.clone(),
             encoder,
             breaker,
+            suspicion,
             Arc::clone(&self.readiness),
             full_sender,
             empty_receiver,
@@ -182,9 +192,9 @@ impl Processor {
         let result = source.run(&mut intake);
         // Ends the writer after the transaction it is in. Dropping the consumer then leaves the group.
         end.request();
-        drop(intake);
+        let suspicion = intake.end();
         self.join(writer_thread)?;
-        Ok(result)
+        Ok((result, suspicion))
     }
 
     /// Tells when the worker stops, when the Secrets are other ones than `access` was made of, and when Kafka refuses

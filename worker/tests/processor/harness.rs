@@ -242,6 +242,7 @@ impl Scenario {
             .args(["process", "--http-address", &http.to_string()])
             .args(["--config".as_ref(), path.as_os_str()])
             .args(["--secrets".as_ref(), self.directory.as_os_str()])
+            .args(["--state".as_ref(), self.directory.as_os_str()])
             .envs(environment.iter().copied())
             .spawn()
             .unwrap();

@@ -31,6 +31,7 @@ use crate::{
     health::problem,
     rejection::{Reason, Rejection, Stage},
     source::kafka::RecordSink,
+    suspicion::Suspicion,
     transform::Transform,
 };
 
@@ -46,6 +47,7 @@ pub struct Intake {
     transform: Transform,
     encoder: RowEncoder,
     breaker: Breaker,
+    suspicion: Suspicion,
     readiness: Arc<Readiness>,
     /// The batch that is filled; `None` while the writer has both.
     batch: Option<Batch>,
@@ -63,6 +65,7 @@ impl Intake {
         transform: Transform,
         encoder: RowEncoder,
         breaker: Breaker,
+        suspicion: Suspicion,
         readiness: Arc<Readiness>,
         full: UnboundedSender<Batch>,
         empty: Receiver<Batch>,
@@ -71,6 +74,7 @@ impl Intake {
             transform,
             encoder,
             breaker,
+            suspicion,
             readiness,
             batch: Some(Batch::new()),
             spare: Some(Batch::new()),
@@ -78,6 +82,11 @@ impl Intake {
             empty,
             now: now(),
         }
+    }
+
+    /// Ends the writer, once it has what was handed over. Gives back what is to outlive it.
+    pub fn end(self) -> Suspicion {
+        self.suspicion
     }
 
     fn hand_over(&mut self) {
@@ -123,7 +132,9 @@ impl RecordSink for Intake {
             None
         };
         let stub = origin.as_ref().and_then(|origin| origin.stub.as_ref());
+        let is_safe = self.suspicion.begin(record.partition, record.offset);
         let result = match refused {
+            _ if !is_safe => Err(poison()),
             Some(rejection) => Err(rejection.clone()),
             None if stub.is_some() => Err(cut_off()),
             None => with_metadata(&record, origin.as_ref(), |metadata| {
@@ -131,6 +142,7 @@ impl RecordSink for Intake {
             })
             .and_then(|rows| batch.add_rows(&record, &rows, &self.encoder, self.now)),
         };
+        self.suspicion.done();
         let opens = self.breaker.note(result.as_ref().err().map(|rejection| rejection.reason));
         if let Err(rejection) = result {
             origin = origin.or_else(|| message.headers().and_then(headers::decode));
@@ -181,6 +193,11 @@ impl RecordSink for Intake {
             self.hand_over();
         }
     }
+}
+
+fn poison() -> Rejection {
+    let message = "the processor was killed twice while it handled this record, so it is not handled again";
+    Rejection::new(Reason::Poison, Stage::Program, message)
 }
 
 fn cut_off() -> Rejection {
