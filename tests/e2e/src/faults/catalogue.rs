@@ -27,7 +27,7 @@ pub const SHORT: [&str; 8] = [
 ];
 
 /// All faults in the order in which they run.
-pub const FAULTS: [Fault; 28] = [
+pub const FAULTS: [Fault; 31] = [
     // Processes that end.
     fault("bridge-killed", MqttMayRepeat, |trial| crash::workers(trial, Bridge).boxed_local()),
     fault("processor-killed", Exact, |trial| crash::workers(trial, Processor).boxed_local()),
@@ -36,6 +36,14 @@ pub const FAULTS: [Fault; 28] = [
     fault("mosquitto-killed", MqttMayRepeat, |trial| crash::mosquitto(trial).boxed_local()),
     fault("kafka-killed", MqttMayRepeat, |trial| crash::backend(trial, Kafka).boxed_local()),
     fault("database-killed", Exact, |trial| crash::backend(trial, Timescale).boxed_local()),
+    // The same at the worst moments, which scripts/faults builds the workers for.
+    fault("bridge-before-puback", MqttMayRepeat, |trial| {
+        crash::at_point(trial, Bridge, "before-puback").boxed_local()
+    }),
+    fault("processor-in-copy", Exact, |trial| crash::at_point(trial, Processor, "in-copy").boxed_local()),
+    fault("processor-after-commit", Exact, |trial| {
+        crash::at_point(trial, Processor, "after-commit").boxed_local()
+    }),
     // Servers that are away.
     fault("mosquitto-away", MqttMayRepeat, |trial| away(trial, Mosquitto).boxed_local()),
     fault("kafka-away", MqttMayRepeat, |trial| away(trial, Kafka).boxed_local()),

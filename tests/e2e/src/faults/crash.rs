@@ -20,8 +20,10 @@ pub const WORKER: &str = "iotpipeline-worker";
 
 const OPERATOR: &str = "iotpipeline-operator";
 
-/// How often each is killed. The kubelet waits longer each time before it starts a container again.
+/// How often each is killed, and how often in a short run. The kubelet waits longer each time before it starts a
+/// container again.
 const ROUNDS: usize = 3;
+const SHORT_ROUNDS: usize = 2;
 
 /// Longer than the session of a processor in its consumer group, which is 10 s.
 const STOPPED: Duration = Duration::from_secs(16);
@@ -29,11 +31,12 @@ const STOPPED: Duration = Duration::from_secs(16);
 /// Kills workers, and last takes a whole pod away, as when its node is gone.
 pub async fn workers(trial: &Trial<'_>, component: Component) -> Result<String> {
     let mut killed = Vec::new();
-    for round in 0..ROUNDS {
+    let rounds = rounds(trial);
+    for round in 0..rounds {
         trial.at_random(500, 4_000).await;
         let pods = trial.pods(component).await?;
         let pod = pods.get(round % pods.len().max(1)).whatever_context("there is no worker")?;
-        if round + 1 == ROUNDS {
+        if round + 1 == rounds {
             trial.test.cluster.sigkill(pod, WORKER)?;
             trial.test.cluster.remove_at_once(pod).await?;
             trial.recovers().await?;
@@ -47,6 +50,27 @@ pub async fn workers(trial: &Trial<'_>, component: Component) -> Result<String> 
         trial.say(&format!("{} was killed and is back", pod.name_any()));
     }
     Ok(format!("killed {}", killed.join(", ")))
+}
+
+fn rounds(trial: &Trial<'_>) -> usize {
+    if trial.is_short { SHORT_ROUNDS } else { ROUNDS }
+}
+
+/// Has workers crash at a named point of their code.
+pub async fn at_point(trial: &Trial<'_>, component: Component, point: &str) -> Result<String> {
+    let mut crashed = Vec::new();
+    for round in 0..rounds(trial) {
+        trial.at_random(500, 2_000).await;
+        let pods = trial.pods(component).await?;
+        let pod = pods.get(round % pods.len().max(1)).whatever_context("there is no worker")?;
+        trial.test.cluster.arm_failpoint(pod, point).await?;
+        // A point is passed every few milliseconds.
+        trial.recovers().await?;
+        is_restarted(trial, pod).await?;
+        crashed.push(pod.name_any());
+        trial.say(&format!("{} crashed {point} and is back", pod.name_any()));
+    }
+    Ok(format!("{} crashed {point}", crashed.join(", ")))
 }
 
 /// Kills all operators, and a worker's pod while they are down.
