@@ -199,13 +199,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn ask_pod(
-        &self,
-        method: http::Method,
-        namespace: &str,
-        pod: &str,
-        path: &str,
-    ) -> Result<String> {
+    async fn ask_pod(&self, method: http::Method, namespace: &str, pod: &str, path: &str) -> Result<String> {
         let port = crds::names::WORKER_HTTP_PORT;
         let request = http::Request::builder()
             .method(method.clone())

@@ -199,8 +199,7 @@ impl Table {
     /// # Errors
     /// Fails where there is no such table.
     pub async fn devices_since(&self, time: Timestamp) -> Result<u64> {
-        let sql =
-            format!("SELECT count(DISTINCT device) FROM {} WHERE time >= '{time}'", self.quoted());
+        let sql = format!("SELECT count(DISTINCT device) FROM {} WHERE time >= '{time}'", self.quoted());
         Ok(self.database.number(&sql).await?.unsigned_abs())
     }
 

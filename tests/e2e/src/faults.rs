@@ -7,6 +7,7 @@ mod catalogue;
 mod change;
 mod crash;
 mod delay;
+mod disk;
 mod memory;
 mod network;
 mod restore;
@@ -28,14 +29,14 @@ use serde_json::{Value, json};
 use snafu::{OptionExt, ResultExt};
 use tokio::time::sleep;
 
+use self::{
+    account::Found,
+    memory::{Memory, Peaks},
+};
 pub use self::{
     account::{Balance, Comparison},
     catalogue::{FAULTS, SHORT},
     network::clean_up,
-};
-use self::{
-    account::Found,
-    memory::{Memory, Peaks},
 };
 use crate::{
     Result,
@@ -117,6 +118,7 @@ impl fmt::Display for Outcome {
 /// Fails where the fault did not happen, and where the pipeline did not recover from it.
 pub async fn run(fault: &Fault, is_short: bool) -> Result<Outcome> {
     let cluster = Cluster::connect().await?;
+    clean_up();
     backends_are_ready(&cluster).await?;
     let test = Scenario::set_up(fault.name).await?;
     let result = prove(fault, &test, is_short).await;
@@ -162,7 +164,8 @@ fn manifest(test: &Scenario, comparison: Comparison) -> Result<Value> {
     for (pointer, value) in [
         ("/spec/kafka/topic/partitions", json!(PARTITIONS)),
         ("/spec/processor/replicas", json!(PROCESSORS)),
-        // What keeps a message that MQTT delivered twice from being two rows, null elsewhere.
+        ("/spec/timescale/columns/2/nullable", json!(false)),
+        // What keeps a message that MQTT delivered twice from being two rows; null where nothing does.
         ("/spec/timescale/uniqueBy", comparison.unique_by()),
     ] {
         manifest = set(manifest, pointer, value)?;

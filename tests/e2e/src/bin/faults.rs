@@ -25,7 +25,8 @@ struct Args {
     list: bool,
 }
 
-const HEADINGS: &str = "fault | sent | rows | dead | lost | duplicated | recovered in | bridge's memory | processor's memory";
+const HEADINGS: &str =
+    "fault | sent | rows | dead | lost | duplicated | recovered in | bridge's memory | processor's memory";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -41,13 +42,9 @@ async fn main() -> ExitCode {
         chosen.iter().for_each(|fault| println!("{}", fault.name));
         return ExitCode::SUCCESS;
     }
-    let interrupted = async {
-        // Where there is no such signal, there is nothing to wait for.
-        let _ = tokio::signal::ctrl_c().await;
-    };
     tokio::select! {
         succeeded = run_all(&chosen, args.short) => if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-        () = interrupted => {
+        _ = tokio::signal::ctrl_c() => {
             clean_up();
             ExitCode::FAILURE
         }
@@ -60,7 +57,11 @@ fn choose(args: &Args) -> Result<Vec<&'static Fault>> {
         whatever!("there is no fault {unknown}; --list names them all");
     }
     let is_chosen = |fault: &&Fault| {
-        if names.is_empty() { !args.short || SHORT.contains(&fault.name) } else { names.contains(&fault.name) }
+        if names.is_empty() {
+            !args.short || SHORT.contains(&fault.name)
+        } else {
+            names.contains(&fault.name)
+        }
     };
     Ok(FAULTS.iter().filter(is_chosen).collect())
 }

@@ -131,8 +131,10 @@ pub fn explain(ledger: &Ledger, found: &Found, comparison: Comparison) -> Vec<St
     if comparison != Comparison::UniqueBy {
         lines.extend(missing.take(10).map(|record| format!("record {record:?} became nothing")));
     }
-    let repeated = found.origins.iter().filter(|(record, times)| **times > 1 || !records.contains_key(record));
-    lines.extend(repeated.take(10).map(|(record, times)| format!("record {record:?} is there {times} times")));
+    let repeated =
+        found.origins.iter().filter(|(record, times)| **times > 1 || !records.contains_key(record));
+    lines
+        .extend(repeated.take(10).map(|(record, times)| format!("record {record:?} is there {times} times")));
     lines
 }
 
@@ -165,8 +167,12 @@ mod tests {
             kind,
             payload_sha256: [seq as u8; 32],
         };
-        let entries =
-            vec![entry(1, Kind::OnTime), entry(2, Kind::OnTime), entry(2, Kind::Repeated), entry(3, Kind::BrokenJson)];
+        let entries = vec![
+            entry(1, Kind::OnTime),
+            entry(2, Kind::OnTime),
+            entry(2, Kind::Repeated),
+            entry(3, Kind::BrokenJson),
+        ];
         Ledger { entries, lost_connections: 0 }
     }
 
@@ -188,7 +194,9 @@ mod tests {
     fn lost_and_duplicated(found: &Found, comparison: Comparison) -> (u64, u64) {
         let balance = balance(&ledger(), found, comparison);
         let is_explained = !explain(&ledger(), found, comparison).is_empty();
-        assert!(balance.lost + balance.duplicated == 0 || is_explained || found.letters != self::found().letters);
+        assert!(
+            balance.lost + balance.duplicated == 0 || is_explained || found.letters != self::found().letters
+        );
         (balance.lost, balance.duplicated)
     }
 

@@ -7,9 +7,10 @@ use super::{
     Comparison::{Exact, MqttMayRepeat},
     Fault, Injection,
     away::{Backend::*, away},
-    change, crash,
+    change, crash, disk,
     network::{
-        BRIDGE_KAFKA, BRIDGE_MOSQUITTO, ONE_PROCESSOR_KAFKA, PROCESSOR_DATABASE, PROCESSOR_KAFKA, cut, latency, resets,
+        BRIDGE_KAFKA, BRIDGE_MOSQUITTO, ONE_PROCESSOR_KAFKA, PROCESSOR_DATABASE, PROCESSOR_KAFKA, cut,
+        latency, resets,
     },
     restore, secrets, table,
 };
@@ -27,7 +28,7 @@ pub const SHORT: [&str; 8] = [
 ];
 
 /// All faults in the order in which they run.
-pub const FAULTS: [Fault; 31] = [
+pub const FAULTS: [Fault; 32] = [
     // Processes that end.
     fault("bridge-killed", MqttMayRepeat, |trial| crash::workers(trial, Bridge).boxed_local()),
     fault("processor-killed", Exact, |trial| crash::workers(trial, Processor).boxed_local()),
@@ -64,6 +65,7 @@ pub const FAULTS: [Fault; 31] = [
     fault("processor-database-latency", Exact, |trial| latency(trial, PROCESSOR_DATABASE).boxed_local()),
     // The database itself.
     fault("table-locked", Exact, |trial| table::locked(trial).boxed_local()),
+    fault("disk-full", Exact, |trial| disk::full(trial).boxed_local()),
     fault("database-restored", Exact, |trial| restore::restored(trial).boxed_local()),
     // What people do.
     fault("rebalance-storm", Exact, |trial| change::rebalance_storm(trial).boxed_local()),

@@ -35,7 +35,8 @@ pub struct Delay {
 impl Delay {
     /// Listens at a free port for connections to `address`.
     pub async fn start(address: String, latency: Duration) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.whatever_context("failed to listen")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.whatever_context("failed to listen")?;
         let port = listener.local_addr().whatever_context("failed to listen")?.port();
         let bytes = Arc::new(AtomicU64::new(0));
         let mut connections = JoinSet::new();

@@ -170,7 +170,8 @@ impl Rules {
         let listed = iptables(&["-nvxL", CHAIN])?;
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         // Two lines of headings.
-        let counts = listed.lines().skip(2).filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        let counts =
+            listed.lines().skip(2).filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         Ok(counts.sum())
     }
 

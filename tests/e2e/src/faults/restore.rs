@@ -27,7 +27,8 @@ pub async fn restored(trial: &Trial<'_>) -> Result<String> {
     sleep(trial.lasting(AGE)).await;
 
     let before: i64 = table.positions().await?.values().sum();
-    let restore = pairs().map(|(table, copy)| format!("TRUNCATE {table}; INSERT INTO {table} SELECT * FROM {copy};"));
+    let restore =
+        pairs().map(|(table, copy)| format!("TRUNCATE {table}; INSERT INTO {table} SELECT * FROM {copy};"));
     let restore: String = restore.collect();
     // In the order of a worker's transaction.
     let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.join(", "));

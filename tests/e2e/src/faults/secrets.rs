@@ -37,7 +37,8 @@ pub async fn rotated(trial: &Trial<'_>) -> Result<String> {
     let superuser = Database::superuser(&trial.test.cluster).await?;
     let user = trial.test.schema();
     let first_owner = login(trial, DATABASE.0).await?.0;
-    let role = format!("CREATE ROLE {} LOGIN PASSWORD 'first' IN ROLE {}", quoted(&user), quoted(&first_owner));
+    let role =
+        format!("CREATE ROLE {} LOGIN PASSWORD 'first' IN ROLE {}", quoted(&user), quoted(&first_owner));
     superuser.execute(&role).await?;
     mqtt_password(&user, "first").await?;
     let result = there_and_back(trial, &superuser, &user).await;
@@ -86,10 +87,8 @@ async fn change(
     (user, password): &(String, String),
 ) -> Result<()> {
     let namespace = &trial.test.namespace;
-    let values = BTreeMap::from([
-        ("username".to_owned(), user.clone()),
-        ("password".to_owned(), password.clone()),
-    ]);
+    let values =
+        BTreeMap::from([("username".to_owned(), user.clone()), ("password".to_owned(), password.clone())]);
     trial.test.cluster.change_secret(namespace, secret, &values).await?;
     for pod in trial.pods(component).await? {
         // The kubelet looks at once at a pod about which something changes, and else once a minute.
