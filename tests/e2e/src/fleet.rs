@@ -359,6 +359,25 @@ mod tests {
         assert!(paces.windows(2).all(|pair| pair[0].first_after < pair[1].first_after));
     }
 
+    #[tokio::test]
+    async fn devices_pause_go_on_and_stop() {
+        let (mode, modes) = watch::channel(Mode::Speak);
+        let (said, mut heard) = mpsc::channel(1);
+        let pace = Pace { first_after: Duration::ZERO, every: Duration::from_millis(1), count: None };
+        let speaking = tokio::spawn(speak(script::Script::new(1, 0, Shares::NONE), pace, said, modes));
+        let silence = Duration::from_millis(50);
+        heard.recv().await.unwrap();
+        mode.send_replace(Mode::Pause);
+        // What was on the tip of its tongue, and then nothing.
+        while tokio::time::timeout(silence, heard.recv()).await.is_ok() {}
+        assert!(tokio::time::timeout(silence, heard.recv()).await.is_err());
+        mode.send_replace(Mode::Speak);
+        heard.recv().await.unwrap();
+        mode.send_replace(Mode::Pause);
+        mode.send_replace(Mode::Stop);
+        speaking.await.unwrap();
+    }
+
     #[test]
     fn a_topic_names_line_and_device() {
         assert_eq!(topic_of("a/{line}/b/{device}", "line-1", "press-000"), "a/line-1/b/press-000");
