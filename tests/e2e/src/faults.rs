@@ -151,6 +151,7 @@ async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome
     fleet.stop();
     let ledger = fleet.finish().await.whatever_context("failed to publish")?;
     test.drained(&ledger).await?;
+    table_is_free(test).await?;
     let found = Found::read(test).await?;
     let balance = account::balance(&ledger, &found, fault.comparison);
     for difference in account::explain(&ledger, &found, fault.comparison) {
@@ -216,6 +217,16 @@ impl Trial<'_> {
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
     }
+}
+
+/// Waits until the table can be altered: a worker that is gone must not hold a lock of it for long.
+async fn table_is_free(test: &Scenario) -> Result<()> {
+    let table = test.table().quoted();
+    let lock = format!("SET LOCAL lock_timeout = '2s'; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    eventually(PATIENCE, "nobody holds the table", async || {
+        test.database.hold(&lock, std::future::ready(Ok(()))).await.map(Ok)
+    })
+    .await
 }
 
 /// What an earlier fault broke is whole again.
