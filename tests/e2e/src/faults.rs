@@ -59,8 +59,8 @@ const SHARES: Shares = Shares { late: 0.02, repeated: 0.01, malformed: 0.01 };
 const PARTITIONS: i32 = 8;
 const PROCESSORS: i32 = 3;
 
-/// How long messages flow before the fault.
-const BEFORE: Duration = Duration::from_secs(5);
+/// How long messages flow before the fault, seconds.
+const BEFORE: u64 = 6;
 
 /// How long the pipeline may take to be as before.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -138,7 +138,7 @@ async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome
     let fleet = test.fleet(DEVICES, RATE, None, SHARES);
     let trial = Trial { test, fleet: &fleet, is_short, name: fault.name, recovered: Cell::default() };
     trial.flow().await?;
-    sleep(BEFORE).await;
+    sleep(trial.lasting(BEFORE)).await;
 
     trial.say("messages flow");
     let seen = (fault.inject)(&trial).await?;

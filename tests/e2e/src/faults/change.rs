@@ -15,7 +15,7 @@ use super::{PATIENCE, PROCESSORS, Trial, crash::is_ready};
 use crate::{Result, wait::eventually};
 
 /// How long, seconds, and how often the number of processors changes.
-const STORM: u64 = 90;
+const STORM: u64 = 60;
 const TURN: Duration = Duration::from_secs(10);
 
 /// Changes the number of processors between one and three.
