@@ -154,6 +154,11 @@ async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome
     table_is_free(test).await?;
     let found = Found::read(test).await?;
     let balance = account::balance(&ledger, &found, fault.comparison);
+    let (redelivered, reconnected) = (balance.redelivered, ledger.lost_connections);
+    println!(
+        "       {}: {redelivered} records came twice; the devices lost {reconnected} connections",
+        fault.name
+    );
     for difference in account::explain(&ledger, &found, fault.comparison) {
         eprintln!("{}: {difference}", fault.name);
     }
