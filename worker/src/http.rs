@@ -39,12 +39,22 @@ pub fn spawn(
 }
 
 fn router(health: Health, metrics: Metrics) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .with_state(health)
-        .route("/metrics", get(encode_metrics).with_state(metrics))
+        .route("/metrics", get(encode_metrics).with_state(metrics));
+    #[cfg(feature = "failpoints")]
+    let router = router.route("/failpoints/{point}", axum::routing::post(arm_failpoint));
+    router
+}
+
+#[cfg(feature = "failpoints")]
+async fn arm_failpoint(axum::extract::Path(point): axum::extract::Path<String>) -> StatusCode {
+    let Ok(point) = point.parse() else { return StatusCode::NOT_FOUND };
+    crate::failpoint::arm(point);
+    StatusCode::OK
 }
 
 async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {

@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod failpoint;
 pub mod headers;
 pub mod health;
 pub mod http;

@@ -186,15 +186,30 @@ impl Cluster {
     /// # Errors
     /// Fails where the pod does not answer.
     pub async fn pod_page(&self, namespace: &str, pod: &str, path: &str) -> Result<String> {
+        self.ask_pod(http::Method::GET, namespace, pod, path).await
+    }
+
+    /// Has a worker end as by a crash when it is at this point the next time.
+    ///
+    /// # Errors
+    /// Fails where the worker was built without the feature `failpoints`.
+    pub async fn arm_failpoint(&self, pod: &Pod, point: &str) -> Result<()> {
+        let namespace = pod.namespace().unwrap_or_default();
+        self.ask_pod(http::Method::POST, &namespace, &pod.name_any(), &format!("failpoints/{point}")).await?;
+        Ok(())
+    }
+
+    async fn ask_pod(&self, method: http::Method, namespace: &str, pod: &str, path: &str) -> Result<String> {
         let port = crds::names::WORKER_HTTP_PORT;
-        let request =
-            http::Request::get(format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}"))
-                .body(Vec::new())
-                .whatever_context("failed to make a request")?;
+        let request = http::Request::builder()
+            .method(method.clone())
+            .uri(format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}"))
+            .body(Vec::new())
+            .whatever_context("failed to make a request")?;
         self.client
             .request_text(request)
             .await
-            .with_whatever_context(|_| format!("failed to read /{path} of the pod {namespace}/{pod}"))
+            .with_whatever_context(|_| format!("failed to {method} /{path} of the pod {namespace}/{pod}"))
     }
 }
 

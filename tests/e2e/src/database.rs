@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::names::{POSITION_TABLE, dead_letter_table};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
 use snafu::{OptionExt, ResultExt};
 use sqlx::{
     AssertSqlSafe, FromRow, PgPool, Row,
@@ -13,8 +13,8 @@ use sqlx::{
 
 use crate::{
     Result,
-    cluster::value_of,
-    fleet::{Reading, Rows},
+    cluster::{CREDENTIALS_NAMESPACE, Cluster, value_of},
+    fleet::{DeadLetters, Reading, Rows},
 };
 
 /// A connection to TimescaleDB, as the role that the pipelines use.
@@ -51,6 +51,21 @@ impl Database {
         Ok(Self { pool: pool.whatever_context("failed to connect to TimescaleDB")? })
     }
 
+    /// Connects as the server's superuser.
+    ///
+    /// # Errors
+    /// Fails where the local cluster's Secret is incomplete or the database does not answer.
+    pub async fn superuser(cluster: &Cluster) -> Result<Self> {
+        let mut secret = cluster.secret(CREDENTIALS_NAMESPACE, "tsdb").await?;
+        let credentials = cluster.secret("timescaledb", "credentials").await?;
+        let password =
+            value_of(&credentials, "postgres-password").whatever_context("there is no superuser")?;
+        let login = [("username", "postgres".to_owned()), ("password", password)];
+        let values = login.map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())));
+        secret.data.get_or_insert_default().extend(values);
+        Self::connect(&secret).await
+    }
+
     /// The table `telemetry` of a schema, which is what scenarios use.
     pub fn table(&self, schema: &str) -> Table {
         Table { database: self.clone(), schema: schema.to_owned(), name: "telemetry".to_owned() }
@@ -63,6 +78,29 @@ impl Database {
     pub async fn execute(&self, sql: &str) -> Result<u64> {
         let done = sqlx::query(AssertSqlSafe(sql)).execute(&self.pool).await;
         Ok(done.with_whatever_context(|_| format!("failed to run {sql}"))?.rows_affected())
+    }
+
+    /// Runs statements one after the other on one connection; they may begin and end a transaction.
+    ///
+    /// # Errors
+    /// Fails where the database refuses one of them.
+    pub async fn script(&self, sql: &str) -> Result<()> {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await;
+        done.with_whatever_context(|_| format!("failed to run {sql}"))?;
+        Ok(())
+    }
+
+    /// Runs a statement and keeps what it locked until `held` is over.
+    ///
+    /// # Errors
+    /// Fails where the database refuses it, or `held` fails.
+    pub async fn hold(&self, sql: &str, held: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut transaction = self.pool.begin().await.whatever_context("failed to begin a transaction")?;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await;
+        done.with_whatever_context(|_| format!("failed to run {sql}"))?;
+        let result = held.await;
+        transaction.rollback().await.whatever_context("failed to roll back")?;
+        result
     }
 
     /// What one query answers.
@@ -144,6 +182,25 @@ impl Table {
             *found.entry((reading.device.clone(), reading.seq, reading.fingerprint())).or_default() += 1;
         }
         Ok(found)
+    }
+
+    /// Every dead letter as the fleet's ledger has it, with how often it is there.
+    ///
+    /// # Errors
+    /// Fails where there is no such table.
+    pub async fn letters(&self) -> Result<DeadLetters> {
+        let sql = format!("SELECT payload_sha256, count(*) FROM {} GROUP BY 1", self.dead_letters());
+        let letters: Vec<(Vec<u8>, i64)> = self.database.query(&sql).await?;
+        Ok(letters.into_iter().map(|(hash, count)| (hash, count.unsigned_abs())).collect())
+    }
+
+    /// How many devices have a row of a reading since `time`.
+    ///
+    /// # Errors
+    /// Fails where there is no such table.
+    pub async fn devices_since(&self, time: Timestamp) -> Result<u64> {
+        let sql = format!("SELECT count(DISTINCT device) FROM {} WHERE time >= '{time}'", self.quoted());
+        Ok(self.database.number(&sql).await?.unsigned_abs())
     }
 
     /// The Kafka records that became rows or dead letters, with how often they did. Needs the columns

@@ -27,7 +27,7 @@ mod replay;
 mod script;
 mod signal;
 
-pub use ledger::{Entry, Ledger, Rows, differences};
+pub use ledger::{DeadLetters, Entry, Ledger, Rows, differences};
 pub use message::{Kind, Message, Reading};
 pub use replay::{Error as SeriesError, Series};
 pub use script::Shares;
@@ -106,11 +106,19 @@ pub enum Error {
     },
 }
 
+/// What the devices do now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
+    Speak,
+    Pause,
+    Stop,
+}
+
 /// A fleet that is publishing.
 #[derive(Debug)]
 pub struct Fleet {
     progress: Arc<Progress>,
-    stop: watch::Sender<bool>,
+    mode: watch::Sender<Mode>,
     devices: JoinSet<Result<Vec<Entry>, publisher::Error>>,
 }
 
@@ -118,25 +126,25 @@ impl Fleet {
     /// Starts all devices.
     pub fn start(options: Options) -> Self {
         let progress = Arc::new(Progress { keeps_ledger: options.keep_ledger, ..Progress::default() });
-        let (stop, stopped) = watch::channel(false);
+        let (mode, modes) = watch::channel(Mode::Speak);
         let mut devices = JoinSet::new();
         for number in 0..options.devices {
             let script = script::Script::new(options.seed, number, options.shares);
             let topic = topic_of(&options.topic, script.line(), script.device());
             let client_id = format!("{}-{}", options.client_prefix, script.device());
             let pace = Pace::of_device(&options, number);
-            let stopped = stopped.clone();
-            let words = move |said| speak(script, pace, said, stopped);
+            let modes = modes.clone();
+            let words = move |said| speak(script, pace, said, modes);
             devices.spawn(run_device(options.broker.clone(), client_id, topic, progress.clone(), words));
         }
         if let Some(replay) = options.replay {
             let topic = topic_of(&options.topic, replay::LINE, replay::DEVICE);
             let client_id = format!("{}-{}", options.client_prefix, replay::DEVICE);
-            let stopped = stopped.clone();
-            let words = move |said| play(replay, said, stopped);
+            let modes = modes.clone();
+            let words = move |said| play(replay, said, modes);
             devices.spawn(run_device(options.broker.clone(), client_id, topic, progress.clone(), words));
         }
-        Self { progress, stop, devices }
+        Self { progress, mode, devices }
     }
 
     /// What it has done so far.
@@ -144,16 +152,26 @@ impl Fleet {
         self.progress.clone()
     }
 
+    /// Has the devices of scripts fall silent until [`Fleet::resume`]; what was published is still acknowledged.
+    pub fn pause(&self) {
+        self.mode.send_replace(Mode::Pause);
+    }
+
+    /// Has them speak again, and catch up.
+    pub fn resume(&self) {
+        self.mode.send_replace(Mode::Speak);
+    }
+
     /// Lets all devices finish: what was published is still acknowledged.
     pub fn stop(&self) {
-        self.stop.send_replace(true);
+        self.mode.send_replace(Mode::Stop);
     }
 
     /// The same as [`Fleet::stop`], for whoever waits in [`Fleet::finish`] meanwhile.
     pub fn stopper(&self) -> impl FnOnce() + use<> {
-        let stop = self.stop.clone();
+        let mode = self.mode.clone();
         move || {
-            stop.send_replace(true);
+            mode.send_replace(Mode::Stop);
         }
     }
 
@@ -254,12 +272,17 @@ async fn run_device<Words: Future<Output = ()>>(
     }
 }
 
+async fn stopped(modes: &mut watch::Receiver<Mode>) {
+    // Whoever drops the fleet has its devices dropped too.
+    let _ = modes.wait_for(|mode| *mode == Mode::Stop).await;
+}
+
 /// Says the messages of a script, one each tick. A device that was held up catches up.
 async fn speak(
     mut script: script::Script,
     pace: Pace,
     said: mpsc::Sender<Message>,
-    mut stopped: watch::Receiver<bool>,
+    mut modes: watch::Receiver<Mode>,
 ) {
     let mut ticks = interval_at(Instant::now() + pace.first_after, pace.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -267,19 +290,22 @@ async fn speak(
     while left > 0 {
         tokio::select! {
             _ = ticks.tick() => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = stopped(&mut modes) => return,
+        }
+        if modes.wait_for(|mode| *mode != Mode::Pause).await.is_ok_and(|mode| *mode == Mode::Stop) {
+            return;
         }
         let message = script.next(Timestamp::now());
         tokio::select! {
             sent = said.send(message) => if sent.is_err() { return },
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = stopped(&mut modes) => return,
         }
         left -= 1;
     }
 }
 
 /// Plays a series: its history at once, then the present at an interval.
-async fn play(replay: Replay, said: mpsc::Sender<Message>, mut stopped: watch::Receiver<bool>) {
+async fn play(replay: Replay, said: mpsc::Sender<Message>, mut modes: watch::Receiver<Mode>) {
     let mut seq = 0;
     let mut message = |kind, time| {
         seq += 1;
@@ -288,7 +314,7 @@ async fn play(replay: Replay, said: mpsc::Sender<Message>, mut stopped: watch::R
     for time in Series::hours_before(Timestamp::now(), replay.days) {
         tokio::select! {
             sent = said.send(message(Kind::Late, time)) => if sent.is_err() { return },
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = stopped(&mut modes) => return,
         }
     }
     let Some(every) = replay.then_every else { return };
@@ -296,7 +322,7 @@ async fn play(replay: Replay, said: mpsc::Sender<Message>, mut stopped: watch::R
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = stopped(&mut modes) => return,
         }
         let now = script::to_the_millisecond(Timestamp::now());
         if said.send(message(Kind::OnTime, now)).await.is_err() {
@@ -331,6 +357,25 @@ mod tests {
         assert_eq!(paces.iter().filter_map(|pace| pace.count).sum::<u64>(), 100);
         assert!(paces.iter().all(|pace| pace.every == Duration::from_millis(100)));
         assert!(paces.windows(2).all(|pair| pair[0].first_after < pair[1].first_after));
+    }
+
+    #[tokio::test]
+    async fn devices_pause_go_on_and_stop() {
+        let (mode, modes) = watch::channel(Mode::Speak);
+        let (said, mut heard) = mpsc::channel(1);
+        let pace = Pace { first_after: Duration::ZERO, every: Duration::from_millis(1), count: None };
+        let speaking = tokio::spawn(speak(script::Script::new(1, 0, Shares::NONE), pace, said, modes));
+        let silence = Duration::from_millis(50);
+        heard.recv().await.unwrap();
+        mode.send_replace(Mode::Pause);
+        // What was on the tip of its tongue, and then nothing.
+        while tokio::time::timeout(silence, heard.recv()).await.is_ok() {}
+        assert!(tokio::time::timeout(silence, heard.recv()).await.is_err());
+        mode.send_replace(Mode::Speak);
+        heard.recv().await.unwrap();
+        mode.send_replace(Mode::Pause);
+        mode.send_replace(Mode::Stop);
+        speaking.await.unwrap();
     }
 
     #[test]

@@ -197,8 +197,8 @@ fn read_until(
     let mut records = Vec::new();
     let end = std::time::Instant::now() + Duration::from_secs(60);
     while !missing.is_empty() && std::time::Instant::now() < end {
-        let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
-        let message = message?;
+        // An error may be of a connection that broke long ago: whether all is there shows at the end.
+        let Some(Ok(message)) = consumer.poll(Duration::from_secs(1)) else { continue };
         let (partition, offset) = (message.partition(), message.offset());
         if missing.get(&partition).is_some_and(|end| offset + 1 >= *end) {
             missing.remove(&partition);

@@ -1,10 +1,11 @@
-//! What the end-to-end tests, the demo and the benchmark are made of: a simulated fleet of devices, and a harness
+//! What the end-to-end tests, the demo, the benchmark and the proof of delivery are made of: a simulated fleet of devices, and a harness
 //! around a real cluster with Kafka, TimescaleDB and Mosquitto.
 
 pub mod backends;
 pub mod bench;
 pub mod cluster;
 pub mod database;
+pub mod faults;
 pub mod fleet;
 pub mod kafka;
 pub mod manifest;

@@ -1,6 +1,7 @@
-//! Pods and their processes: a worker is killed as a crash would, by SIGKILL of its process.
+//! Pods and their processes: a worker is killed as a crash would, by SIGKILL of its process. The node's processes are
+//! visible from here, because the local cluster's node is a process of this machine.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DeleteParams};
@@ -9,22 +10,29 @@ use snafu::{ResultExt, whatever};
 use crate::{Result, cluster::Cluster};
 
 impl Cluster {
-    /// Sends SIGKILL to the process of a worker pod; the kubelet starts its container again. The node's
-    /// processes are visible from here, because the local cluster's node is a process of this machine.
+    /// Sends SIGKILL to the process of a pod; the kubelet starts its container again.
     ///
     /// # Errors
     /// Fails where the pod has no such process on this machine.
     pub fn sigkill(&self, pod: &Pod, binary: &str) -> Result<()> {
+        self.signal(pod, binary, "KILL")
+    }
+
+    /// Sends a signal to the process of a pod.
+    ///
+    /// # Errors
+    /// Fails where the pod has no such process on this machine.
+    pub fn signal(&self, pod: &Pod, binary: &str, signal: &str) -> Result<()> {
         let name = pod.name_any();
-        let processes = processes_of(&pod.uid().unwrap_or_default(), binary);
+        let processes = processes_of(pod, binary);
         if processes.is_empty() {
             whatever!("found no process of {binary} in the pod {name} on this machine");
         }
-        let killed = Command::new("kill").arg("-KILL").args(&processes).status();
-        if killed.whatever_context("failed to run kill")?.success() {
+        let sent = Command::new("kill").arg(format!("-{signal}")).args(&processes).status();
+        if sent.whatever_context("failed to run kill")?.success() {
             Ok(())
         } else {
-            whatever!("failed to kill the processes {processes:?} of the pod {name}")
+            whatever!("failed to send {signal} to the processes {processes:?} of the pod {name}")
         }
     }
 
@@ -49,8 +57,14 @@ pub fn restarts(pods: &[Pod]) -> i32 {
     statuses.flatten().map(|container| container.restart_count).sum()
 }
 
+/// The directories in /proc of a pod's processes.
+pub fn proc_of(pod: &Pod, binary: &str) -> Vec<PathBuf> {
+    processes_of(pod, binary).into_iter().map(|number| PathBuf::from("/proc").join(number)).collect()
+}
+
 /// The numbers of the processes whose control group is this pod's and whose program is `binary`.
-fn processes_of(pod_uid: &str, binary: &str) -> Vec<String> {
+fn processes_of(pod: &Pod, binary: &str) -> Vec<String> {
+    let pod_uid = pod.uid().unwrap_or_default();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     processes
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -58,7 +72,7 @@ fn processes_of(pod_uid: &str, binary: &str) -> Vec<String> {
         .filter(|number| {
             let read = |file| fs::read_to_string(format!("/proc/{number}/{file}")).unwrap_or_default();
             let program = read("cmdline");
-            let is_of_pod = !pod_uid.is_empty() && read("cgroup").contains(pod_uid);
+            let is_of_pod = !pod_uid.is_empty() && read("cgroup").contains(&pod_uid);
             is_of_pod && program.split('\0').next().is_some_and(|program| program.ends_with(binary))
         })
         .collect()

@@ -96,7 +96,11 @@ async fn take_turn(
 }
 
 impl Scenario {
-    async fn set_up(name: &str) -> Result<Self> {
+    /// Makes the namespace `e2e-<name>-<number>` with the backends' Secrets.
+    ///
+    /// # Errors
+    /// Fails where a backend or the API server does not answer.
+    pub async fn set_up(name: &str) -> Result<Self> {
         let cluster = Cluster::connect().await?;
         let suffix = Timestamp::now().as_millisecond() % 1_000_000;
         let namespace = format!("e2e-{name}-{suffix:06}");
@@ -116,8 +120,11 @@ impl Scenario {
         })
     }
 
-    /// The pipelines first, so that the operator still sees them go; then what they were told to keep.
-    async fn clean_up(&self) -> Result<()> {
+    /// Leaves nothing: the pipelines first, so that the operator still sees them go; then what they were told to keep.
+    ///
+    /// # Errors
+    /// Fails where something stays.
+    pub async fn clean_up(&self) -> Result<()> {
         let pipelines = self.cluster.pipelines(&self.namespace);
         for pipeline in
             pipelines.list(&Default::default()).await.whatever_context("failed to list pipelines")?

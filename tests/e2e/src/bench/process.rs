@@ -165,7 +165,8 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-fn peak_rss_mib(status: &str) -> Option<f64> {
+/// The most memory that was resident at any moment, MiB, as /proc/PID/status has it.
+pub fn peak_rss_mib(status: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes / 1024.0)

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
+
 use super::message::{Kind, Message};
 
 /// Everything that the broker has acknowledged.
@@ -25,10 +27,15 @@ pub struct Entry {
     pub fingerprint: String,
     /// What kind of message it was.
     pub kind: Kind,
+    /// The SHA-256 of the bytes that were published, by which a dead letter is known.
+    pub payload_sha256: [u8; 32],
 }
 
 /// How often each row is expected, by device, sequence number and fingerprint.
 pub type Rows = BTreeMap<(String, i64, String), u64>;
+
+/// How often each dead letter is expected, by the SHA-256 of its payload.
+pub type DeadLetters = BTreeMap<Vec<u8>, u64>;
 
 impl Entry {
     /// The entry of a message.
@@ -38,6 +45,7 @@ impl Entry {
             seq: message.reading.seq,
             fingerprint: message.reading.fingerprint(),
             kind: message.kind,
+            payload_sha256: Sha256::digest(&message.payload).into(),
         }
     }
 }
@@ -50,6 +58,15 @@ impl Ledger {
             *rows.entry((entry.device.clone(), entry.seq, entry.fingerprint.clone())).or_default() += 1;
         }
         rows
+    }
+
+    /// The dead letters that must be there, each as often as it was published.
+    pub fn dead_letters(&self) -> DeadLetters {
+        let mut letters = DeadLetters::new();
+        for entry in self.entries.iter().filter(|entry| entry.kind.is_malformed()) {
+            *letters.entry(entry.payload_sha256.to_vec()).or_default() += 1;
+        }
+        letters
     }
 
     /// How many publications there were of each kind.
@@ -70,7 +87,7 @@ impl Ledger {
     pub fn csv(&self) -> String {
         let mut lines = vec!["kind,device,seq,fingerprint".to_owned()];
         lines.extend(self.entries.iter().map(|entry| {
-            let Entry { device, seq, fingerprint, kind } = entry;
+            let Entry { device, seq, fingerprint, kind, payload_sha256: _ } = entry;
             format!("{kind:?},{device},{seq},{fingerprint}")
         }));
         lines.join("\n") + "\n"

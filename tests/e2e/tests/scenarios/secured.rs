@@ -29,7 +29,7 @@ const CLIENT_SECRETS: &str = "iot-secrets";
 async fn passwords_change_under_load_and_nothing_is_lost() -> Report<Whatever> {
     scenario("secured", async |test: &Scenario| {
         let user = test.schema();
-        let superuser = superuser(test).await?;
+        let superuser = Database::superuser(&test.cluster).await?;
         make_users(test, &superuser, &user, "first").await?;
         make_secrets(test, &user, "first").await?;
         test.start(&manifest(test, &user)?).await?;
@@ -90,23 +90,6 @@ fn manifest(test: &Scenario, user: &str) -> Result<Value> {
         manifest = set(manifest, pointer, value)?;
     }
     Ok(manifest)
-}
-
-async fn superuser(test: &Scenario) -> Result<Database> {
-    let secret = test.cluster.secret("timescaledb", "credentials").await?;
-    let password =
-        e2e::cluster::value_of(&secret, "postgres-password").whatever_context("there is no superuser")?;
-    Database::connect(&secret_of(
-        "superuser",
-        &[
-            ("host", "timescaledb.timescaledb"),
-            ("port", "5432"),
-            ("dbname", "iot"),
-            ("username", "postgres"),
-            ("password", &password),
-        ],
-    ))
-    .await
 }
 
 /// The users with exactly the rights that docs/security.md names, or their next passwords.

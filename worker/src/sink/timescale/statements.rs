@@ -8,8 +8,11 @@ use crds::{
     worker::TableConfig,
 };
 
-/// Begins a transaction. A worker that is stopped inside it must not hold the positions for ever.
-pub const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";
+/// Begins a transaction. A worker that is stopped inside it must not hold the positions for ever; and one that is gone
+/// without a word, with its node or its network, must not hold the table: a server that waits for the next piece of a
+/// COPY is not idle, and notices by keep-alives alone, which by default begin after two hours.
+pub const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+     SET LOCAL tcp_keepalives_idle = 10; SET LOCAL tcp_keepalives_interval = 5; SET LOCAL tcp_keepalives_count = 3";
 
 /// Ends a transaction and keeps what it did.
 pub const COMMIT: &str = "COMMIT";

@@ -13,6 +13,7 @@ use super::{
     encode::{COPY_HEADER, COPY_TRAILER},
     statements::{BEGIN, COMMIT, RELEASE_SAVEPOINT, ROLLBACK, ROLLBACK_TO_SAVEPOINT, SAVEPOINT, Statements},
 };
+use crate::failpoint::{self, Point};
 
 /// How long a transaction may take; a server that is gone without a word is noticed by this.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -82,7 +83,9 @@ pub async fn write(
             insert_dead_letters(connection, statements, scope, batch.dead_letters()).await?;
         }
         move_positions(connection, statements, scope, batch.parts(), expected).await?;
-        execute(connection, COMMIT, "commit the batch").await
+        execute(connection, COMMIT, "commit the batch").await?;
+        failpoint::reach(Point::AfterCommit);
+        Ok(())
     };
     timeout(TIMEOUT, steps).await.unwrap_or(TimedOutSnafu { limit: TIMEOUT }.fail())
 }
@@ -169,6 +172,7 @@ async fn copy(connection: &mut PgConnection, statements: &Statements, rows: &[u8
     for chunk in chunks {
         copy.send(chunk).await.context(DatabaseSnafu { step })?;
     }
+    failpoint::reach(Point::InCopy);
     copy.finish().await.context(DatabaseSnafu { step })?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{Parts, Phase, Session, State};
 use crate::{
+    failpoint::{self, Point},
     headers::{self, Origin},
     key::record_key,
     sink::kafka::{Delivery, Record, Stub},
@@ -138,6 +139,7 @@ impl Session<'_> {
         }
         while let Some(ack) = state.window.pop_due() {
             if let Some(ack) = ack {
+                failpoint::reach(Point::BeforePuback);
                 client.acknowledge(ack)?;
                 metrics.acknowledged.inc();
             }

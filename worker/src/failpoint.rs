@@ -1,0 +1,47 @@
+//! Named points at which the proof of delivery has a worker end as by a crash: at once, with nothing flushed or
+//! closed. They do nothing without the feature `failpoints`, which nothing that is shipped has.
+
+use strum::{Display, EnumString};
+
+/// Where a worker ends.
+#[derive(Clone, Copy, Debug, Display, EnumString, Eq, PartialEq)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Point {
+    /// Kafka has a message, and the MQTT broker has not heard of it.
+    BeforePuback,
+    /// The database has rows of a batch, and not the end of the COPY.
+    InCopy,
+    /// The database has a batch, and nobody has heard of it: neither this process nor Kafka.
+    AfterCommit,
+}
+
+/// The process is at a point; it ends there if that is armed.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub fn reach(_: Point) {}
+
+#[cfg(feature = "failpoints")]
+pub use self::armed::{arm, reach};
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Point;
+
+    /// The number of the armed point, counted from one.
+    static ARMED: AtomicU8 = AtomicU8::new(0);
+
+    /// Has the process end when it is there the next time.
+    pub fn arm(point: Point) {
+        ARMED.store(point as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// The process is at a point; it ends there if that is armed.
+    pub fn reach(point: Point) {
+        if ARMED.load(Ordering::Relaxed) == point as u8 + 1 {
+            tracing::warn!(%point, "Ending here, as was asked");
+            std::process::abort();
+        }
+    }
+}
