@@ -20,14 +20,23 @@ pub enum Point {
 #[inline]
 pub fn reach(_: Point) {}
 
+/// The process handles a payload, of which [`POISON`] ends it.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub fn handle(_: &[u8]) {}
+
 #[cfg(feature = "failpoints")]
-pub use self::armed::{arm, reach};
+pub use self::armed::{arm, handle, reach};
+
+/// The payload that ends whoever handles it.
+#[cfg(feature = "failpoints")]
+pub const POISON: &[u8] = b"failpoint: end";
 
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::sync::atomic::{AtomicU8, Ordering};
 
-    use super::Point;
+    use super::{POISON, Point};
 
     /// The number of the armed point, counted from one.
     static ARMED: AtomicU8 = AtomicU8::new(0);
@@ -41,6 +50,14 @@ mod armed {
     pub fn reach(point: Point) {
         if ARMED.load(Ordering::Relaxed) == point as u8 + 1 {
             tracing::warn!(%point, "Ending here, as was asked");
+            std::process::abort();
+        }
+    }
+
+    /// The process handles a payload, of which [`POISON`] ends it.
+    pub fn handle(payload: &[u8]) {
+        if payload == POISON {
+            tracing::warn!("Ending with this message, as was asked");
             std::process::abort();
         }
     }

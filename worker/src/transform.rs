@@ -4,7 +4,7 @@ use crds::pipeline::CodecType;
 use program::{MAX_ROWS, Metadata, Outcome, Program, Value};
 
 use crate::{
-    codec,
+    codec, failpoint,
     rejection::{Reason, Rejection, Stage},
 };
 
@@ -23,6 +23,7 @@ impl Transform {
     /// # Errors
     /// Says why the payload makes no rows.
     pub fn apply(&self, payload: &[u8], metadata: &Metadata<'_>) -> Result<Vec<Value>, Rejection> {
+        failpoint::handle(payload);
         let event = codec::decode(self.codec, payload)?;
         let outcome = match &self.program {
             Some(program) => program.run(event, metadata),

@@ -12,6 +12,7 @@ mod memory;
 mod network;
 mod restore;
 mod secrets;
+mod spool;
 mod table;
 
 use std::{
@@ -71,6 +72,8 @@ pub struct Fault {
     pub name: &'static str,
     /// What may differ afterwards.
     pub comparison: Comparison,
+    /// Whether the bridge has a spool.
+    pub has_spool: bool,
     /// Makes it happen, and returns when it is over. Says what was seen of it; fails where it did not happen.
     inject: Injection,
 }
@@ -127,13 +130,20 @@ pub async fn run(fault: &Fault, is_short: bool) -> Result<Outcome> {
     }
     clean_up();
     let cleaned = test.clean_up().await;
+    if fault.has_spool {
+        spool::remove_volume(&test).await?;
+    }
     let outcome = result?;
     cleaned?;
     Ok(outcome)
 }
 
 async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome> {
-    test.start(&manifest(test, fault.comparison)?).await?;
+    let mut manifest = manifest(test, fault.comparison)?;
+    if fault.has_spool {
+        manifest = spool::with_volume(test, manifest).await?;
+    }
+    test.start(&manifest).await?;
     let memory = Memory::watch(test.clone());
     let fleet = test.fleet(DEVICES, RATE, None, SHARES);
     let trial = Trial { test, fleet: &fleet, is_short, name: fault.name, recovered: Cell::default() };

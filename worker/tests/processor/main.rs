@@ -8,6 +8,8 @@ mod database_access;
 mod faults;
 mod harness;
 mod kafka_access;
+#[cfg(feature = "failpoints")]
+mod poison;
 mod pooler;
 mod positions;
 mod rows;

@@ -12,7 +12,7 @@ use super::{
         BRIDGE_KAFKA, BRIDGE_MOSQUITTO, ONE_PROCESSOR_KAFKA, PROCESSOR_DATABASE, PROCESSOR_KAFKA, cut,
         latency, resets,
     },
-    restore, secrets, table,
+    restore, secrets, spool, table,
 };
 
 /// The faults that run with `--short`.
@@ -28,7 +28,7 @@ pub const SHORT: [&str; 8] = [
 ];
 
 /// All faults in the order in which they run.
-pub const FAULTS: [Fault; 32] = [
+pub const FAULTS: [Fault; 33] = [
     // Processes that end.
     fault("bridge-killed", MqttMayRepeat, |trial| crash::workers(trial, Bridge).boxed_local()),
     fault("processor-killed", Exact, |trial| crash::workers(trial, Processor).boxed_local()),
@@ -48,6 +48,7 @@ pub const FAULTS: [Fault; 32] = [
     // Servers that are away.
     fault("mosquitto-away", MqttMayRepeat, |trial| away(trial, Mosquitto).boxed_local()),
     fault("kafka-away", MqttMayRepeat, |trial| away(trial, Kafka).boxed_local()),
+    with_spool("kafka-away-with-spool", MqttMayRepeat, |trial| spool::kafka_away(trial).boxed_local()),
     fault("database-away", Exact, |trial| away(trial, Timescale).boxed_local()),
     // The network between a worker and a server.
     fault("bridge-mosquitto-cut", MqttMayRepeat, |trial| cut(trial, BRIDGE_MOSQUITTO).boxed_local()),
@@ -74,7 +75,11 @@ pub const FAULTS: [Fault; 32] = [
 ];
 
 const fn fault(name: &'static str, comparison: super::Comparison, inject: Injection) -> Fault {
-    Fault { name, comparison, inject }
+    Fault { name, comparison, has_spool: false, inject }
+}
+
+const fn with_spool(name: &'static str, comparison: super::Comparison, inject: Injection) -> Fault {
+    Fault { name, comparison, has_spool: true, inject }
 }
 
 #[cfg(test)]
