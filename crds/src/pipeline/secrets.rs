@@ -1,7 +1,6 @@
 //! References to Secrets. Always those of the pipeline's own namespace.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A Secret of the pipeline's own namespace.

@@ -31,6 +31,7 @@ pub(super) fn wanted() -> Table {
             column("temperature", ColumnType::DoublePrecision, true),
         ],
         time_column: ident("time"),
+        unique_by: Vec::new(),
         writer: "app".into(),
         wanted: Some(WantedTable {
             chunk_interval: DAY,

@@ -108,6 +108,7 @@ impl Test {
                 column("extra", ColumnType::Jsonb, true),
             ],
             time_column: ident("time"),
+            unique_by: Vec::new(),
             writer: self.access.username.clone(),
             wanted: Some(WantedTable {
                 chunk_interval: DAY,

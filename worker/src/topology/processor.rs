@@ -33,6 +33,7 @@ use crate::{
         intake::Intake,
         metrics::ProcessorMetrics,
         readiness::Readiness,
+        repeats::Repeats,
         statements::Statements,
         writer::{PositionMirror, Writer},
     },
@@ -136,9 +137,12 @@ impl Processor {
             Err(error) => return Ok(Err(error)),
         };
         let (end, ended) = shutdown::channel();
+        let repeats = Repeats::new(self.transform.clone(), &self.config.table);
+        let keeps_messages = !self.config.table.unique_by.is_empty() && repeats.need_messages();
         let writer = Writer {
             connector: self.connector.clone(),
             statements: Statements::new(&self.config.table),
+            repeats,
             table: self.config.table.name.clone(),
             topic_name: self.kafka.topic.clone(),
             topic: Box::new(KafkaOffsets {
@@ -166,7 +170,8 @@ impl Processor {
             .context(StartSnafu)?;
 
         let encoder = RowEncoder::new(&self.config.table, self.config.accept_time.clone());
-        let mut intake = Intake::new(self.transform.clone(), encoder, full_sender, empty_receiver);
+        let mut intake =
+            Intake::new(self.transform.clone(), encoder, keeps_messages, full_sender, empty_receiver);
         let is_over = self.is_over(access, Arc::clone(&consumer));
         let source = Source { consumer, health: self.context.health.clone(), is_over };
         let result = source.run(&mut intake);

@@ -304,6 +304,7 @@ fn config(name: &str) -> ProcessorConfig {
             ],
             time_column: "time".into(),
             extra_column: Some("extra".into()),
+            unique_by: Vec::new(),
         },
     }
 }

@@ -52,6 +52,7 @@ pub fn table() -> TableConfig {
         columns: COLUMNS.map(column).to_vec(),
         time_column: "time".to_owned(),
         extra_column: None,
+        unique_by: Vec::new(),
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use program::Metadata;
 use rdkafka::{
     Message,
     message::{BorrowedMessage, Headers},
@@ -21,10 +20,10 @@ use super::{
     encode::RowEncoder,
 };
 use crate::{
-    headers::{self, Origin},
+    headers,
     rejection::{Reason, Rejection, Stage},
     source::kafka::RecordSink,
-    transform::Transform,
+    transform::{Transform, with_metadata},
 };
 
 /// One record in so many is timed from end to end.
@@ -44,6 +43,8 @@ pub struct Intake {
     spare: Option<Batch>,
     full: UnboundedSender<Batch>,
     empty: Receiver<Batch>,
+    /// Whether the writer needs the messages beside their rows.
+    keeps_messages: bool,
     /// The clock, read once a burst; microseconds since 1970.
     now: i64,
 }
@@ -53,6 +54,7 @@ impl Intake {
     pub fn new(
         transform: Transform,
         encoder: RowEncoder,
+        keeps_messages: bool,
         full: UnboundedSender<Batch>,
         empty: Receiver<Batch>,
     ) -> Self {
@@ -63,6 +65,7 @@ impl Intake {
             spare: Some(Batch::new()),
             full,
             empty,
+            keeps_messages,
             now: now(),
         }
     }
@@ -113,11 +116,14 @@ impl RecordSink for Intake {
         let result = match refused {
             Some(rejection) => Err(rejection.clone()),
             None if stub.is_some() => Err(cut_off()),
-            None => with_metadata(&record, origin.as_ref(), |metadata| {
+            None => with_metadata((record.partition, record.offset), origin.as_ref(), |metadata| {
                 self.transform.apply(record.payload, metadata)
             })
             .and_then(|rows| batch.add_rows(&record, &rows, &self.encoder, self.now)),
         };
+        if self.keeps_messages && result.is_ok() {
+            batch.keep_message(&record, message.headers());
+        }
         if let Err(rejection) = result {
             origin = origin.or_else(|| message.headers().and_then(headers::decode));
             let stub = origin.as_ref().and_then(|origin| origin.stub.as_ref());
@@ -165,26 +171,6 @@ impl RecordSink for Intake {
 fn cut_off() -> Rejection {
     let message = "the message is larger than a record of the topic may be; the payload is its beginning";
     Rejection::new(Reason::RecordTooLarge, Stage::Bridge, message)
-}
-
-/// Calls with what the record's headers and place say.
-fn with_metadata<T>(
-    record: &Record<'_>,
-    origin: Option<&Origin<'_>>,
-    call: impl FnOnce(&Metadata<'_>) -> T,
-) -> T {
-    let place = Metadata { partition: record.partition, offset: record.offset, ..Metadata::default() };
-    let Some(origin) = origin else { return call(&place) };
-    let properties: Vec<(&str, &str)> =
-        origin.properties.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-    call(&Metadata {
-        topic: Some(&origin.topic),
-        qos: Some(origin.qos),
-        retained: Some(origin.retained),
-        properties: Some(&properties),
-        ingested_at: Some(origin.ingested_at.into()),
-        ..place
-    })
 }
 
 /// The headers of a record as a JSON object; of two with one name the last counts. Made for dead letters only.
