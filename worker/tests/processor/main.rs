@@ -8,6 +8,7 @@ mod database_access;
 mod faults;
 mod harness;
 mod kafka_access;
+mod natural_key;
 mod pooler;
 mod positions;
 mod rows;

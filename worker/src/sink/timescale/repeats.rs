@@ -221,7 +221,7 @@ mod tests {
         ] {
             assert_eq!(of_delivery(&format!(".noted = {noted}")), ["noted"], "{noted}");
         }
-        assert_eq!(of_delivery(". = merge(., {\"noted\": now()})"), ["noted"]);
+        assert_eq!(of_delivery(". = merge!(., {\"noted\": now()})"), ["noted"]);
     }
 
     #[test]
