@@ -136,8 +136,8 @@ async fn apply_table(
     if !plan.steps.is_empty() || !plan.attempts.is_empty() {
         match session.apply(&pipeline.table, &plan).await {
             Ok(contradicted) => {
-                if !contradicted.is_empty() {
-                    let now = Some((Instant::now(), pipeline.generation));
+                if !plan.attempts.is_empty() {
+                    let now = (!contradicted.is_empty()).then(|| (Instant::now(), pipeline.generation));
                     context.memory.update(&pipeline.key(), |remembered| remembered.contradicted = now);
                 }
                 let made = plan.attempts.into_iter().filter(|made| !contradicted.contains(&made.refusal));

@@ -27,7 +27,10 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgRow, PgSslMode},
+};
 use url::Url;
 
 /// How long anything may take on a busy machine.
@@ -137,7 +140,8 @@ impl Scenario {
     }
 
     async fn connect(&self) -> PgConnection {
-        PgConnection::connect(&self.database).await.unwrap()
+        let options: PgConnectOptions = self.database.parse().unwrap();
+        PgConnection::connect_with(&options.ssl_mode(PgSslMode::Disable)).await.unwrap()
     }
 
     /// Runs statements; `{schema}` stands for the test's schema.

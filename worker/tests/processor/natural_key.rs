@@ -8,7 +8,10 @@ use crds::{names::SecretPurpose, pipeline::ColumnType, worker::ColumnConfig};
 use crate::harness::{Processor, Records, Scenario, under_load, variable, wait_until};
 
 /// A program whose rows are never the same twice.
-const NOTING: &str = ".noted = now()\n.where = %offset";
+const NOTING: &str = "\
+. = map_values(if is_array(.) { array!(.) } else { [.] }) -> |row| {
+  merge(object!(row), {\"noted\": now(), \"where\": %offset})
+}";
 
 fn unique(scenario: &mut Scenario) {
     scenario.execute("CREATE UNIQUE INDEX telemetry_key ON {schema}.telemetry (device, time)");
@@ -157,7 +160,7 @@ fn a_whole_topic_again_changes_nothing() {
     let scenario = scenario("again", 3);
     let records = scenario.producer();
     send(&records, 0..30_000, 3);
-    records.send(0, event_with(5, -5).as_bytes(), &[]);
+    records.send(2, event_with(5, -5).as_bytes(), &[]);
     records.flush();
     let processor = scenario.start();
     wait_for_position(&scenario, 30_001);
