@@ -88,6 +88,8 @@ impl Scenario {
         let database = variable(database);
         let scenario = Self { name, config, kafka, topic_config: Vec::new(), database, directory, runtime };
         scenario.mount(SecretPurpose::Timescale, "uri", &scenario.database);
+        // A server that is new each time has none yet.
+        scenario.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public");
         scenario.create_tables();
         scenario
     }

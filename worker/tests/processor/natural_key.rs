@@ -9,7 +9,9 @@ use crate::harness::{Processor, Records, Scenario, under_load, variable, wait_un
 
 /// A program whose rows are never the same twice.
 const NOTING: &str = "\
-. = map_values(if is_array(.) { array!(.) } else { [.] }) -> |row| {
+rows = [.]
+if is_array(.) { rows = array!(.) }
+. = map_values(rows) -> |row| {
   merge(object!(row), {\"noted\": now(), \"where\": %offset})
 }";
 

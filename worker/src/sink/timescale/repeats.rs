@@ -221,6 +221,9 @@ mod tests {
         ] {
             assert_eq!(of_delivery(&format!(".noted = {noted}")), ["noted"], "{noted}");
         }
+        let of_a_list = "rows = [.]\nif is_array(.) { rows = array!(.) }\n\
+            . = map_values(rows) -> |row| { merge(object!(row), {\"noted\": now()}) }";
+        assert_eq!(of_delivery(of_a_list), ["noted"]);
         assert_eq!(of_delivery(". = merge!(., {\"noted\": now()})"), ["noted"]);
     }
 
