@@ -335,7 +335,7 @@ fn into_chunks_of_the_columnstore() {
     let records = scenario.producer();
     let run = |taken: i64, rows: f64, repeated: f64| {
         records.flush();
-        let processor = scenario.start();
+        let processor = scenario.start_ready();
         let is_done = || processor.metric("records_total") >= taken as f64;
         wait_until(is_done).unwrap_or_else(|()| panic!("{:?}", processor.status()));
         assert_counted(&processor, rows, repeated);
