@@ -91,11 +91,13 @@ pub fn classify_connect(error: &connect::Error) -> Failure {
     }
 }
 
-/// What a failed transaction asks for. A fenced one is the caller's to handle.
+/// What a failed transaction asks for. One that is fenced or has conflicts is the caller's to handle.
 pub fn classify_transaction(error: &transaction::Error) -> Failure {
     match error {
         transaction::Error::Database { step, source } => classify(step, source),
-        transaction::Error::Fenced { .. } | transaction::Error::TimedOut { .. } => {
+        transaction::Error::Fenced { .. }
+        | transaction::Error::Conflicting { .. }
+        | transaction::Error::TimedOut { .. } => {
             Failure::Outage(problem("DatabaseUnreachable", chain(error)))
         }
     }
@@ -209,7 +211,7 @@ mod tests {
             ),
             (&["42P01", "3F000"], "TableMissing"),
             (&["42501"], "PermissionMissing"),
-            (&["42703", "42804"], "TableMismatch"),
+            (&["42703", "42804", "42P10"], "TableMismatch"),
             (&["28P01", "28000", "3D000", "0A000", "", "what?"], "DatabaseRefused"),
             (&["22003", "23514", "54000"], "Data"),
         ] {

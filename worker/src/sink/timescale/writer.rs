@@ -27,12 +27,13 @@ use super::{
     intake::now,
     metrics::ProcessorMetrics,
     readiness::{Obstacle, Readiness},
-    statements::Statements,
+    repeats::{Conflict, Repeats},
+    statements::{RowStatements, Statements},
     transaction::{self, Scope},
 };
 use crate::{
     health::problem,
-    rejection::{Rejection, Stage},
+    rejection::{Reason, Rejection, Stage},
     shutdown::Shutdown,
     source::kafka::{assignment::Assignment, offsets::TopicOffsets},
 };
@@ -58,6 +59,8 @@ pub struct Writer {
     pub connector: Connector,
     /// What to say to it.
     pub statements: Statements,
+    /// What tells a repeated row from another one with the same key.
+    pub repeats: Repeats,
     /// The target table.
     pub table: String,
     /// The topic.
@@ -199,22 +202,23 @@ impl Work {
             return Err(Setback::Again);
         }
         let begun = Instant::now();
-        match transaction::write(connection, &self.writer.statements, scope, batch, &expected).await {
-            Ok(()) => {
-                self.committed(batch, begun.elapsed());
+        let Writer { statements, repeats, .. } = &self.writer;
+        match transaction::write(connection, statements, repeats, scope, batch, &expected).await {
+            Ok(repeated) => {
+                self.committed(batch, repeated, begun.elapsed());
                 Ok(())
             }
             Err(error) => Err(self.set_back(batch, error).await),
         }
     }
 
-    fn committed(&mut self, batch: &Batch, duration: Duration) {
+    fn committed(&mut self, batch: &Batch, repeated: u64, duration: Duration) {
         let mut positions = Vec::with_capacity(batch.parts().len());
         for part in batch.parts() {
             self.writer.assignment.advance(part.partition, part.epoch, part.next_offset());
             positions.push((part.partition, part.next_offset()));
         }
-        self.writer.metrics.committed(batch, duration, now());
+        self.writer.metrics.committed(batch, repeated, duration, now());
         self.writer.mirror.show(&positions);
         if self.attempts > 0 {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
@@ -232,6 +236,12 @@ impl Work {
                 Err(failure) => Setback::Wait(self.step_back(failure)),
             };
         }
+        if let transaction::Error::Conflicting { conflicts } = &error {
+            return match self.name_conflicting(batch, conflicts).await {
+                Ok(()) => Setback::Void,
+                Err(failure) => Setback::Wait(self.step_back(failure)),
+            };
+        }
         match classify_transaction(&error) {
             Failure::Data(_) => match self.name_refused(batch).await {
                 Ok(()) => Setback::Void,
@@ -241,8 +251,7 @@ impl Work {
         }
     }
 
-    /// Finds the records that the database refuses, names them to the source, and makes it read the partitions
-    /// again from their positions.
+    /// Finds the records that the database refuses and names them to the source.
     async fn name_refused(&mut self, batch: &Batch) -> Result<(), Failure> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
@@ -254,13 +263,33 @@ impl Work {
             let message = "The database refuses a batch, but none of its records alone.";
             return Err(Failure::Misconfigured(problem("BatchRefused", message)));
         }
-        tracing::warn!(records = refused.len(), "The database refused records; they become dead letters");
-        for (index, error) in refused {
-            let (partition, offset) = batch.record(index);
-            if let Some(data) = data_error(&error) {
-                let rejection = Rejection::new(data.reason, Stage::Store, data.letter());
-                self.writer.assignment.refuse(partition, offset, rejection);
-            }
+        let rejections = refused.iter().filter_map(|(record, error)| {
+            let data = data_error(error)?;
+            Some((*record, Rejection::new(data.reason, Stage::Store, data.letter())))
+        });
+        self.name(batch, rejections.collect());
+        Ok(())
+    }
+
+    /// Names the records to the source that have rows with the key of another row and other content.
+    async fn name_conflicting(&mut self, batch: &Batch, conflicts: &[Conflict]) -> Result<(), Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
+        let RowStatements::Unique(unique) = &self.writer.statements.rows else { return Ok(()) };
+        let letter = |conflict: &Conflict| {
+            Rejection::new(Reason::KeyConflict, Stage::Store, unique.conflict_letter(&conflict.columns))
+        };
+        self.name(batch, conflicts.iter().map(|conflict| (conflict.record, letter(conflict))).collect());
+        Ok(())
+    }
+
+    /// Names records to the source that become dead letters, and makes it read the partitions again from their
+    /// positions.
+    fn name(&self, batch: &Batch, rejections: Vec<(usize, Rejection)>) {
+        tracing::warn!(records = rejections.len(), "The database refused records; they become dead letters");
+        for (record, rejection) in rejections {
+            let (partition, offset) = batch.record(record);
+            self.writer.assignment.refuse(partition, offset, rejection);
         }
         for part in batch.parts() {
             if let Some(position) =
@@ -269,7 +298,6 @@ impl Work {
                 self.writer.assignment.rewind(part.partition, part.epoch, position);
             }
         }
-        Ok(())
     }
 
     async fn roll_back_and_read(&mut self) -> Result<(), Failure> {
