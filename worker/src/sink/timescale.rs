@@ -10,6 +10,7 @@ pub mod connect;
 pub mod encode;
 pub mod failure;
 pub mod intake;
+pub mod limit;
 pub mod metrics;
 pub mod positions;
 pub mod readiness;

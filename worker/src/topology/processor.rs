@@ -32,6 +32,7 @@ use crate::{
         connect::Connector,
         encode::RowEncoder,
         intake::{Batches, Intake},
+        limit::RowLimit,
         metrics::ProcessorMetrics,
         readiness::Readiness,
         repeats::Repeats,
@@ -147,6 +148,7 @@ impl Processor {
             Err(error) => return Ok((Err(error), suspicion)),
         };
         let (end, ended) = shutdown::channel();
+        let limit = Arc::new(RowLimit::default());
         let repeats = Repeats::new(self.transform.clone(), &self.config.table);
         let keeps_messages = !self.config.table.unique_by.is_empty() && repeats.need_messages();
         let writer = Writer {
@@ -167,6 +169,7 @@ impl Processor {
             start_from: self.config.start_from.clone(),
             on_offset_lost: self.config.on_offset_lost,
             assignment,
+            limit: Arc::clone(&limit),
             readiness: Arc::clone(&self.readiness),
             metrics: self.metrics.clone(),
             shutdown: ended,
@@ -189,7 +192,7 @@ impl Processor {
             suspicion,
             Arc::clone(&self.readiness),
             keeps_messages,
-            Batches { full: full_sender, empty: empty_receiver },
+            Batches { full: full_sender, empty: empty_receiver, limit },
         );
         let is_over = self.is_over(access, Arc::clone(&consumer));
         let source = Source { consumer, health: self.context.health.clone(), is_over };

@@ -368,3 +368,54 @@ fn into_chunks_of_the_columnstore() {
     assert_eq!(scenario.query("SELECT value FROM {schema}.telemetry WHERE n = 7"), ["7"]);
     assert_eq!(scenario.dead_letters(1), ["400|KeyConflict|Store"]);
 }
+
+#[test]
+fn what_the_columnstore_cannot_decompress_at_once_comes_in_smaller_batches() {
+    let mut scenario = Scenario::in_database("decompress", "IOTPIPELINE_TEST_TIMESCALE_COMMUNITY");
+    scenario.create_topic(1);
+    unique(&mut scenario);
+    scenario.execute(
+        "ALTER TABLE {schema}.telemetry SET (timescaledb.compress, timescaledb.compress_segmentby = 'device', \
+         timescaledb.compress_orderby = 'time DESC')",
+    );
+    let records = scenario.producer();
+    send(&records, 0..280, 1);
+    records.flush();
+    let processor = scenario.start_ready();
+    wait_until(|| processor.metric("records_total") >= 280.0).unwrap();
+    assert!(processor.terminate().success());
+    assert_eq!(
+        scenario
+            .number("SELECT count(compress_chunk(chunk)) FROM show_chunks('{schema}.telemetry') AS chunk"),
+        1
+    );
+    // The rows of one device are 40, those of two too many.
+    let limit = |rows: &str| {
+        scenario.execute(&format!(
+            "ALTER ROLE CURRENT_USER SET timescaledb.max_tuples_decompressed_per_dml_transaction = {rows}"
+        ));
+    };
+    limit("60");
+    send(&records, 0..20, 1);
+    send(&records, 280..300, 1);
+    records.flush();
+    let processor = scenario.start_ready();
+    wait_until(|| processor.metric("records_total") >= 40.0)
+        .unwrap_or_else(|()| panic!("{:?}", processor.status()));
+    assert_counted(&processor, 20.0, 20.0);
+    assert!(processor.terminate().success());
+
+    // Not even one: it waits for a person, and nothing is a dead letter.
+    limit("10");
+    send(&records, 0..1, 1);
+    records.flush();
+    let processor = scenario.start_ready();
+    let message = processor.wait_for_problem("DecompressionLimit");
+    assert!(message.contains("max_tuples_decompressed_per_dml_transaction"), "{message}");
+    assert!(processor.terminate().success());
+    limit("DEFAULT");
+    let processor = scenario.start();
+    wait_until(|| processor.metric("records_total") >= 1.0).unwrap();
+    assert!(processor.terminate().success());
+    assert!(letters(&scenario).is_empty());
+}

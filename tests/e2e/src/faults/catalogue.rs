@@ -4,7 +4,7 @@ use crds::worker::Component::{Bridge, Processor};
 use futures::FutureExt;
 
 use super::{
-    Comparison::{Exact, UniqueBy},
+    Comparison::{Exact, MqttMayRepeat, UniqueBy},
     Fault, Injection,
     away::{Backend::*, away},
     change, crash, disk,
@@ -47,7 +47,7 @@ pub const FAULTS: [Fault; 33] = [
     }),
     // Servers that are away.
     fault("mosquitto-away", UniqueBy, |trial| away(trial, Mosquitto).boxed_local()),
-    fault("kafka-away", UniqueBy, |trial| away(trial, Kafka).boxed_local()),
+    fault("kafka-away", MqttMayRepeat, |trial| away(trial, Kafka).boxed_local()),
     with_spool("kafka-away-with-spool", UniqueBy, |trial| spool::kafka_away(trial).boxed_local()),
     fault("database-away", Exact, |trial| away(trial, Timescale).boxed_local()),
     // The network between a worker and a server.

@@ -18,7 +18,7 @@ use super::encode::RowEncoder;
 use crate::{headers::Stub, rejection::Rejection};
 
 /// A batch with so many rows is full.
-const MAX_ROWS: usize = 20_000;
+pub const MAX_ROWS: usize = 20_000;
 
 /// A batch with so many bytes is full.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -245,9 +245,9 @@ impl Batch {
         self.parts.is_empty()
     }
 
-    /// Whether it should be written rather than filled further.
-    pub fn is_full(&self) -> bool {
-        self.row_count + self.dead_letters.len() >= MAX_ROWS
+    /// Whether it should be written rather than filled further; with so many rows it is.
+    pub fn is_full(&self, max_rows: usize) -> bool {
+        self.row_count + self.dead_letters.len() >= max_rows
             || self.rows.len() + self.dead_letter_bytes >= MAX_BYTES
             || self.messages.size() >= MAX_BYTES
             || self.parts.iter().map(|part| part.records).sum::<u64>() >= 4 * MAX_ROWS as u64
@@ -486,11 +486,11 @@ mod tests {
         let mut batch = Batch::default();
         let values = vec![1; 1000];
         for offset in 0..20 {
-            assert!(!batch.is_full());
+            assert!(!batch.is_full(MAX_ROWS));
             add(&mut batch, 0, offset, &values);
         }
-        assert!(batch.is_full());
+        assert!(batch.is_full(MAX_ROWS));
         batch.clear();
-        assert!(batch.is_empty() && !batch.is_full() && batch.rows().is_empty());
+        assert!(batch.is_empty() && !batch.is_full(MAX_ROWS) && batch.rows().is_empty());
     }
 }

@@ -23,6 +23,7 @@ use super::{
     batch::{Batch, LINGER, Record},
     breaker::Breaker,
     encode::RowEncoder,
+    limit::RowLimit,
     readiness::{Obstacle, Readiness},
 };
 use crate::{
@@ -47,6 +48,8 @@ pub struct Batches {
     pub full: UnboundedSender<Batch>,
     /// From it.
     pub empty: Receiver<Batch>,
+    /// How large they may be.
+    pub limit: Arc<RowLimit>,
 }
 
 /// Makes rows of records and fills batches.
@@ -164,7 +167,7 @@ impl RecordSink for Intake {
         if let (true, Some(origin)) = (is_timed, origin) {
             batch.note_ingestion(origin.ingested_at.as_microsecond());
         }
-        if batch.is_full() || opens {
+        if batch.is_full(self.batches.limit.rows()) || opens {
             self.take_back();
             self.hand_over();
         }

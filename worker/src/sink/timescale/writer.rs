@@ -25,6 +25,7 @@ use super::{
     connect::Connector,
     failure::{Failure, classify, classify_connect, classify_transaction, data_error},
     intake::now,
+    limit::RowLimit,
     metrics::ProcessorMetrics,
     readiness::{Obstacle, Readiness},
     repeats::{Conflict, Repeats},
@@ -75,6 +76,8 @@ pub struct Writer {
     pub on_offset_lost: OnOffsetLost,
     /// What source and sink agree on.
     pub assignment: Arc<Assignment>,
+    /// How large batches may be.
+    pub limit: Arc<RowLimit>,
     /// Where problems are reported.
     pub readiness: Arc<Readiness>,
     /// What is counted.
@@ -224,6 +227,7 @@ impl Work {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
             self.attempts = 0;
         }
+        self.writer.limit.passed();
         self.writer.readiness.clear(Obstacle::Database);
     }
 
@@ -247,8 +251,24 @@ impl Work {
                 Ok(()) => Setback::Void,
                 Err(failure) => Setback::Wait(self.step_back(failure)),
             },
+            Failure::TooMany(problem) => self.make_smaller(batch, problem).await,
             failure => Setback::Wait(self.step_back(failure)),
         }
+    }
+
+    /// Has the records of a batch read again, into smaller ones.
+    async fn make_smaller(&mut self, batch: &Batch, problem: WorkerProblem) -> Setback {
+        if !self.writer.limit.halve(batch.row_count()) {
+            return Setback::Wait(self.step_back(Failure::Misconfigured(problem)));
+        }
+        tracing::warn!(rows = self.writer.limit.rows(), "Batches become smaller: {}", problem.message);
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = transaction::roll_back(connection).await
+        {
+            return Setback::Wait(self.step_back(classify_transaction(&error)));
+        }
+        self.read_again(batch);
+        Setback::Void
     }
 
     /// Finds the records that the database refuses and names them to the source.
@@ -291,6 +311,11 @@ impl Work {
             let (partition, offset) = batch.record(record);
             self.writer.assignment.refuse(partition, offset, rejection);
         }
+        self.read_again(batch);
+    }
+
+    /// Voids a batch.
+    fn read_again(&self, batch: &Batch) {
         for part in batch.parts() {
             if let Some(position) =
                 self.writer.assignment.get(part.partition).and_then(|owned| owned.position)
@@ -313,7 +338,7 @@ impl Work {
         self.attempts = self.attempts.saturating_add(1);
         let (problem, pause) = match failure {
             Failure::Outage(problem) => (problem, outage_pause(self.attempts)),
-            Failure::Misconfigured(problem) => (problem, MISCONFIGURED_PAUSE),
+            Failure::Misconfigured(problem) | Failure::TooMany(problem) => (problem, MISCONFIGURED_PAUSE),
             Failure::Data(refused) => (problem("DatabaseRefused", refused.problem()), MISCONFIGURED_PAUSE),
         };
         let WorkerProblem { reason, message } = &problem;
