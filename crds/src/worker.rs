@@ -252,6 +252,10 @@ pub struct TableConfig {
     pub time_column: String,
     /// The jsonb column that takes the fields no other column takes; not part of `columns`.
     pub extra_column: Option<String>,
+    /// The natural key: names of `columns`, none of them nullable, on which the table has a unique index; empty where
+    /// every row is a row of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unique_by: Vec<String>,
 }
 
 /// One column and where its value comes from.

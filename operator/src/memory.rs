@@ -32,6 +32,8 @@ pub struct Remembered {
     pub lag: Option<(Instant, LagStatus)>,
     /// When expired chunks were last dropped (Apache-2 edition).
     pub chunks_dropped_at: Option<Timestamp>,
+    /// When an attempt to change the table was contradicted by its rows, and of which generation of the spec.
+    pub contradicted: Option<(Instant, i64)>,
     /// Since when the bridge of a deleted pipeline is told to retire.
     pub retiring_since: Option<Instant>,
     /// Since when it runs with that.

@@ -86,6 +86,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// The column that partitions it.
     pub time_column: SqlIdent,
+    /// The natural key: columns on which it is unique, none of them nullable; empty where it has none.
+    pub unique_by: Vec<SqlIdent>,
     /// The role that workers write as. Any text: it comes from a Secret.
     pub writer: String,
     /// What the operator makes of it; `None` where its management is External.

@@ -38,6 +38,9 @@ pub use plan::plan;
 pub use retention::{check_interval, drop_is_due, retention_in_force};
 pub use session::DirectDatabases;
 
+/// How long to wait before a contradicted [`Attempt`] is made again: it reads the whole table, and holds writers up.
+pub const ATTEMPT_INTERVAL: Duration = Duration::from_secs(30 * 60);
+
 /// Opens sessions. One implementation connects ([`DirectDatabases`]); tests write their own.
 pub trait Databases: Send + Sync {
     /// Connects within 10 seconds.
@@ -53,8 +56,13 @@ pub trait Session: Send {
         topic: Option<&'a TopicKey>,
     ) -> BoxFuture<'a, Result<ObservedTable, Error>>;
 
-    /// Makes all steps of the plan or none: one transaction, under a lock on the schema.
-    fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>>;
+    /// Makes all steps of the plan or none, and then each attempt that rows do not contradict: one transaction, under a
+    /// lock on the schema. Answers the refusals of the other attempts.
+    fn apply<'a>(
+        &'a mut self,
+        table: &'a Table,
+        plan: &'a TablePlan,
+    ) -> BoxFuture<'a, Result<Vec<Refusal>, Error>>;
 
     /// Writes the marker that says that this pipeline is about to create the topic. Fails where another
     /// pipeline was first. Needs the bookkeeping tables, so [`Session::apply`] comes before.
@@ -301,6 +309,9 @@ pub struct ObservedIndex {
     /// Its columns in order; empty where it is not a plain B-tree over whole columns (partial, over an
     /// expression, with another order of NULLs).
     pub columns: Vec<(String, SortOrder)>,
+    /// The columns of which no two rows may have the same values, in order; empty where it does not see to that for
+    /// every row at once (not unique, partial, over an expression, deferrable).
+    pub unique_by: Vec<String>,
 }
 
 /// A native retention policy as it is.
@@ -328,6 +339,8 @@ pub struct Position {
 pub struct TablePlan {
     /// The steps, in the order in which to make them.
     pub steps: Vec<TableStep>,
+    /// What to try after them.
+    pub attempts: Vec<Attempt>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,
     /// Whether there is more to plan once these steps are made: open a new session, observe and plan again.
@@ -341,6 +354,16 @@ pub struct TableStep {
     pub changes: Vec<Change>,
     /// The SQL, one or more statements. Every name in it is quoted.
     pub sql: String,
+}
+
+/// A step that rows which are there may contradict, such as a unique index. Only the server knows, once it has looked
+/// at all of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Attempt {
+    /// The step.
+    pub step: TableStep,
+    /// What to say where they do.
+    pub refusal: Refusal,
 }
 
 impl ObservedTable {

@@ -1,6 +1,7 @@
 //! Programs: VRL as this project allows it. The operator compiles a program to judge it, the worker to run
 //! it; nobody else knows the VRL compiler. Pure: no I/O.
 
+mod clock;
 mod functions;
 mod limits;
 mod metadata;
@@ -27,17 +28,19 @@ use vrl::{
     value::{Kind, Secrets},
 };
 
-use crate::{
-    functions::allowed_functions,
-    limits::check_limits,
-    metadata::{UsedMetadata, metadata_kind, metadata_value},
-};
 pub use crate::{
+    clock::Shift,
     limits::{
         LimitError, MAX_ARRAY_INDEX, MAX_CALL_LEVELS, MAX_CHAINED_OPERATORS, MAX_CLOSURE_LEVELS,
         MAX_NESTING_LEVELS, MAX_SOURCE_BYTES,
     },
     metadata::{Metadata, TopicWriter},
+};
+use crate::{
+    clock::with_shift,
+    functions::allowed_functions,
+    limits::check_limits,
+    metadata::{UsedMetadata, metadata_kind, metadata_value},
 };
 
 /// How many rows one message may become.
@@ -168,6 +171,7 @@ impl Program {
         if self.needs_origin && metadata.topic.is_none() {
             return Outcome::WithoutOrigin;
         }
+        let clock = metadata.clock;
         let mut metadata = metadata_value(metadata, self.used_metadata);
         let mut secrets = Secrets::new();
         let mut target = TargetValueRef { value: &mut event, metadata: &mut metadata, secrets: &mut secrets };
@@ -176,12 +180,14 @@ impl Program {
             steps += 1;
             if steps > MAX_STEPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let result = Runtime::default().resolve_with_control(
-            &mut target,
-            &self.compiled,
-            &self.timezone,
-            &mut limit_steps,
-        );
+        let result = with_shift(clock, || {
+            Runtime::default().resolve_with_control(
+                &mut target,
+                &self.compiled,
+                &self.timezone,
+                &mut limit_steps,
+            )
+        });
         match result {
             Ok(_) => rows(event),
             Err(Terminate::Abort(ExpressionError::Abort { .. })) => Outcome::Dropped,
@@ -258,6 +264,7 @@ mod tests {
             ingested_at: Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_428_000_123_456)),
             partition: 4,
             offset: 42,
+            ..Metadata::default()
         }
     }
 
@@ -299,6 +306,46 @@ mod tests {
         assert_eq!(field(&outcome, "e"), Value::from(8));
         assert_eq!(field(&outcome, "f"), Value::from(42));
         assert_eq!(field(&outcome, "g").as_object().unwrap().len(), 7);
+    }
+
+    #[test]
+    fn what_depends_on_the_delivery_differs_between_deliveries() {
+        let fields = |source: &str| {
+            let program = compile(source, TopicWriter::Bridge).unwrap();
+            let metadata = metadata();
+            let [earlier, later] = metadata.other_deliveries();
+            [metadata, earlier, later].map(|metadata| field(&program.run(json("{}"), &metadata), "x"))
+        };
+        for source in [
+            ".x = now()",
+            ".x = format_timestamp!(now(), \"%Y\")",
+            ".x = format_timestamp!(now(), \"%m\")",
+            ".x = format_timestamp!(now(), \"%H\")",
+            ".x = to_unix_timestamp(now()) - to_unix_timestamp(%ingested_at)",
+            ".x = %ingested_at",
+            ".x = %offset",
+            ".x = %partition",
+            ".x = uuid_v4()",
+        ] {
+            let [here, earlier, later] = fields(source);
+            assert!(here != earlier && here != later, "{source}: {here:?} {earlier:?} {later:?}");
+        }
+        // These take one of a few values, of which at least one other delivery has another.
+        for source in [".x = now() > %ingested_at", ".x = %qos", ".x = %retained"] {
+            let [here, earlier, later] = fields(source);
+            assert!(here != earlier || here != later, "{source}");
+        }
+        for source in [".x = %topic", ".x = %properties.unit"] {
+            let [here, earlier, later] = fields(source);
+            assert!(here == earlier && here == later, "{source}");
+        }
+    }
+
+    #[test]
+    fn the_clock_is_right_for_a_delivery_that_is_one() {
+        let before = SystemTime::now();
+        let Value::Timestamp(told) = field(&run(".x = now()", "{}"), "x") else { panic!() };
+        assert!((before..=SystemTime::now()).contains(&told.into()));
     }
 
     #[test]

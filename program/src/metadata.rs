@@ -1,14 +1,22 @@
 //! Where an event came from, as a program sees it below `%`. Pure.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use vrl::{
     path::{OwnedSegment, OwnedTargetPath, PathPrefix},
     value::{KeyString, Kind, ObjectMap, Value, kind::Collection},
 };
 
-/// Where an event came from. Borrowed from the Kafka record; only what the program reads is copied.
-#[derive(Clone, Copy, Debug, Default)]
+use crate::clock::Shift;
+
+/// How far another delivery is away: another year, month, day, weekday, hour, minute and second.
+const ELSEWHEN: Duration = Duration::from_secs(400 * 86_400 + 3_600 + 60 + 1);
+
+/// Where an event came from, and when. Borrowed from the Kafka record; only what the program reads is copied.
+#[derive(Clone, Copy, Debug)]
 pub struct Metadata<'a> {
     /// `%topic`: the MQTT topic.
     pub topic: Option<&'a str>,
@@ -24,6 +32,50 @@ pub struct Metadata<'a> {
     pub partition: i32,
     /// `%offset`: the Kafka offset.
     pub offset: i64,
+    /// By how much `now()` differs from the clock.
+    pub clock: Shift,
+}
+
+impl Default for Metadata<'_> {
+    fn default() -> Self {
+        Self {
+            topic: None,
+            qos: None,
+            retained: None,
+            properties: None,
+            ingested_at: None,
+            partition: 0,
+            offset: 0,
+            clock: Shift::NONE,
+        }
+    }
+}
+
+impl Metadata<'_> {
+    /// The same message delivered otherwise: long ago and long from now, elsewhere in Kafka, and once with other
+    /// marks of MQTT. Whatever a program makes the same of all of them belongs to the message.
+    pub fn other_deliveries(&self) -> [Self; 2] {
+        let ingested = |shift: Shift| self.ingested_at.map(|time| shift.of(time));
+        [
+            Self {
+                qos: self.qos.map(|qos| (qos + 1) % 3),
+                retained: self.retained.map(|retained| !retained),
+                // By another length of time than the clock, so that the time in between differs too.
+                ingested_at: ingested(Shift::Earlier(2 * ELSEWHEN)),
+                partition: self.partition.wrapping_add(1),
+                offset: self.offset.wrapping_add(1_000_003),
+                clock: Shift::Earlier(ELSEWHEN),
+                ..*self
+            },
+            Self {
+                ingested_at: ingested(Shift::Later(2 * ELSEWHEN)),
+                partition: self.partition.wrapping_add(2),
+                offset: self.offset.wrapping_add(7),
+                clock: Shift::Later(ELSEWHEN),
+                ..*self
+            },
+        ]
+    }
 }
 
 /// Who writes the records of a topic, which decides what a program may rely on.

@@ -43,6 +43,8 @@ pub enum Reason {
     NulCharacter,
     /// The database refused the row because of a constraint of the table.
     Constraint,
+    /// Another row has the natural key of one of its rows, and other content.
+    KeyConflict,
 }
 
 /// Where on its way the record was rejected.

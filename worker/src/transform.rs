@@ -5,6 +5,7 @@ use program::{MAX_ROWS, Metadata, Outcome, Program, Value};
 
 use crate::{
     codec, failpoint,
+    headers::Origin,
     rejection::{Reason, Rejection, Stage},
 };
 
@@ -52,6 +53,26 @@ impl Transform {
     pub fn reads_metadata(&self) -> bool {
         self.program.as_ref().is_some_and(Program::reads_metadata)
     }
+}
+
+/// Calls with what the place of a record (partition and offset) and its headers say.
+pub fn with_metadata<T>(
+    (partition, offset): (i32, i64),
+    origin: Option<&Origin<'_>>,
+    call: impl FnOnce(&Metadata<'_>) -> T,
+) -> T {
+    let place = Metadata { partition, offset, ..Metadata::default() };
+    let Some(origin) = origin else { return call(&place) };
+    let properties: Vec<(&str, &str)> =
+        origin.properties.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+    call(&Metadata {
+        topic: Some(&origin.topic),
+        qos: Some(origin.qos),
+        retained: Some(origin.retained),
+        properties: Some(&properties),
+        ingested_at: Some(origin.ingested_at.into()),
+        ..place
+    })
 }
 
 #[cfg(test)]

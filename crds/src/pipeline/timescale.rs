@@ -23,6 +23,15 @@ use crate::units::DurationText;
     validation = Rule::new("!has(self.indexes) || self.indexes.all(index, index.columns.all(entry, self.columns.exists(column, entry == column.name || entry == column.name + ' DESC' || entry == column.name + ' ASC')))")
         .message("an index may hold declared columns only, each alone or followed by ASC or DESC")
         .field_path(".indexes"),
+    validation = Rule::new("!has(self.uniqueBy) || self.uniqueBy.exists(name, name == self.timeColumn)")
+        .message("uniqueBy must hold the timeColumn: a hypertable is unique only within what partitions it")
+        .field_path(".uniqueBy"),
+    validation = Rule::new("!has(self.uniqueBy) || self.uniqueBy.all(name, self.columns.exists(column, column.name == name))")
+        .message("uniqueBy may hold declared columns only")
+        .field_path(".uniqueBy"),
+    validation = Rule::new("!has(self.uniqueBy) || self.columns.all(column, column.name == self.timeColumn || !(column.name in self.uniqueBy) || has(column.nullable) && !column.nullable)")
+        .message("every column of uniqueBy but the timeColumn needs nullable: false, because NULL equals nothing")
+        .field_path(".uniqueBy"),
     validation = Rule::new("self.management != 'External' || !(has(self.chunkInterval) || has(self.indexes) || has(self.retention))")
         .message("a table whose management is External is as somebody else made it; leave chunkInterval, indexes and retention out"),
 )]
@@ -61,6 +70,15 @@ pub struct TimescaleSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub indexes: Vec<IndexSpec>,
+    /// The natural key: columns, the time column among them, that tell one row from another. A message that MQTT
+    /// delivered twice then makes one row, and is counted; the same key with other content is a dead letter
+    /// (`KeyConflict`). Content is every other column, but for values that depend on the delivery, such as those of
+    /// `now()` and `%offset`. Cannot change while the table has the unique index of another key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b == a))")
+        .message("uniqueBy may name each column once"))]
+    pub unique_by: Vec<String>,
     /// How long rows stay; without it for ever. A shorter time waits for approval, because it drops rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,

@@ -3,7 +3,7 @@
 //! Stores before workers: first the table with its bookkeeping, then the topic, whose marker is written there
 //! before it is created, then the workers that expect both.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::{IoTPipeline, status::Reason};
 use jiff::Timestamp;
@@ -23,7 +23,7 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{Session, TablePlan},
+    timescale::{ATTEMPT_INTERVAL, Session, TablePlan},
 };
 
 /// What became of a plan.
@@ -76,7 +76,7 @@ pub async fn apply(
         unfinished: plan.table.as_ref().is_some_and(|table| table.unfinished),
         ..Outcome::default()
     };
-    apply_table(plan.table, pipeline, stores, session.as_deref_mut(), &mut outcome).await;
+    apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     if let Some(drop_after) = plan.drop_expired_chunks {
         drop_expired_chunks(drop_after, pipeline, context, session.as_deref_mut(), &mut outcome).await;
     }
@@ -122,10 +122,11 @@ async fn apply_table(
     plan: Option<TablePlan>,
     pipeline: &Pipeline,
     stores: &Stores,
+    context: &Context,
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
 ) {
-    let (Some(plan), Some(session)) = (plan, session) else {
+    let (Some(mut plan), Some(session)) = (plan, session) else {
         if let Err(error) = &stores.table {
             outcome.table_problems.push(Refusal { reason: error.reason(), message: chain(error) });
         }
@@ -134,9 +135,19 @@ async fn apply_table(
     if plan.unfinished {
         outcome.table_problems.push(progressing("the database is being prepared"));
     }
-    if !plan.steps.is_empty() {
+    postpone_attempts(&mut plan, pipeline, context);
+    if !plan.steps.is_empty() || !plan.attempts.is_empty() {
         match session.apply(&pipeline.table, &plan).await {
-            Ok(()) => outcome.changes.extend(plan.steps.into_iter().flat_map(|step| step.changes)),
+            Ok(contradicted) => {
+                if !plan.attempts.is_empty() {
+                    let now = (!contradicted.is_empty()).then(|| (Instant::now(), pipeline.generation));
+                    context.memory.update(&pipeline.key(), |remembered| remembered.contradicted = now);
+                }
+                let made = plan.attempts.into_iter().filter(|made| !contradicted.contains(&made.refusal));
+                let steps = plan.steps.into_iter().chain(made.map(|made| made.step));
+                outcome.changes.extend(steps.flat_map(|step| step.changes));
+                outcome.table_problems.extend(contradicted);
+            }
             Err(source) => {
                 outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Database { source });
@@ -144,6 +155,16 @@ async fn apply_table(
         }
     }
     outcome.table_problems.extend(plan.refusals);
+}
+
+/// What the rows contradicted a while ago is not tried again yet: it reads them all, and holds writers up.
+fn postpone_attempts(plan: &mut TablePlan, pipeline: &Pipeline, context: &Context) {
+    let contradicted = context.memory.recall(&pipeline.key()).contradicted;
+    if contradicted.is_some_and(|(then, generation)| {
+        generation == pipeline.generation && then.elapsed() < ATTEMPT_INTERVAL
+    }) {
+        plan.refusals.extend(plan.attempts.drain(..).map(|attempt| attempt.refusal));
+    }
 }
 
 async fn drop_expired_chunks(

@@ -230,6 +230,7 @@ mod tests {
             message("/timescale/extraColumn", json!("device")),
             message("/timescale/indexes/0/columns", json!(["device", "nothing DESC"])),
             message("/timescale/indexes/0/columns", json!(["device; DROP"])),
+            message("/timescale/uniqueBy", json!(["device", "device", "nothing"])),
             message("/timescale/retention/dropAfter", json!("90 days")),
             message("/kafka/topic/name", json!("a b")),
             message("/kafka/topic/config", json!({"retention.ms": "1"})),

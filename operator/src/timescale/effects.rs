@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
-    Position, TablePlan, bookkeeping,
+    Attempt, Position, TablePlan, bookkeeping,
     bookkeeping::{forget_feeds, forget_positions},
     execute::{lock_schema, run, statement, tables_exist},
     observe::{bookkeeping_version, dead_letter_marker, functions_schema, table_marker, topic_marker},
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
-    change::Change,
+    change::{Change, Refusal},
     kafka::TopicKey,
     pipeline::{SqlIdent, Table},
 };
@@ -32,16 +32,34 @@ pub(super) async fn apply(
     connection: &mut PgConnection,
     table: &Table,
     plan: &TablePlan,
-) -> sqlx::Result<()> {
-    if plan.steps.is_empty() {
-        return Ok(());
+) -> sqlx::Result<Vec<Refusal>> {
+    if plan.steps.is_empty() && plan.attempts.is_empty() {
+        return Ok(Vec::new());
     }
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, table.schema.as_str()).await?;
     for step in &plan.steps {
         run(&mut transaction, step.sql.as_str()).await?;
     }
-    transaction.commit().await
+    let mut refusals = Vec::new();
+    for Attempt { step, refusal } in &plan.attempts {
+        let mut savepoint = transaction.begin().await?;
+        match run(&mut savepoint, step.sql.as_str()).await {
+            Ok(()) => savepoint.commit().await?,
+            Err(error) if is_contradicted(&error) => {
+                savepoint.rollback().await?;
+                refusals.push(refusal.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    transaction.commit().await?;
+    Ok(refusals)
+}
+
+/// Whether rows are not as a unique index wants them.
+fn is_contradicted(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|answer| answer.is_unique_violation())
 }
 
 pub(super) async fn claim_topic(

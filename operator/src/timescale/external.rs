@@ -4,7 +4,8 @@ use crds::{names::dead_letter_table, status::Reason};
 
 use super::{
     ObservedColumn, ObservedRelation, ObservedTable,
-    sql::{identifier, literal, qualified},
+    relation::indexes::is_unique_by,
+    sql::{identifier, identifiers, literal, qualified},
 };
 use crate::{
     change::Refusal,
@@ -36,6 +37,16 @@ pub(super) fn misfits(wanted: &Table, observed: &ObservedTable) -> Vec<Refusal> 
         misfits.push(unfit(format!(
             "table {wanted} is partitioned by column {} and timescale.timeColumn says {}; correct timeColumn",
             hypertable.time_column, wanted.time_column
+        )));
+    }
+    let key: Vec<String> = wanted.unique_by.iter().map(ToString::to_string).collect();
+    if !key.is_empty() && !is_unique_by(relation, &key) {
+        misfits.push(unfit(format!(
+            "table {wanted} has no unique index on exactly the columns {} of timescale.uniqueBy; leave uniqueBy out, or \
+             run: CREATE UNIQUE INDEX ON {} ({});",
+            key.join(", "),
+            qualified(wanted.schema.as_str(), wanted.name.as_str()),
+            identifiers(&key)
         )));
     }
     misfits.extend(wanted.columns.iter().filter_map(|column| misfit_of(wanted, column, relation)));
@@ -108,8 +119,8 @@ fn unfit(message: String) -> Refusal {
 mod tests {
     use super::*;
     use crate::timescale::{
-        ObservedFeed, TablePlan, plan,
-        test_support::{as_wanted, only_refusal, pipeline, sql, table_of, topic, wanted},
+        ObservedFeed, ObservedIndex, TablePlan, plan,
+        test_support::{as_wanted, ident, only_refusal, pipeline, sql, table_of, topic, wanted},
     };
 
     fn external() -> Table {
@@ -211,6 +222,28 @@ mod tests {
             table.columns.push(column("kind", false, true));
         });
         assert_eq!(more_than_needed.refusals, []);
+    }
+
+    #[test]
+    fn a_natural_key_needs_a_unique_index_on_exactly_its_columns() {
+        let wanted = Table { unique_by: vec![ident("device"), ident("time")], ..external() };
+        let plan_with = |unique_by: &[&str]| {
+            let mut observed = theirs();
+            let unique_by = unique_by.iter().map(|name| (*name).to_owned()).collect();
+            let index = ObservedIndex { name: "theirs".into(), columns: Vec::new(), unique_by };
+            table_of(&mut observed).indexes.push(index);
+            plan(&wanted, &pipeline("line"), &observed, None)
+        };
+        assert_eq!(plan_with(&["time", "device"]).refusals, []);
+        for columns in [&[][..], &["time"], &["time", "device", "temperature"]] {
+            let plan = plan_with(columns);
+            let (reason, message) = only_refusal(&plan);
+            assert_eq!(reason, Reason::TableUnfit);
+            assert!(
+                message.ends_with("run: CREATE UNIQUE INDEX ON \"plant_7\".\"line\" (\"device\", \"time\");"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -18,11 +18,12 @@ use crate::{
 impl GrantObject {
     pub(super) const ALL: [Self; 4] = [Self::Schema, Self::Table, Self::DeadLetters, Self::Positions];
 
-    /// What workers need on it. They copy rows and insert dead letters without reading either; positions they read,
-    /// begin and move.
-    pub(super) fn privileges(self) -> &'static [&'static str] {
+    /// What workers need on it. They copy rows and insert dead letters without reading either, but for rows with a
+    /// natural key, which they compare with those that are there; positions they read, begin and move.
+    pub(super) fn privileges(self, wanted: &Table) -> &'static [&'static str] {
         match self {
             Self::Schema => &["USAGE"],
+            Self::Table if !wanted.unique_by.is_empty() => &["SELECT", "INSERT"],
             Self::Table | Self::DeadLetters => &["INSERT"],
             Self::Positions => &["SELECT", "INSERT", "UPDATE"],
         }
@@ -66,7 +67,7 @@ pub(super) fn plan_grants(wanted: &Table, observed: &ObservedTable) -> Vec<Table
         .into_iter()
         .filter_map(|object| {
             let privileges = match lacking(observed, object) {
-                _ if !object.exists(observed) => object.privileges(),
+                _ if !object.exists(observed) => object.privileges(wanted),
                 Some(lacking) if lacking.is_grantable => lacking.privileges.as_slice(),
                 _ => return None,
             };
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
     use crate::timescale::{
         Edition, TablePlan, plan,
-        test_support::{as_wanted, empty, only_refusal, pipeline, sql, wanted},
+        test_support::{as_wanted, empty, ident, only_refusal, pipeline, sql, wanted},
     };
 
     fn written_by(writer: &str) -> Table {
@@ -142,10 +143,14 @@ mod tests {
     }
 
     /// As wanted, but the role lacks all it needs.
-    fn ungranted(is_grantable: bool) -> ObservedTable {
+    fn ungranted(wanted: &Table, is_grantable: bool) -> ObservedTable {
         let mut observed = as_wanted();
         observed.writer.lacks = GrantObject::ALL
-            .map(|object| LackingRights { object, privileges: object.privileges().to_vec(), is_grantable })
+            .map(|object| LackingRights {
+                object,
+                privileges: object.privileges(wanted).to_vec(),
+                is_grantable,
+            })
             .to_vec();
         observed
     }
@@ -153,12 +158,33 @@ mod tests {
     #[test]
     fn another_role_is_granted_what_workers_need_and_the_documents_say_the_same() {
         let documented = include_str!("../../../docs/security.md");
-        let granted = sql(&plan_for(&written_by("processor"), &ungranted(true)));
+        let granted = sql(&plan_for(&written_by("processor"), &ungranted(&wanted(), true)));
         insta::assert_snapshot!(granted);
         assert!(documented.contains(&granted), "docs/security.md does not hold:\n{granted}");
         // What is only just made lacks it all.
         let from_nothing = sql(&plan_for(&written_by("processor"), &empty(Edition::Community)));
         assert!(from_nothing.ends_with(&granted), "{from_nothing}");
+    }
+
+    #[test]
+    fn with_a_natural_key_workers_read_the_table_too() {
+        let unique = Table { unique_by: vec![ident("time"), ident("device")], ..written_by("processor") };
+        let granted = sql(&plan_for(&unique, &ungranted(&unique, true)));
+        let of_table = granted.lines().find(|line| line.contains(".\"line\"")).unwrap();
+        assert_eq!(of_table, "GRANT SELECT, INSERT ON \"plant_7\".\"line\" TO \"processor\";");
+        assert!(include_str!("../../../docs/security.md").contains("GRANT SELECT ON \"plant_7\".\"line\""));
+        // Of one that has what rows without a key need.
+        let mut observed = as_wanted();
+        observed.writer.lacks = vec![LackingRights {
+            object: GrantObject::Table,
+            privileges: vec!["SELECT"],
+            is_grantable: false,
+        }];
+        let external = Table { wanted: None, unique_by: Vec::new(), ..written_by("processor") };
+        let plan = plan_for(&external, &observed);
+        assert!(
+            plan.refusals[0].message.ends_with(": GRANT SELECT ON \"plant_7\".\"line\" TO \"processor\";")
+        );
     }
 
     #[test]
@@ -178,11 +204,11 @@ mod tests {
     #[test]
     fn without_a_role_of_its_own_the_operator_grants_nothing() {
         assert!(!sql(&plan_for(&wanted(), &empty(Edition::Community))).contains("GRANT"));
-        assert_eq!(plan_for(&wanted(), &ungranted(true)), TablePlan::default());
+        assert_eq!(plan_for(&wanted(), &ungranted(&wanted(), true)), TablePlan::default());
         // A table that is somebody else's must let its role in all the same.
         let external = Table { wanted: None, ..wanted() };
         let (reason, message) = {
-            let plan = plan_for(&external, &ungranted(false));
+            let plan = plan_for(&external, &ungranted(&wanted(), false));
             let (reason, message) = only_refusal(&plan);
             (reason, message.to_owned())
         };
@@ -193,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_the_operator_may_not_grant_is_told() {
-        let plan = plan_for(&written_by("processor"), &ungranted(false));
+        let plan = plan_for(&written_by("processor"), &ungranted(&wanted(), false));
         let (reason, message) = only_refusal(&plan);
         assert_eq!(reason, Reason::PermissionMissing);
         insta::assert_snapshot!(message);
@@ -212,7 +238,7 @@ mod tests {
 
     #[test]
     fn whatever_a_role_is_called_it_stays_a_name() {
-        let granted = sql(&plan_for(&written_by("x\"; DROP TABLE y;--"), &ungranted(true)));
+        let granted = sql(&plan_for(&written_by("x\"; DROP TABLE y;--"), &ungranted(&wanted(), true)));
         assert_eq!(granted.matches(" TO \"x\"\"; DROP TABLE y;--\";\n").count(), GrantObject::ALL.len());
     }
 }

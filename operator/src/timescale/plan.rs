@@ -68,6 +68,7 @@ fn plan_managed(
     let table = WantedRelation::target(wanted, wanted_table).plan(observed.table.as_ref(), &extension.schema);
     let dead_letters =
         WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
+    let attempts = table.attempts;
     steps.extend(table.steps);
     steps.extend(dead_letters.steps);
 
@@ -83,7 +84,7 @@ fn plan_managed(
     }
     refusals.extend(missing_role(wanted, observed));
     refusals.extend(plan_approval(wanted, wanted_table, pipeline, observed, approval));
-    TablePlan { steps, refusals, unfinished: false }
+    TablePlan { steps, attempts, refusals, unfinished: false }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
@@ -127,7 +128,7 @@ fn plan_external(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable
     steps.extend(claim_feed(wanted, pipeline, observed));
     steps.extend(plan_grants(wanted, observed));
     refusals.extend(missing_role(wanted, observed));
-    TablePlan { steps, refusals, unfinished: false }
+    TablePlan { steps, refusals, ..TablePlan::default() }
 }
 
 fn refused(refusals: Vec<Refusal>) -> TablePlan {
@@ -402,7 +403,11 @@ mod tests {
             };
             table.columns.push(column("former", true, false));
             table.columns.push(column("filled", false, true));
-            table.indexes.push(ObservedIndex { name: "mine".into(), columns: Vec::new() });
+            table.indexes.push(ObservedIndex {
+                name: "mine".into(),
+                columns: Vec::new(),
+                unique_by: Vec::new(),
+            });
         });
         assert_eq!(plan, TablePlan::default());
     }
@@ -410,8 +415,11 @@ mod tests {
     #[test]
     fn an_index_name_that_is_taken_is_refused() {
         let plan = plan_after(|observed| {
-            table_of(observed).indexes[0] =
-                ObservedIndex { name: "line_device_time_desc_idx".into(), columns: Vec::new() };
+            table_of(observed).indexes[0] = ObservedIndex {
+                name: "line_device_time_desc_idx".into(),
+                columns: Vec::new(),
+                unique_by: Vec::new(),
+            };
         });
         let (reason, message) = only_refusal(&plan);
         assert_eq!(reason, Reason::TableChangeRefused);

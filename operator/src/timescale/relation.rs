@@ -9,7 +9,7 @@ use std::time::Duration;
 use crds::status::Reason;
 
 use super::{
-    ObservedColumn, ObservedHypertable, ObservedRelation, TableStep,
+    Attempt, ObservedColumn, ObservedHypertable, ObservedRelation, TableStep,
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     pipeline::{SortOrder, Table, WantedTable},
 };
 
-mod indexes;
+pub(super) mod indexes;
 
 /// How long the chunks of a dead-letter table are.
 const DEAD_LETTER_CHUNK_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
@@ -30,6 +30,8 @@ pub(super) struct WantedRelation {
     pub time_column: String,
     pub chunk_interval: Duration,
     pub indexes: Vec<Vec<(String, SortOrder)>>,
+    /// The columns on which it is unique; empty where it is not.
+    pub unique_by: Vec<String>,
 }
 
 /// A column as it shall be.
@@ -46,6 +48,7 @@ pub(super) struct WantedColumn {
 #[derive(Default)]
 pub(super) struct RelationPlan {
     pub steps: Vec<TableStep>,
+    pub attempts: Vec<Attempt>,
     pub refusals: Vec<Refusal>,
 }
 
@@ -71,6 +74,7 @@ impl WantedRelation {
             time_column: table.time_column.to_string(),
             chunk_interval: wanted.chunk_interval,
             indexes: wanted.indexes.iter().map(|index| names(&index.columns)).collect(),
+            unique_by: table.unique_by.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -102,13 +106,14 @@ impl WantedRelation {
             time_column: "time".to_owned(),
             chunk_interval: DEAD_LETTER_CHUNK_INTERVAL,
             indexes: vec![vec![("time".to_owned(), SortOrder::Descending)]],
+            unique_by: Vec::new(),
         }
     }
 
     /// What to do so that the hypertable is as wanted. `functions` is the schema of TimescaleDB's functions.
     pub fn plan(&self, observed: Option<&ObservedRelation>, functions: &str) -> RelationPlan {
         match observed {
-            None => RelationPlan { steps: self.create(functions), refusals: Vec::new() },
+            None => RelationPlan { steps: self.create(functions), ..RelationPlan::default() },
             Some(relation) => match self.hypertable(relation) {
                 Err(refusal) => RelationPlan { refusals: vec![refusal], ..RelationPlan::default() },
                 Ok((hypertable, chunk_interval)) => {
@@ -118,6 +123,7 @@ impl WantedRelation {
                         plan.steps.push(self.set_chunk_interval(chunk_interval, functions));
                     }
                     self.plan_indexes(relation, &mut plan);
+                    self.plan_unique_index(relation, &mut plan);
                     plan
                 }
             },
@@ -141,11 +147,9 @@ impl WantedRelation {
                 interval(self.chunk_interval),
             ),
         }];
-        steps.extend(
-            self.indexes
-                .iter()
-                .map(|columns| TableStep { changes: Vec::new(), sql: self.create_index(columns) }),
-        );
+        let indexes = self.indexes.iter().map(|columns| self.create_index(columns));
+        let unique_index = (!self.unique_by.is_empty()).then(|| self.create_unique_index());
+        steps.extend(indexes.chain(unique_index).map(|sql| TableStep { changes: Vec::new(), sql }));
         steps
     }
 

@@ -15,7 +15,7 @@ use super::{
     observe::observe,
 };
 use crate::{
-    change::Change,
+    change::{Change, Refusal},
     kafka::TopicKey,
     pipeline::{SqlIdent, Table},
 };
@@ -101,7 +101,11 @@ impl Session for DirectSession {
         })
     }
 
-    fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>> {
+    fn apply<'a>(
+        &'a mut self,
+        table: &'a Table,
+        plan: &'a TablePlan,
+    ) -> BoxFuture<'a, Result<Vec<Refusal>, Error>> {
         Box::pin(async move {
             let action = format!("change table {table}");
             let effect = effects::apply(&mut self.connection, table, plan);

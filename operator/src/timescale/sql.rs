@@ -7,6 +7,11 @@ pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Names, one after the other.
+pub(super) fn identifiers(names: &[String]) -> String {
+    names.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ")
+}
+
 /// A name in a schema.
 pub(super) fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(name))

@@ -31,6 +31,7 @@ pub(super) fn wanted() -> Table {
             column("temperature", ColumnType::DoublePrecision, true),
         ],
         time_column: ident("time"),
+        unique_by: Vec::new(),
         writer: "app".into(),
         wanted: Some(WantedTable {
             chunk_interval: DAY,
@@ -101,7 +102,11 @@ pub(super) fn relation(wanted: &WantedRelation) -> ObservedRelation {
         has_default: column.default.is_some(),
         is_generated: false,
     });
-    let index = |columns: &Vec<_>| ObservedIndex { name: "i".into(), columns: columns.clone() };
+    let index = |columns: &Vec<_>| ObservedIndex {
+        name: "i".into(),
+        columns: columns.clone(),
+        unique_by: Vec::new(),
+    };
     ObservedRelation {
         is_table: true,
         owned: true,
@@ -141,10 +146,11 @@ pub(super) fn table_of(observed: &mut ObservedTable) -> &mut ObservedRelation {
 
 pub(super) fn sql(plan: &TablePlan) -> String {
     assert_eq!(plan.refusals, []);
-    plan.steps.iter().map(|step| step.sql.as_str()).collect()
+    let attempts = plan.attempts.iter().map(|attempt| &attempt.step);
+    plan.steps.iter().chain(attempts).map(|step| step.sql.as_str()).collect()
 }
 
 pub(super) fn only_refusal(plan: &TablePlan) -> (Reason, &str) {
-    assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 1), "{plan:?}");
+    assert_eq!((plan.steps.len(), plan.attempts.len(), plan.refusals.len()), (0, 0, 1), "{plan:?}");
     (plan.refusals[0].reason, &plan.refusals[0].message)
 }

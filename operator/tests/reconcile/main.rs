@@ -9,6 +9,7 @@ mod bridge;
 mod deletion;
 #[cfg(test)]
 mod stores;
+mod tables;
 #[cfg(test)]
 mod topics;
 #[cfg(test)]

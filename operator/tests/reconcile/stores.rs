@@ -10,7 +10,7 @@ use access::{database::DatabaseAccess, kafka::KafkaAccess};
 use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 use futures::{FutureExt, future::BoxFuture};
 use operator::{
-    change::Change,
+    change::{Change, Refusal},
     kafka::{
         self, ExistingTopic, ObservedTopic, TopicAction, TopicAdmin, TopicKey, TopicSetting, TopicStep,
         Watermarks,
@@ -46,6 +46,8 @@ struct DatabaseState {
     table: Option<Table>,
     retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
+    is_unique: bool,
+    has_repeats: bool,
 }
 
 impl FakeKafka {
@@ -148,6 +150,11 @@ impl FakeDatabases {
         self.0.lock().unwrap().is_down = is_down;
     }
 
+    /// Whether rows share what would be their key.
+    pub fn set_repeats(&self, has_repeats: bool) {
+        self.0.lock().unwrap().has_repeats = has_repeats;
+    }
+
     pub fn give_topic_to(&self, name: &str) {
         self.0.lock().unwrap().topic_marker.as_mut().unwrap().name = name.to_owned();
     }
@@ -184,6 +191,10 @@ impl Session for FakeDatabases {
         let state = self.0.lock().unwrap();
         let mut observed = observed(state.table.as_ref(), state.topic_marker.clone());
         observed.applied_retention = state.retention;
+        if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
+            let unique_by = table.unique_by.iter().map(ToString::to_string).collect();
+            relation.indexes.push(ObservedIndex { name: "key".to_owned(), columns: Vec::new(), unique_by });
+        }
         let pipeline = observed.marker.clone();
         observed.feed = topic.map(|topic| ObservedFeed { topic: topic.clone(), pipeline });
         async { Ok(observed) }.boxed()
@@ -193,15 +204,18 @@ impl Session for FakeDatabases {
         &'a mut self,
         table: &'a Table,
         plan: &'a TablePlan,
-    ) -> BoxFuture<'a, Result<(), timescale::Error>> {
+    ) -> BoxFuture<'a, Result<Vec<Refusal>, timescale::Error>> {
         self.note(format!("{table} made"));
         let mut state = self.0.lock().unwrap();
+        let contradicted = plan.attempts.iter().filter(|_| state.has_repeats);
+        let contradicted: Vec<Refusal> = contradicted.map(|attempt| attempt.refusal.clone()).collect();
+        state.is_unique = contradicted.is_empty();
         state.table = Some(table.clone());
         if !plan.refusals.iter().any(|refusal| refusal.reason == Reason::ApprovalRequired) {
             let drop_after = table.wanted.as_ref().unwrap().drop_after;
             state.retention = Some(drop_after.map_or(Retention::ForEver, Retention::For));
         }
-        async { Ok(()) }.boxed()
+        async { Ok(contradicted) }.boxed()
     }
 
     fn claim_topic<'a>(
@@ -349,6 +363,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             let index = ObservedIndex {
                 name: dead_letter_table(table.name.as_str()),
                 columns: vec![("time".to_owned(), SortOrder::Descending)],
+                unique_by: Vec::new(),
             };
             relation(
                 "time",

@@ -35,6 +35,11 @@ async fn apache2_a_role_with_few_rights_is_told_the_sql_and_needs_no_more() {
     user.grant_what_the_refusal_says(&table, &expected).await;
     user.bring_about(&table).await;
     assert_eq!(user.plan(&table).await, TablePlan::default());
+    // With a natural key its role reads the table too.
+    let keyed = Table { unique_by: vec![table.time_column.clone()], ..table.clone() };
+    superuser.sql("CREATE UNIQUE INDEX ON theirs.readings (time)").await;
+    user.grant_what_the_refusal_says(&keyed, &["GRANT SELECT ON \"theirs\".\"readings\" TO"]).await;
+    assert_eq!(user.plan(&keyed).await, TablePlan::default());
     assert!(!user.observe(&table).await.table.unwrap().owned);
     user.finish().await;
 }
@@ -81,6 +86,11 @@ pub async fn a_table_of_somebody_else_is_checked_and_left_as_it_is(test: &Test) 
     unfit(test.plan(&table).await, "computed");
     test.sql(&format!("ALTER TABLE {table} DROP COLUMN temperature")).await;
     test.sql(&format!("ALTER TABLE {table} RENAME COLUMN celsius TO temperature")).await;
+
+    let keyed = Table { unique_by: vec![table.time_column.clone()], ..table.clone() };
+    let message = unfit(test.plan(&keyed).await, "no unique index on exactly the columns time");
+    test.sql(message.split_once("run: ").unwrap().1).await;
+    assert_eq!(test.plan(&keyed).await.refusals, []);
 
     let before = test.observe(&table).await;
     assert_eq!(before.bookkeeping_version, 0, "nothing is made beside a table that does not fit");

@@ -26,6 +26,11 @@ async fn apache2_indexes() {
 }
 
 #[tokio::test]
+async fn apache2_natural_key() {
+    Test::apache2().await.run(a_natural_key_is_made_repaired_and_not_changed_in_silence).await;
+}
+
+#[tokio::test]
 async fn apache2_foreign() {
     Test::apache2().await.run(what_is_not_ours_is_refused).await;
 }
@@ -318,6 +323,76 @@ pub async fn indexes_and_chunk_interval_are_repaired(test: &Test) {
     wanted(&mut table).chunk_interval = 2 * DAY;
     assert_eq!(test.bring_about(&table).await.len(), 1);
     assert_eq!(test.plan(&table).await, TablePlan::default());
+}
+
+pub async fn a_natural_key_is_made_repaired_and_not_changed_in_silence(test: &Test) {
+    let mut table = test.table("readings");
+    let key = |names: &[&str]| names.iter().map(|name| SqlIdent::parse(name).unwrap()).collect::<Vec<_>>();
+    let index = format!("{}.readings_device_time_key", test.schema);
+    let set = format!("table {table}: unique index set to readings_device_time_key");
+    table.unique_by = key(&["device", "time"]);
+    test.bring_about(&table).await;
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+    test.sql(&format!("INSERT INTO {table} (time, device) VALUES (now(), 'a'), (now(), 'b')")).await;
+
+    // Dropped by somebody, and made again although there are rows.
+    test.sql(&format!("DROP INDEX {index}")).await;
+    assert_eq!(test.bring_about(&table).await, [set.as_str()]);
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+
+    // Another key, or none: the SQL of the message leads on.
+    for other in [key(&["time"]), Vec::new()] {
+        table.unique_by = other;
+        let refused = test.plan(&table).await;
+        assert_eq!((refused.steps.len(), refused.attempts.len(), refused.refusals.len()), (0, 0, 1));
+        assert_eq!(refused.refusals[0].reason, Reason::TableChangeRefused);
+        assert!(refused.refusals[0].message.contains("unique by device, time"), "{refused:?}");
+    }
+    let refused = test.plan(&table).await;
+    test.sql(refused.refusals[0].message.split_once("run: ").unwrap().1).await;
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+
+    // Rows that share it: the other changes are made, and the SQL of the message finds them.
+    test.sql(&format!(
+        "INSERT INTO {table} (time, device) SELECT time, device FROM {table} WHERE device = 'a'"
+    ))
+    .await;
+    table.unique_by = key(&["device", "time"]);
+    wanted(&mut table).chunk_interval = 2 * DAY;
+    let plan = test.plan(&table).await;
+    let mut session = test.open().await;
+    let refusals = session.apply(&table, &plan).await.unwrap();
+    session.close().await;
+    assert_eq!(refusals, [plan.attempts[0].refusal.clone()]);
+    let after = test.plan(&table).await;
+    assert_eq!((after.steps.len(), after.attempts.len()), (0, 1), "{after:?}");
+    let finds = refusals[0].message.split_once("finds them: ").unwrap().1.trim_end_matches(';').to_owned();
+    assert_eq!(test.number(&format!("SELECT count(*) FROM ({finds}) AS found")).await, 1);
+    test.sql(&format!("DELETE FROM {table} WHERE device = 'a'")).await;
+    assert_eq!(test.bring_about(&table).await, [set.as_str()]);
+
+    // One that a person made serves as well; one that leaves rows out does not.
+    let mine = format!("{}.mine", test.schema);
+    for (former, rest, attempts) in [(&index, "INCLUDE (temperature)", 0), (&mine, "WHERE device <> 'a'", 1)]
+    {
+        test.sql(&format!("DROP INDEX {former}")).await;
+        test.sql(&format!("CREATE UNIQUE INDEX mine ON {table} (time DESC, device) {rest}")).await;
+        assert_eq!(test.plan(&table).await.attempts.len(), attempts, "{rest}");
+    }
+
+    // Long names are cut to what PostgreSQL takes, and recognised again.
+    let long = Column {
+        name: SqlIdent::parse(&"x".repeat(63)).unwrap(),
+        column_type: ColumnType::Bigint,
+        nullable: true,
+    };
+    table.unique_by = vec![table.time_column.clone(), long.name.clone()];
+    table.columns.push(long);
+    test.sql(&format!("DROP INDEX {mine}")).await;
+    test.bring_about(&table).await;
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+    table.unique_by = Vec::new();
+    assert_eq!(test.plan(&table).await.refusals.len(), 1);
 }
 
 pub async fn what_is_not_ours_is_refused(test: &Test) {

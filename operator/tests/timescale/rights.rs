@@ -1,6 +1,9 @@
 //! The workers' own role: what it is granted, and that it needs no more.
 
-use operator::timescale::{TablePlan, plan};
+use operator::{
+    pipeline::SqlIdent,
+    timescale::{TablePlan, plan},
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::support::{Test, unique};
@@ -17,6 +20,15 @@ const WORK: [&str; 5] = [
        FROM unnest(ARRAY[0], ARRAY[7]) AS batch(partition, next_offset) \
        WHERE position.table_name = 'readings' AND position.partition = batch.partition",
     "INSERT INTO {schema}.readings (time, device) VALUES (now(), 'a')",
+];
+
+/// And what it runs with a natural key.
+const KEYED_WORK: [&str; 2] = [
+    "INSERT INTO {schema}.readings (time, device) \
+       SELECT * FROM unnest(ARRAY['2026-01-01T00:00:00Z'::timestamptz, '2026-05-01T00:00:00Z'], ARRAY['b', 'b']) \
+       ON CONFLICT (device, time) DO NOTHING",
+    "SELECT stored.temperature IS DISTINCT FROM 1 FROM unnest(ARRAY['2026-01-01T00:00:00Z'::timestamptz]) AS batch(time) \
+       CROSS JOIN LATERAL (SELECT * FROM {schema}.readings AS stored WHERE stored.time = batch.time OFFSET 0) AS stored",
 ];
 
 /// What it has no business with.
@@ -65,6 +77,26 @@ async fn apache2_workers_of_another_role_move_rows_and_do_nothing_else() {
             Some("42501"),
             "{statement}: {error}"
         );
+    }
+    session.close().await.unwrap();
+
+    // With a natural key it compares rows with those that are there, and still does nothing else.
+    table.unique_by = ["device", "time"].map(|name| SqlIdent::parse(name).unwrap()).into();
+    assert_eq!(
+        test.bring_about(&table).await,
+        [
+            format!("table {table}: rights of role {writer} set to SELECT"),
+            format!("table {table}: unique index set to readings_device_time_key"),
+        ]
+    );
+    let mut session = login(&test, &writer).await;
+    for statement in KEYED_WORK {
+        let sql = statement.replace("{schema}", test.schema.as_str());
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut session).await.unwrap();
+    }
+    for statement in MISCHIEF.iter().filter(|statement| !statement.starts_with("SELECT *")) {
+        let sql = statement.replace("{schema}", test.schema.as_str());
+        assert!(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut session).await.is_err(), "{statement}");
     }
     session.close().await.unwrap();
     test.clone().finish().await;

@@ -108,6 +108,7 @@ impl Test {
                 column("extra", ColumnType::Jsonb, true),
             ],
             time_column: ident("time"),
+            unique_by: Vec::new(),
             writer: self.access.username.clone(),
             wanted: Some(WantedTable {
                 chunk_interval: DAY,
@@ -143,9 +144,10 @@ impl Test {
         loop {
             let plan = self.plan(table).await;
             let mut session = self.open().await;
-            session.apply(table, &plan).await.unwrap();
+            assert_eq!(session.apply(table, &plan).await.unwrap(), []);
             session.close().await;
-            changes.extend(plan.steps.iter().flat_map(|step| &step.changes).map(Change::to_string));
+            let steps = plan.steps.iter().chain(plan.attempts.iter().map(|attempt| &attempt.step));
+            changes.extend(steps.flat_map(|step| &step.changes).map(Change::to_string));
             if !plan.unfinished {
                 return changes;
             }

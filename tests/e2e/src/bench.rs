@@ -40,11 +40,12 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Connects to the local cluster's services and makes a database of the benchmark's own.
+    /// Connects to the local cluster's services and makes a database of the benchmark's own, whose table has a natural
+    /// key or not.
     ///
     /// # Errors
     /// Fails where one of them does not answer.
-    pub async fn set_up(worker: PathBuf, directory: PathBuf) -> Result<Self> {
+    pub async fn set_up(worker: PathBuf, directory: PathBuf, is_unique: bool) -> Result<Self> {
         let cluster = Cluster::connect().await?;
         let secret = |namespace: &'static str, name: &'static str, key: &'static str| {
             let cluster = &cluster;
@@ -55,7 +56,9 @@ impl Bench {
         };
         let username = secret(CREDENTIALS_NAMESPACE, "mqtt-user", "username").await?;
         let password = secret(CREDENTIALS_NAMESPACE, "mqtt-user", "password").await?;
-        let store = Store::create(&secret("timescaledb", "credentials", "postgres-password").await?).await?;
+        let store =
+            Store::create(&secret("timescaledb", "credentials", "postgres-password").await?, is_unique)
+                .await?;
         let this = Self {
             worker,
             directory,

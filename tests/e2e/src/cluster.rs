@@ -181,6 +181,19 @@ impl Cluster {
         Ok(sum_of(&metrics, metric))
     }
 
+    /// What these workers have counted under this name, all labels together.
+    ///
+    /// # Errors
+    /// Fails where one of them does not answer.
+    pub async fn worker_counter(&self, workers: &[Pod], metric: &str) -> Result<u64> {
+        let mut sum = 0;
+        for pod in workers {
+            let namespace = pod.namespace().unwrap_or_default();
+            sum += sum_of(&self.pod_page(&namespace, &pod.name_any(), "metrics").await?, metric);
+        }
+        Ok(sum)
+    }
+
     /// What a pod answers at a path of its HTTP port, asked through the API server.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ static ENCODER: LazyLock<RowEncoder> = LazyLock::new(|| {
         columns: COLUMNS.iter().map(column).collect(),
         time_column: "t".into(),
         extra_column: Some("extra".into()),
+        unique_by: Vec::new(),
     };
     RowEncoder::new(&table, AcceptTimeConfig::default())
 });

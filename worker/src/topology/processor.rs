@@ -31,9 +31,11 @@ use crate::{
         breaker::Breaker,
         connect::Connector,
         encode::RowEncoder,
-        intake::Intake,
+        intake::{Batches, Intake},
+        limit::RowLimit,
         metrics::ProcessorMetrics,
         readiness::Readiness,
+        repeats::Repeats,
         statements::Statements,
         writer::{PositionMirror, Writer},
     },
@@ -146,9 +148,13 @@ impl Processor {
             Err(error) => return Ok((Err(error), suspicion)),
         };
         let (end, ended) = shutdown::channel();
+        let limit = Arc::new(RowLimit::default());
+        let repeats = Repeats::new(self.transform.clone(), &self.config.table);
+        let keeps_messages = !self.config.table.unique_by.is_empty() && repeats.need_messages();
         let writer = Writer {
             connector: self.connector.clone(),
             statements: Statements::new(&self.config.table),
+            repeats,
             table: self.config.table.name.clone(),
             topic_name: self.kafka.topic.clone(),
             topic: Box::new(KafkaOffsets {
@@ -163,6 +169,7 @@ impl Processor {
             start_from: self.config.start_from.clone(),
             on_offset_lost: self.config.on_offset_lost,
             assignment,
+            limit: Arc::clone(&limit),
             readiness: Arc::clone(&self.readiness),
             metrics: self.metrics.clone(),
             shutdown: ended,
@@ -184,8 +191,8 @@ impl Processor {
             breaker,
             suspicion,
             Arc::clone(&self.readiness),
-            full_sender,
-            empty_receiver,
+            keeps_messages,
+            Batches { full: full_sender, empty: empty_receiver, limit },
         );
         let is_over = self.is_over(access, Arc::clone(&consumer));
         let source = Source { consumer, health: self.context.health.clone(), is_over };

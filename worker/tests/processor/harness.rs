@@ -27,7 +27,10 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgRow, PgSslMode},
+};
 use url::Url;
 
 /// How long anything may take on a busy machine.
@@ -52,6 +55,8 @@ pub struct Scenario {
     pub config: ProcessorConfig,
     pub kafka: KafkaConfig,
     pub topic_config: Vec<(&'static str, &'static str)>,
+    /// How tests reach the database.
+    database: String,
     directory: PathBuf,
     runtime: tokio::runtime::Runtime,
 }
@@ -66,6 +71,11 @@ impl Scenario {
 
     /// The same before the topic exists.
     pub fn without_topic(title: &str) -> Self {
+        Self::in_database(title, "IOTPIPELINE_TEST_TIMESCALE")
+    }
+
+    /// The same in the database that a variable names.
+    pub fn in_database(title: &str, database: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let name = format!("test_{title}_{now}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -75,8 +85,11 @@ impl Scenario {
         let config = config(&name);
         let kafka =
             KafkaConfig { bootstrap_servers: kafka_address(), topic: name.clone(), tls: None, sasl: None };
-        let scenario = Self { name, config, kafka, topic_config: Vec::new(), directory, runtime };
-        scenario.mount(SecretPurpose::Timescale, "uri", &variable("IOTPIPELINE_TEST_TIMESCALE"));
+        let database = variable(database);
+        let scenario = Self { name, config, kafka, topic_config: Vec::new(), database, directory, runtime };
+        scenario.mount(SecretPurpose::Timescale, "uri", &scenario.database);
+        // A server that is new each time has none yet.
+        scenario.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public");
         scenario.create_tables();
         scenario
     }
@@ -128,15 +141,16 @@ impl Scenario {
         ));
     }
 
-    async fn connect() -> PgConnection {
-        PgConnection::connect(&variable("IOTPIPELINE_TEST_TIMESCALE")).await.unwrap()
+    async fn connect(&self) -> PgConnection {
+        let options: PgConnectOptions = self.database.parse().unwrap();
+        PgConnection::connect_with(&options.ssl_mode(PgSslMode::Disable)).await.unwrap()
     }
 
     /// Runs statements; `{schema}` stands for the test's schema.
     pub fn execute(&self, sql: &str) {
         let sql = sql.replace("{schema}", &self.name);
         self.runtime.block_on(async {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut Self::connect().await).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connect().await).await.unwrap();
         });
     }
 
@@ -145,7 +159,7 @@ impl Scenario {
         let sql = sql.replace("{schema}", &self.name);
         // The simple protocol answers text, whatever the types.
         let rows = self.runtime.block_on(async {
-            sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut Self::connect().await).await.unwrap()
+            sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connect().await).await.unwrap()
         });
         let text = |row: &PgRow| {
             let columns = (0..row.len()).map(|index| row.try_get_raw(index).unwrap());
@@ -162,7 +176,7 @@ impl Scenario {
     /// Holds a lock on the table, so that COPY waits, for as long as `during` runs.
     pub fn with_locked_table(&self, during: impl FnOnce()) {
         let sql = format!("BEGIN; LOCK TABLE {}.{TABLE} IN ACCESS EXCLUSIVE MODE", self.name);
-        let mut connection = self.runtime.block_on(Self::connect());
+        let mut connection = self.runtime.block_on(self.connect());
         self.runtime.block_on(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection)).unwrap();
         during();
         self.runtime.block_on(connection.close()).unwrap();
@@ -307,6 +321,7 @@ fn config(name: &str) -> ProcessorConfig {
             ],
             time_column: "time".into(),
             extra_column: Some("extra".into()),
+            unique_by: Vec::new(),
         },
     }
 }

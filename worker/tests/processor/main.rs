@@ -8,6 +8,7 @@ mod database_access;
 mod faults;
 mod harness;
 mod kafka_access;
+mod natural_key;
 #[cfg(feature = "failpoints")]
 mod poison;
 mod pooler;

@@ -29,6 +29,7 @@ fn encoder() -> RowEncoder {
         columns: vec![column],
         time_column: "time".into(),
         extra_column: None,
+        unique_by: Vec::new(),
     };
     RowEncoder::new(&table, AcceptTimeConfig::default())
 }

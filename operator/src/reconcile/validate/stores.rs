@@ -81,6 +81,7 @@ pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut
         format!("timescale.timeColumn {:?} is no column name; use a-z 0-9 _, at most 63", spec.time_column)
     });
     let columns = columns(spec, problems);
+    let unique_by = unique_by(spec, problems);
     let wanted = match spec.management {
         Management::Managed => wanted_table(spec, problems).map(Some),
         Management::External => Some(None),
@@ -90,6 +91,7 @@ pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut
         name: name?,
         columns: columns?,
         time_column: time_column?,
+        unique_by: unique_by?,
         writer: writer?,
         wanted: wanted?,
     })
@@ -142,6 +144,28 @@ fn columns(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<Column>>
             format!("timescale.extraColumn {extra:?} is no column name; use a-z 0-9 _, at most 63")
         })?;
         columns.push(Column { name, column_type: ColumnType::Jsonb, nullable: true });
+    }
+    Some(columns)
+}
+
+fn unique_by(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<SqlIdent>> {
+    let names: BTreeSet<_> = spec.unique_by.iter().collect();
+    problems.refuse_if(names.len() < spec.unique_by.len(), || {
+        format!("timescale.uniqueBy {:?} names a column more than once", spec.unique_by)
+    });
+    problems.refuse_if(!names.is_empty() && !names.contains(&spec.time_column), || {
+        format!("timescale.uniqueBy {:?} must hold timescale.timeColumn", spec.unique_by)
+    });
+    let mut columns = Vec::with_capacity(spec.unique_by.len());
+    for name in &spec.unique_by {
+        let is_declared = spec.columns.iter().any(|column| column.name == *name);
+        let column = problems.require(SqlIdent::parse(name).filter(|_| is_declared), || {
+            format!("timescale.uniqueBy {name:?} must be one of timescale.columns")
+        });
+        problems.refuse_if(is_declared && is_nullable(spec, name), || {
+            format!("timescale.uniqueBy {name:?} needs nullable: false in timescale.columns, because NULL equals nothing")
+        });
+        columns.push(column?);
     }
     Some(columns)
 }

@@ -173,6 +173,7 @@ pub(super) fn processor(
                 .collect(),
             time_column: timescale.time_column.clone(),
             extra_column: timescale.extra_column.clone(),
+            unique_by: timescale.unique_by.clone(),
         },
     };
     let wanted = &spec.processor;

@@ -72,7 +72,8 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
     let rows = statement(
         "SELECT pg_class.relname::text AS name, \
            amname = 'btree' AND indisvalid AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
-           columns, options \
+           indisunique AND indimmediate AND indisvalid AND indpred IS NULL AND indexprs IS NULL AS is_unique, \
+           indnkeyatts::int4 AS key_columns, columns, options \
          FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam \
          CROSS JOIN LATERAL \
            (SELECT array_agg(attname::text ORDER BY position) AS columns, array_agg(option ORDER BY position) AS options \
@@ -87,6 +88,9 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
         .map(|row| {
             let columns: Vec<Option<String>> = row.try_get("columns")?;
             let options: Vec<Option<i16>> = row.try_get("options")?;
+            // The columns behind those of the key are only carried along (INCLUDE).
+            let key_columns = usize::try_from(row.try_get::<i32, _>("key_columns")?).unwrap_or_default();
+            let unique_by: Vec<String> = columns.iter().take(key_columns).flatten().cloned().collect();
             // NULLS LAST for ascending and NULLS FIRST for descending, as `CREATE INDEX` has it by itself.
             let orders = options.into_iter().map(|option| match option {
                 Some(0) => Some(SortOrder::Ascending),
@@ -96,9 +100,11 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
             let columns: Option<Vec<_>> =
                 columns.into_iter().zip(orders).map(|(column, order)| column.zip(order)).collect();
             let is_plain: bool = row.try_get("plain")?;
+            let is_unique: bool = row.try_get("is_unique")?;
             Ok(ObservedIndex {
                 name: row.try_get("name")?,
                 columns: columns.filter(|_| is_plain).unwrap_or_default(),
+                unique_by: if is_unique { unique_by } else { Vec::new() },
             })
         })
         .collect()

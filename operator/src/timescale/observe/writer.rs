@@ -44,7 +44,7 @@ async fn read_lacking(
            CROSS JOIN unnest($2) WITH ORDINALITY AS privilege (wanted, position) \
          WHERE nspname = $3 AND relname = $4"
     };
-    let privileges = object.privileges();
+    let privileges = object.privileges(table);
     let row = statement(sql)
         .bind(role)
         .bind(privileges.iter().map(|privilege| (*privilege).to_owned()).collect::<Vec<_>>())

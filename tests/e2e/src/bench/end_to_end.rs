@@ -53,7 +53,7 @@ pub async fn run(bench: &mut Bench, per_second: u64, seconds: u64) -> Result<Run
     bench.store.begin_anew().await?;
     let client_id = format!("bench-{}", Timestamp::now().as_microsecond());
     let mut bridge = bench.start(TOPIC, bridge::config(&bench.broker, &client_id))?;
-    let mut processor = bench.start(TOPIC, processor::config())?;
+    let mut processor = bench.start(TOPIC, processor::config(bench.store.is_unique))?;
     bridge::wait_until_ready(&mut bridge).await?;
     bridge::wait_until_ready(&mut processor).await?;
 

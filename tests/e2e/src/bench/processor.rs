@@ -28,7 +28,7 @@ pub struct Drain {
 }
 
 /// What the processor is told, with a consumer group that has not read anything yet.
-pub fn config() -> RoleConfig {
+pub fn config(is_unique: bool) -> RoleConfig {
     RoleConfig::Processor(ProcessorConfig {
         consumer_group: format!("bench-{}", jiff::Timestamp::now().as_microsecond()),
         start_from: StartFrom::Earliest,
@@ -39,7 +39,7 @@ pub fn config() -> RoleConfig {
         program: Some(PROGRAM.to_owned()),
         accept_time: AcceptTimeConfig::default(),
         database_tls: DatabaseTlsConfig::default(),
-        table: table(),
+        table: table(is_unique),
     })
 }
 
@@ -49,7 +49,7 @@ pub fn config() -> RoleConfig {
 /// Fails where not every message becomes one row.
 pub async fn drain(bench: &mut Bench, messages: u64) -> Result<Drain> {
     bench.store.begin_anew().await?;
-    let mut worker = bench.start(TOPIC, config())?;
+    let mut worker = bench.start(TOPIC, config(bench.store.is_unique))?;
     let begun = worker
         .wait_until("all partitions are assigned", async |worker| {
             let assigned = worker.status().map_or(0, |status| status.partitions.len());

@@ -38,8 +38,8 @@ pub const COLUMNS: [(&str, ColumnType, &str); 9] = [
     ("power", ColumnType::DoublePrecision, "power"),
 ];
 
-/// The table as the processor is told of it.
-pub fn table() -> TableConfig {
+/// The table as the processor is told of it, with a natural key or without.
+pub fn table(is_unique: bool) -> TableConfig {
     let column = |(name, column_type, field): (&str, ColumnType, &str)| ColumnConfig {
         name: name.to_owned(),
         column_type,
@@ -52,6 +52,7 @@ pub fn table() -> TableConfig {
         columns: COLUMNS.map(column).to_vec(),
         time_column: "time".to_owned(),
         extra_column: None,
+        unique_by: if is_unique { vec!["device".to_owned(), "time".to_owned()] } else { Vec::new() },
     }
 }
 

@@ -26,6 +26,8 @@ const DATABASE: &str = "bench";
 pub struct Store {
     connection: PgConnection,
     password: String,
+    /// Whether the table has a natural key.
+    pub is_unique: bool,
 }
 
 impl Store {
@@ -33,13 +35,13 @@ impl Store {
     ///
     /// # Errors
     /// Fails where the server does not answer or refuses.
-    pub async fn create(password: &str) -> Result<Self> {
+    pub async fn create(password: &str, is_unique: bool) -> Result<Self> {
         let mut server = connect("postgres", password).await?;
         execute(&mut server, &format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")).await?;
         execute(&mut server, &format!("CREATE DATABASE {DATABASE}")).await?;
         let mut connection = connect(DATABASE, password).await?;
         execute(&mut connection, "CREATE EXTENSION IF NOT EXISTS timescaledb").await?;
-        Ok(Self { connection, password: password.to_owned() })
+        Ok(Self { connection, password: password.to_owned(), is_unique })
     }
 
     /// Removes the database.
@@ -70,6 +72,7 @@ impl Store {
     /// Fails where the server refuses.
     pub async fn begin_anew(&mut self) -> Result<()> {
         let dead_letters = dead_letter_table(TABLE);
+        let unique = if self.is_unique { "UNIQUE" } else { "" };
         let columns: Vec<String> = COLUMNS
             .iter()
             .map(|(name, column_type, _)| {
@@ -85,7 +88,7 @@ impl Store {
                  CREATE TABLE {SCHEMA}.{TABLE} ({});
                  SELECT create_hypertable('{SCHEMA}.{TABLE}', by_range('time', INTERVAL '1 day'), \
                    create_default_indexes => false);
-                 CREATE INDEX ON {SCHEMA}.{TABLE} (device, time DESC);
+                 CREATE {unique} INDEX ON {SCHEMA}.{TABLE} (device, time DESC);
                  CREATE TABLE {SCHEMA}.{dead_letters} (time timestamptz NOT NULL DEFAULT now(), \
                    reason text NOT NULL, stage text NOT NULL, error text NOT NULL, topic text NOT NULL, \
                    partition int NOT NULL, \"offset\" bigint NOT NULL, key bytea, headers jsonb, payload bytea, \

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, builder::BoolishValueParser};
 use e2e::{
     Result,
     bench::{
@@ -42,6 +42,9 @@ struct Args {
     /// How many seconds from end to end.
     #[arg(long, env = "BENCH_SECONDS", default_value_t = 60)]
     seconds: u64,
+    /// Whether the table has a natural key (device, time).
+    #[arg(long, env = "BENCH_UNIQUE", value_parser = BoolishValueParser::new())]
+    unique: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -55,7 +58,7 @@ enum Part {
 #[snafu::report]
 async fn main() -> Result<(), Whatever> {
     let args = Args::parse();
-    let mut bench = Bench::set_up(args.worker.clone(), args.directory.clone()).await?;
+    let mut bench = Bench::set_up(args.worker.clone(), args.directory.clone(), args.unique).await?;
     let mut results = Vec::new();
     for part in [Part::Processor, Part::Bridge, Part::EndToEnd] {
         if args.only.is_empty() || args.only.contains(&part) {

@@ -4,7 +4,7 @@ use crds::worker::Component::{Bridge, Processor};
 use futures::FutureExt;
 
 use super::{
-    Comparison::{Exact, MqttMayRepeat},
+    Comparison::{Exact, MqttMayRepeat, UniqueBy},
     Fault, Injection,
     away::{Backend::*, away},
     change, crash, disk,
@@ -30,15 +30,15 @@ pub const SHORT: [&str; 8] = [
 /// All faults in the order in which they run.
 pub const FAULTS: [Fault; 33] = [
     // Processes that end.
-    fault("bridge-killed", MqttMayRepeat, |trial| crash::workers(trial, Bridge).boxed_local()),
+    fault("bridge-killed", UniqueBy, |trial| crash::workers(trial, Bridge).boxed_local()),
     fault("processor-killed", Exact, |trial| crash::workers(trial, Processor).boxed_local()),
     fault("processor-stopped", Exact, |trial| crash::stopped_processor(trial).boxed_local()),
     fault("operator-killed", Exact, |trial| crash::operators(trial).boxed_local()),
-    fault("mosquitto-killed", MqttMayRepeat, |trial| crash::mosquitto(trial).boxed_local()),
-    fault("kafka-killed", MqttMayRepeat, |trial| crash::backend(trial, Kafka).boxed_local()),
+    fault("mosquitto-killed", UniqueBy, |trial| crash::mosquitto(trial).boxed_local()),
+    fault("kafka-killed", UniqueBy, |trial| crash::backend(trial, Kafka).boxed_local()),
     fault("database-killed", Exact, |trial| crash::backend(trial, Timescale).boxed_local()),
     // The same at the worst moments, which scripts/faults builds the workers for.
-    fault("bridge-before-puback", MqttMayRepeat, |trial| {
+    fault("bridge-before-puback", UniqueBy, |trial| {
         crash::at_point(trial, Bridge, "before-puback").boxed_local()
     }),
     fault("processor-in-copy", Exact, |trial| crash::at_point(trial, Processor, "in-copy").boxed_local()),
@@ -46,22 +46,22 @@ pub const FAULTS: [Fault; 33] = [
         crash::at_point(trial, Processor, "after-commit").boxed_local()
     }),
     // Servers that are away.
-    fault("mosquitto-away", MqttMayRepeat, |trial| away(trial, Mosquitto).boxed_local()),
+    fault("mosquitto-away", UniqueBy, |trial| away(trial, Mosquitto).boxed_local()),
     fault("kafka-away", MqttMayRepeat, |trial| away(trial, Kafka).boxed_local()),
-    with_spool("kafka-away-with-spool", MqttMayRepeat, |trial| spool::kafka_away(trial).boxed_local()),
+    with_spool("kafka-away-with-spool", UniqueBy, |trial| spool::kafka_away(trial).boxed_local()),
     fault("database-away", Exact, |trial| away(trial, Timescale).boxed_local()),
     // The network between a worker and a server.
-    fault("bridge-mosquitto-cut", MqttMayRepeat, |trial| cut(trial, BRIDGE_MOSQUITTO).boxed_local()),
-    fault("bridge-kafka-cut", MqttMayRepeat, |trial| cut(trial, BRIDGE_KAFKA).boxed_local()),
+    fault("bridge-mosquitto-cut", UniqueBy, |trial| cut(trial, BRIDGE_MOSQUITTO).boxed_local()),
+    fault("bridge-kafka-cut", UniqueBy, |trial| cut(trial, BRIDGE_KAFKA).boxed_local()),
     fault("one-processor-kafka-cut", Exact, |trial| cut(trial, ONE_PROCESSOR_KAFKA).boxed_local()),
     fault("processor-kafka-cut", Exact, |trial| cut(trial, PROCESSOR_KAFKA).boxed_local()),
     fault("processor-database-cut", Exact, |trial| cut(trial, PROCESSOR_DATABASE).boxed_local()),
-    fault("bridge-mosquitto-resets", MqttMayRepeat, |trial| resets(trial, BRIDGE_MOSQUITTO).boxed_local()),
-    fault("bridge-kafka-resets", MqttMayRepeat, |trial| resets(trial, BRIDGE_KAFKA).boxed_local()),
+    fault("bridge-mosquitto-resets", UniqueBy, |trial| resets(trial, BRIDGE_MOSQUITTO).boxed_local()),
+    fault("bridge-kafka-resets", UniqueBy, |trial| resets(trial, BRIDGE_KAFKA).boxed_local()),
     fault("processor-kafka-resets", Exact, |trial| resets(trial, PROCESSOR_KAFKA).boxed_local()),
     fault("processor-database-resets", Exact, |trial| resets(trial, PROCESSOR_DATABASE).boxed_local()),
-    fault("bridge-mosquitto-latency", MqttMayRepeat, |trial| latency(trial, BRIDGE_MOSQUITTO).boxed_local()),
-    fault("bridge-kafka-latency", MqttMayRepeat, |trial| latency(trial, BRIDGE_KAFKA).boxed_local()),
+    fault("bridge-mosquitto-latency", UniqueBy, |trial| latency(trial, BRIDGE_MOSQUITTO).boxed_local()),
+    fault("bridge-kafka-latency", UniqueBy, |trial| latency(trial, BRIDGE_KAFKA).boxed_local()),
     fault("processor-kafka-latency", Exact, |trial| latency(trial, PROCESSOR_KAFKA).boxed_local()),
     fault("processor-database-latency", Exact, |trial| latency(trial, PROCESSOR_DATABASE).boxed_local()),
     // The database itself.
@@ -70,8 +70,8 @@ pub const FAULTS: [Fault; 33] = [
     fault("database-restored", Exact, |trial| restore::restored(trial).boxed_local()),
     // What people do.
     fault("rebalance-storm", Exact, |trial| change::rebalance_storm(trial).boxed_local()),
-    fault("rolling-update", MqttMayRepeat, |trial| change::rolling_update(trial).boxed_local()),
-    fault("secrets-rotated", MqttMayRepeat, |trial| secrets::rotated(trial).boxed_local()),
+    fault("rolling-update", UniqueBy, |trial| change::rolling_update(trial).boxed_local()),
+    fault("secrets-rotated", UniqueBy, |trial| secrets::rotated(trial).boxed_local()),
 ];
 
 const fn fault(name: &'static str, comparison: super::Comparison, inject: Injection) -> Fault {

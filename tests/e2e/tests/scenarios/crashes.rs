@@ -1,15 +1,20 @@
 //! Workers that are killed in mid-stream lose nothing, and no Kafka record becomes rows twice.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crds::worker::Component;
 use e2e::{
     Result,
     fleet::{Fleet, Shares},
+    manifest::set,
     pods::restarts,
     scenario::{Scenario, scenario},
     wait::eventually,
 };
+use serde_json::json;
 use snafu::{Report, ResultExt, Whatever};
 
 const WORKER: &str = "iotpipeline-worker";
@@ -52,6 +57,41 @@ async fn a_killed_bridge_loses_nothing() -> Report<Whatever> {
         // What the bridge had not acknowledged comes again: a new Kafka record, so a row of its own.
         test.expect_rows(&ledger, true).await?;
         test.expect_each_record_once().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn with_a_natural_key_a_killed_bridge_repeats_nothing_either() -> Report<Whatever> {
+    scenario("natural-key", async |test: &Scenario| {
+        let seq = json!({"name": "seq", "type": "bigint", "nullable": false});
+        let manifest = set(test.manifest()?, "/spec/timescale/columns/2", seq)?;
+        let manifest = set(manifest, "/spec/timescale/uniqueBy", json!(["device", "time", "seq"]))?;
+        test.start(&manifest).await?;
+        let fleet = test.fleet(100, 500.0, None, Shares { late: 0.05, repeated: 0.05, malformed: 0.0 });
+        for round in 0..2 {
+            kill_one(test, &fleet, Component::Bridge, round).await?;
+        }
+        publish_more(test, &fleet, 2_000).await?;
+
+        fleet.stop();
+        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        test.drained(&ledger).await?;
+        let published: BTreeSet<_> = ledger.rows().into_keys().collect();
+        let rows = test.table().rows().await?;
+        assert!(rows.values().all(|times| *times == 1), "a reading has two rows");
+        assert_eq!(rows.into_keys().collect::<BTreeSet<_>>(), published);
+        assert_eq!(test.table().dead_letters_by_reason().await?, BTreeMap::new());
+
+        // Each record is a row or was counted: those that devices sent twice, and those that the broker sent again.
+        let records = test.kafka.ends(&test.topic()).await?.values().sum::<i64>().unsigned_abs();
+        let processors = test.workers(Component::Processor).await?;
+        let counted =
+            test.cluster.worker_counter(&processors, "iotpipeline_processor_repeated_rows_total").await?;
+        assert_eq!(counted, records - published.len() as u64);
+        let sent_twice = ledger.entries.len() - published.len();
+        assert!(sent_twice > 100 && counted >= sent_twice as u64, "{sent_twice} of {counted}");
+        Ok(())
     })
     .await
 }

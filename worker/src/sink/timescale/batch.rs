@@ -1,16 +1,24 @@
 //! What one transaction writes: rows, dead letters, and up to where that gets each partition. Pure.
 
-use std::time::{Duration, Instant};
+mod messages;
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use crds::names::MAX_DEAD_LETTER_PAYLOAD_BYTES;
 use program::Value;
+use rdkafka::message::Headers;
 use sha2::{Digest, Sha256};
 
+pub use self::messages::KeptMessage;
+use self::messages::Messages;
 use super::encode::RowEncoder;
 use crate::{headers::Stub, rejection::Rejection};
 
 /// A batch with so many rows is full.
-const MAX_ROWS: usize = 20_000;
+pub const MAX_ROWS: usize = 20_000;
 
 /// A batch with so many bytes is full.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -42,6 +50,7 @@ pub struct Batch {
     rows: Vec<u8>,
     row_count: usize,
     extents: Vec<Extent>,
+    messages: Messages,
     dead_letters: Vec<DeadLetter>,
     dead_letter_bytes: usize,
     parts: Vec<Part>,
@@ -50,12 +59,14 @@ pub struct Batch {
 }
 
 /// Where the rows of one record end in the buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Extent {
     partition: i32,
     offset: i64,
     rows_end: usize,
     row_count: u16,
+    /// Where its message is kept; empty where it is not.
+    message: Range<usize>,
 }
 
 /// The share of one partition.
@@ -146,8 +157,18 @@ impl Batch {
             offset: record.offset,
             rows_end: self.rows.len(),
             row_count: u16::try_from(rows.len()).unwrap_or(u16::MAX),
+            message: 0..0,
         });
         Ok(())
+    }
+
+    /// Keeps the message of the record that was added last, if it has rows.
+    pub fn keep_message<H: Headers>(&mut self, record: &Record<'_>, headers: Option<&H>) {
+        let is_its =
+            |extent: &&mut Extent| (extent.partition, extent.offset) == (record.partition, record.offset);
+        if let Some(extent) = self.extents.last_mut().filter(is_its) {
+            extent.message = self.messages.keep(record.payload, headers);
+        }
     }
 
     /// Adds a record that does not become rows; a stub says how long the whole message is.
@@ -224,10 +245,11 @@ impl Batch {
         self.parts.is_empty()
     }
 
-    /// Whether it should be written rather than filled further.
-    pub fn is_full(&self) -> bool {
-        self.row_count + self.dead_letters.len() >= MAX_ROWS
+    /// Whether it should be written rather than filled further; with so many rows it is.
+    pub fn is_full(&self, max_rows: usize) -> bool {
+        self.row_count + self.dead_letters.len() >= max_rows
             || self.rows.len() + self.dead_letter_bytes >= MAX_BYTES
+            || self.messages.size() >= MAX_BYTES
             || self.parts.iter().map(|part| part.records).sum::<u64>() >= 4 * MAX_ROWS as u64
     }
 
@@ -266,8 +288,24 @@ impl Batch {
         self.extents.len()
     }
 
+    /// Of each record that has rows, which of all rows is its first one.
+    pub fn first_rows(&self) -> Vec<usize> {
+        let mut before = 0;
+        let first = |extent: &Extent| {
+            let first = before;
+            before += usize::from(extent.row_count);
+            first
+        };
+        self.extents.iter().map(first).collect()
+    }
+
+    /// The message of one of the records that have rows, where it is kept.
+    pub fn message(&self, index: usize) -> Option<KeptMessage<'_>> {
+        self.messages.get(self.extents.get(index)?.message.clone())
+    }
+
     /// The rows of a range of the records that have any.
-    pub fn rows_of(&self, records: std::ops::Range<usize>) -> &[u8] {
+    pub fn rows_of(&self, records: Range<usize>) -> &[u8] {
         let end_of = |index: usize| self.extents[index].rows_end;
         let start = records.start.checked_sub(1).map_or(0, end_of);
         let end = records.end.checked_sub(1).map_or(0, end_of);
@@ -316,10 +354,12 @@ impl Batch {
     pub fn clear(&mut self) {
         let mut rows = std::mem::take(&mut self.rows);
         let mut extents = std::mem::take(&mut self.extents);
+        let mut messages = std::mem::take(&mut self.messages);
         rows.clear();
         rows.shrink_to(ROOM_BYTES);
         extents.clear();
-        *self = Self { rows, extents, ..Self::default() };
+        messages.clear(ROOM_BYTES);
+        *self = Self { rows, extents, messages, ..Self::default() };
     }
 }
 
@@ -363,6 +403,7 @@ mod tests {
             }],
             time_column: "time".into(),
             extra_column: None,
+            unique_by: Vec::new(),
         };
         RowEncoder::new(&table, AcceptTimeConfig::default())
     }
@@ -445,11 +486,11 @@ mod tests {
         let mut batch = Batch::default();
         let values = vec![1; 1000];
         for offset in 0..20 {
-            assert!(!batch.is_full());
+            assert!(!batch.is_full(MAX_ROWS));
             add(&mut batch, 0, offset, &values);
         }
-        assert!(batch.is_full());
+        assert!(batch.is_full(MAX_ROWS));
         batch.clear();
-        assert!(batch.is_empty() && !batch.is_full() && batch.rows().is_empty());
+        assert!(batch.is_empty() && !batch.is_full(MAX_ROWS) && batch.rows().is_empty());
     }
 }

@@ -256,6 +256,7 @@ mod tests {
             ],
             time_column: "time".into(),
             extra_column: extra.then(|| "extra".into()),
+            unique_by: Vec::new(),
         };
         RowEncoder::new(
             &table,

@@ -17,6 +17,8 @@ use crate::{
 pub enum Failure {
     /// The database is away, overloaded or restarting: the same again, later. Nothing is wrong with the data.
     Outage(WorkerProblem),
+    /// The database cannot take so many rows at once.
+    TooMany(WorkerProblem),
     /// One of the rows is at fault: find it.
     Data(DataError),
     /// A person must change something: the same again, but slowly.
@@ -91,11 +93,13 @@ pub fn classify_connect(error: &connect::Error) -> Failure {
     }
 }
 
-/// What a failed transaction asks for. A fenced one is the caller's to handle.
+/// What a failed transaction asks for. One that is fenced or has conflicts is the caller's to handle.
 pub fn classify_transaction(error: &transaction::Error) -> Failure {
     match error {
         transaction::Error::Database { step, source } => classify(step, source),
-        transaction::Error::Fenced { .. } | transaction::Error::TimedOut { .. } => {
+        transaction::Error::Fenced { .. }
+        | transaction::Error::Conflicting { .. }
+        | transaction::Error::TimedOut { .. } => {
             Failure::Outage(problem("DatabaseUnreachable", chain(error)))
         }
     }
@@ -128,6 +132,11 @@ fn data_reason(code: &str) -> Option<Reason> {
     }
 }
 
+/// That not even one record passes, and what to do.
+const DECOMPRESSION_LIMIT: &str = "A row has the key of rows in chunks of the columnstore, and more of these must be decompressed for it than the server allows \
+     (SQLSTATE 53400). Raise the limit for the role: ALTER ROLE … SET \
+     timescaledb.max_tuples_decompressed_per_dml_transaction = 0; or choose segmentBy so that fewer rows have the same values.";
+
 /// The SQLSTATE decides; its first two characters are the class.
 fn classify_code(code: &str, message: &str) -> Failure {
     let misconfigured = |reason| Failure::Misconfigured(problem(reason, message));
@@ -136,6 +145,8 @@ fn classify_code(code: &str, message: &str) -> Failure {
         (_, "42501") => misconfigured("PermissionMissing"),
         ("42", _) => misconfigured("TableMismatch"),
         ("28" | "3D" | "0L" | "0P", _) => misconfigured("DatabaseRefused"),
+        // TimescaleDB's own limit for what one statement decompresses.
+        (_, "53400") => Failure::TooMany(problem("DecompressionLimit", DECOMPRESSION_LIMIT)),
         // Connection, shutdown, deadlock, serialisation, resources, read-only after a failover, system errors.
         ("08" | "57" | "40" | "53" | "25" | "55" | "58" | "XX", _) => {
             Failure::Outage(problem("DatabaseUnavailable", message))
@@ -195,7 +206,7 @@ mod tests {
 
     fn problem_of(code: &'static str) -> WorkerProblem {
         match classify("copy the rows", &answered(code)) {
-            Failure::Outage(problem) | Failure::Misconfigured(problem) => problem,
+            Failure::Outage(problem) | Failure::Misconfigured(problem) | Failure::TooMany(problem) => problem,
             Failure::Data(data) => problem("Data", data.problem()),
         }
     }
@@ -207,9 +218,10 @@ mod tests {
                 &["08006", "57P01", "57014", "40001", "40P01", "53100", "53300", "25006", "25P03"][..],
                 "DatabaseUnavailable",
             ),
+            (&["53400"], "DecompressionLimit"),
             (&["42P01", "3F000"], "TableMissing"),
             (&["42501"], "PermissionMissing"),
-            (&["42703", "42804"], "TableMismatch"),
+            (&["42703", "42804", "42P10"], "TableMismatch"),
             (&["28P01", "28000", "3D000", "0A000", "", "what?"], "DatabaseRefused"),
             (&["22003", "23514", "54000"], "Data"),
         ] {

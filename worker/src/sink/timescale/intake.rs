@@ -13,7 +13,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use program::Metadata;
 use rdkafka::{
     Message,
     message::{BorrowedMessage, Headers},
@@ -24,15 +23,16 @@ use super::{
     batch::{Batch, LINGER, Record},
     breaker::Breaker,
     encode::RowEncoder,
+    limit::RowLimit,
     readiness::{Obstacle, Readiness},
 };
 use crate::{
-    headers::{self, Origin},
+    headers,
     health::problem,
     rejection::{Reason, Rejection, Stage},
     source::kafka::RecordSink,
     suspicion::Suspicion,
-    transform::Transform,
+    transform::{Transform, with_metadata},
 };
 
 /// One record in so many is timed from end to end.
@@ -41,6 +41,16 @@ const TIMED: i64 = 32;
 /// A value at least so long may be a stub that decodes all the same; a shorter stub, the rest of a message that was cut
 /// off, does not decode. So most records' headers need not be looked at.
 const LOOKS_LIKE_STUB_BYTES: usize = 4096;
+
+/// Where full batches go, and from where they come back empty.
+pub struct Batches {
+    /// To the writer.
+    pub full: UnboundedSender<Batch>,
+    /// From it.
+    pub empty: Receiver<Batch>,
+    /// How large they may be.
+    pub limit: Arc<RowLimit>,
+}
 
 /// Makes rows of records and fills batches.
 pub struct Intake {
@@ -53,22 +63,23 @@ pub struct Intake {
     batch: Option<Batch>,
     /// An empty batch that waits for its turn.
     spare: Option<Batch>,
-    full: UnboundedSender<Batch>,
-    empty: Receiver<Batch>,
+    batches: Batches,
+    /// Whether the writer needs the messages beside their rows.
+    keeps_messages: bool,
     /// The clock, read once a burst; microseconds since 1970.
     now: i64,
 }
 
 impl Intake {
-    /// Fills batches and sends them to `full`; gets them back from `empty`.
+    /// Fills batches. `keeps_messages` says whether the writer needs the messages beside their rows.
     pub fn new(
         transform: Transform,
         encoder: RowEncoder,
         breaker: Breaker,
         suspicion: Suspicion,
         readiness: Arc<Readiness>,
-        full: UnboundedSender<Batch>,
-        empty: Receiver<Batch>,
+        keeps_messages: bool,
+        batches: Batches,
     ) -> Self {
         Self {
             transform,
@@ -78,8 +89,8 @@ impl Intake {
             readiness,
             batch: Some(Batch::new()),
             spare: Some(Batch::new()),
-            full,
-            empty,
+            batches,
+            keeps_messages,
             now: now(),
         }
     }
@@ -92,14 +103,14 @@ impl Intake {
     fn hand_over(&mut self) {
         if let Some(batch) = self.batch.take() {
             // The writer is gone only when the worker stops; then nobody needs the batch.
-            let _ = self.full.send(batch);
+            let _ = self.batches.full.send(batch);
         }
         self.batch = self.spare.take();
     }
 
     fn take_back(&mut self) {
         if self.spare.is_none() {
-            match self.empty.try_recv() {
+            match self.batches.empty.try_recv() {
                 Ok(batch) => self.give(batch),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
@@ -137,13 +148,16 @@ impl RecordSink for Intake {
             _ if !is_safe => Err(poison()),
             Some(rejection) => Err(rejection.clone()),
             None if stub.is_some() => Err(cut_off()),
-            None => with_metadata(&record, origin.as_ref(), |metadata| {
+            None => with_metadata((record.partition, record.offset), origin.as_ref(), |metadata| {
                 self.transform.apply(record.payload, metadata)
             })
             .and_then(|rows| batch.add_rows(&record, &rows, &self.encoder, self.now)),
         };
         self.suspicion.done();
         let opens = self.breaker.note(result.as_ref().err().map(|rejection| rejection.reason));
+        if self.keeps_messages && result.is_ok() {
+            batch.keep_message(&record, message.headers());
+        }
         if let Err(rejection) = result {
             origin = origin.or_else(|| message.headers().and_then(headers::decode));
             let stub = origin.as_ref().and_then(|origin| origin.stub.as_ref());
@@ -153,7 +167,7 @@ impl RecordSink for Intake {
         if let (true, Some(origin)) = (is_timed, origin) {
             batch.note_ingestion(origin.ingested_at.as_microsecond());
         }
-        if batch.is_full() || opens {
+        if batch.is_full(self.batches.limit.rows()) || opens {
             self.take_back();
             self.hand_over();
         }
@@ -179,9 +193,9 @@ impl RecordSink for Intake {
         }
         if self.batch.is_none() {
             self.batch = if limit.is_zero() {
-                self.empty.try_recv().ok()
+                self.batches.empty.try_recv().ok()
             } else {
-                self.empty.recv_timeout(limit).ok()
+                self.batches.empty.recv_timeout(limit).ok()
             };
         }
         self.batch.is_some()
@@ -203,26 +217,6 @@ fn poison() -> Rejection {
 fn cut_off() -> Rejection {
     let message = "the message is larger than a record of the topic may be; the payload is its beginning";
     Rejection::new(Reason::RecordTooLarge, Stage::Bridge, message)
-}
-
-/// Calls with what the record's headers and place say.
-fn with_metadata<T>(
-    record: &Record<'_>,
-    origin: Option<&Origin<'_>>,
-    call: impl FnOnce(&Metadata<'_>) -> T,
-) -> T {
-    let place = Metadata { partition: record.partition, offset: record.offset, ..Metadata::default() };
-    let Some(origin) = origin else { return call(&place) };
-    let properties: Vec<(&str, &str)> =
-        origin.properties.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-    call(&Metadata {
-        topic: Some(&origin.topic),
-        qos: Some(origin.qos),
-        retained: Some(origin.retained),
-        properties: Some(&properties),
-        ingested_at: Some(origin.ingested_at.into()),
-        ..place
-    })
 }
 
 /// The headers of a record as a JSON object; of two with one name the last counts. Made for dead letters only.

@@ -21,6 +21,7 @@ pub struct ProcessorMetrics {
     records: Counter,
     bytes: Counter,
     rows_written: Counter,
+    repeated_rows: Counter,
     records_dropped: Counter,
     dead_letters: Family<[(&'static str, &'static str); 1], Counter>,
     batch_rows: Histogram,
@@ -43,6 +44,7 @@ impl ProcessorMetrics {
             records: Counter::default(),
             bytes: Counter::default(),
             rows_written: Counter::default(),
+            repeated_rows: Counter::default(),
             records_dropped: Counter::default(),
             dead_letters: Family::default(),
             batch_rows: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
@@ -61,6 +63,11 @@ impl ProcessorMetrics {
         registry.register_with_unit("payload", "Bytes of their values", Unit::Bytes, this.bytes.clone());
         registry.register("rows_written", "Rows written to the hypertable", this.rows_written.clone());
         registry.register(
+            "repeated_rows",
+            "Rows that the hypertable had already, by their natural key",
+            this.repeated_rows.clone(),
+        );
+        registry.register(
             "records_dropped",
             "Records that the program dropped on purpose",
             this.records_dropped.clone(),
@@ -69,7 +76,7 @@ impl ProcessorMetrics {
         registry.register("batch_rows", "Rows in a transaction", this.batch_rows.clone());
         registry.register_with_unit(
             "batch",
-            "Bytes copied in a transaction",
+            "Bytes of the rows in a transaction",
             Unit::Bytes,
             this.batch_bytes.clone(),
         );
@@ -99,14 +106,15 @@ impl ProcessorMetrics {
         this
     }
 
-    /// Counts a committed batch. `now` is in microseconds since 1970.
-    pub fn committed(&self, batch: &Batch, duration: Duration, now: i64) {
+    /// Counts a committed batch, of which the table had `repeated` rows already. `now` is in microseconds since 1970.
+    pub fn committed(&self, batch: &Batch, repeated: u64, duration: Duration, now: i64) {
         for part in batch.parts() {
             self.records.inc_by(part.records);
             self.bytes.inc_by(part.bytes);
             self.records_dropped.inc_by(part.dropped);
         }
-        self.rows_written.inc_by(batch.row_count() as u64);
+        self.rows_written.inc_by((batch.row_count() as u64).saturating_sub(repeated));
+        self.repeated_rows.inc_by(repeated);
         for letter in batch.dead_letters() {
             self.dead_letters.get_or_create(&[("reason", letter.rejection.reason.into())]).inc();
         }

@@ -10,8 +10,12 @@ use tokio::time::timeout;
 
 use super::{
     batch::{Batch, DeadLetter, Part},
-    encode::{COPY_HEADER, COPY_TRAILER},
-    statements::{BEGIN, COMMIT, RELEASE_SAVEPOINT, ROLLBACK, ROLLBACK_TO_SAVEPOINT, SAVEPOINT, Statements},
+    repeats::{Conflict, Repeats},
+    rows::{find_conflicts, put},
+    statements::{
+        BEGIN, COMMIT, RELEASE_SAVEPOINT, ROLLBACK, ROLLBACK_TO_SAVEPOINT, RowStatements, SAVEPOINT,
+        Statements,
+    },
 };
 use crate::failpoint::{self, Point};
 
@@ -21,11 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a transaction with a single statement may take.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much is handed to the connection at once, so that its own buffer stays small.
-const COPY_CHUNK_BYTES: usize = 256 * 1024;
-
 /// Why a batch was not written.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum Error {
     /// Some position is not where this worker left it; nothing was written.
     #[snafu(display("{moved} of {expected} positions moved; the others are not where they are expected"))]
@@ -34,6 +36,12 @@ pub enum Error {
         moved: u64,
         /// How many there should be.
         expected: u64,
+    },
+    /// Rows have the key of other rows, and other content.
+    #[snafu(display("{} records have rows with the key of another row and other content", conflicts.len()))]
+    Conflicting {
+        /// The records, at least one.
+        conflicts: Vec<Conflict>,
     },
     /// The server refused a statement, or the connection broke.
     #[snafu(display("failed to {step}"))]
@@ -62,30 +70,29 @@ pub struct Scope {
     pub topic: String,
 }
 
-/// Writes a batch whose partitions stand at `expected`, in the order of its parts. After an error the connection
-/// is still inside the transaction, or broken.
+/// Writes a batch whose partitions stand at `expected`, in the order of its parts; answers how many of its rows the
+/// table had already. After an error the connection is still inside the transaction, or broken.
 ///
 /// # Errors
 /// Nothing was written, but for an error of the last step, whose outcome is unknown.
 pub async fn write(
     connection: &mut PgConnection,
     statements: &Statements,
+    repeats: &Repeats,
     scope: &Scope,
     batch: &Batch,
     expected: &[i64],
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let steps = async {
         execute(connection, BEGIN, "begin the transaction").await?;
-        if batch.row_count() > 0 {
-            copy(connection, statements, batch.rows()).await?;
-        }
+        let repeated = put_all(connection, &statements.rows, repeats, batch).await?;
         if !batch.dead_letters().is_empty() {
             insert_dead_letters(connection, statements, scope, batch.dead_letters()).await?;
         }
         move_positions(connection, statements, scope, batch.parts(), expected).await?;
         execute(connection, COMMIT, "commit the batch").await?;
         failpoint::reach(Point::AfterCommit);
-        Ok(())
+        Ok(repeated)
     };
     timeout(TIMEOUT, steps).await.unwrap_or(TimedOutSnafu { limit: TIMEOUT }.fail())
 }
@@ -136,8 +143,8 @@ pub async fn find_refused(
     let mut untried = Vec::from([Range { start: 0, end: batch.records_with_rows() }]);
     while let Some(range) = untried.pop() {
         execute(connection, SAVEPOINT, "set a savepoint").await?;
-        match copy(connection, statements, batch.rows_of(range.clone())).await {
-            Ok(()) => execute(connection, RELEASE_SAVEPOINT, "release a savepoint").await?,
+        match put(connection, &statements.rows, batch.rows_of(range.clone())).await {
+            Ok(_) => execute(connection, RELEASE_SAVEPOINT, "release a savepoint").await?,
             Err(Error::Database { source, .. }) if is_data_error(&source) => {
                 execute(connection, ROLLBACK_TO_SAVEPOINT, "go back to a savepoint").await?;
                 if range.len() <= 1 {
@@ -156,24 +163,33 @@ pub async fn find_refused(
     Ok(refused)
 }
 
-async fn execute(
+/// Puts all rows of a batch into the table; answers how many of them it had already.
+async fn put_all(
+    connection: &mut PgConnection,
+    statements: &RowStatements,
+    repeats: &Repeats,
+    batch: &Batch,
+) -> Result<u64, Error> {
+    if batch.row_count() == 0 {
+        return Ok(0);
+    }
+    let taken = put(connection, statements, batch.rows()).await?;
+    let repeated = (batch.row_count() as u64).saturating_sub(taken);
+    if let (RowStatements::Unique(unique), 1..) = (statements, repeated) {
+        let conflicts = find_conflicts(connection, unique, batch, repeats).await?;
+        if !conflicts.is_empty() {
+            return ConflictingSnafu { conflicts }.fail();
+        }
+    }
+    Ok(repeated)
+}
+
+pub(super) async fn execute(
     connection: &mut PgConnection,
     statement: &'static str,
     step: &'static str,
 ) -> Result<(), Error> {
     raw_sql(statement).execute(connection).await.context(DatabaseSnafu { step })?;
-    Ok(())
-}
-
-async fn copy(connection: &mut PgConnection, statements: &Statements, rows: &[u8]) -> Result<(), Error> {
-    let step = "copy the rows";
-    let mut copy = connection.copy_in_raw(&statements.copy).await.context(DatabaseSnafu { step })?;
-    let chunks = [COPY_HEADER].into_iter().chain(rows.chunks(COPY_CHUNK_BYTES)).chain([COPY_TRAILER]);
-    for chunk in chunks {
-        copy.send(chunk).await.context(DatabaseSnafu { step })?;
-    }
-    failpoint::reach(Point::InCopy);
-    copy.finish().await.context(DatabaseSnafu { step })?;
     Ok(())
 }
 

@@ -25,14 +25,16 @@ use super::{
     connect::Connector,
     failure::{Failure, classify, classify_connect, classify_transaction, data_error},
     intake::now,
+    limit::RowLimit,
     metrics::ProcessorMetrics,
     readiness::{Obstacle, Readiness},
-    statements::Statements,
+    repeats::{Conflict, Repeats},
+    statements::{RowStatements, Statements},
     transaction::{self, Scope},
 };
 use crate::{
     health::problem,
-    rejection::{Rejection, Stage},
+    rejection::{Reason, Rejection, Stage},
     shutdown::Shutdown,
     source::kafka::{assignment::Assignment, offsets::TopicOffsets},
 };
@@ -58,6 +60,8 @@ pub struct Writer {
     pub connector: Connector,
     /// What to say to it.
     pub statements: Statements,
+    /// What tells a repeated row from another one with the same key.
+    pub repeats: Repeats,
     /// The target table.
     pub table: String,
     /// The topic.
@@ -72,6 +76,8 @@ pub struct Writer {
     pub on_offset_lost: OnOffsetLost,
     /// What source and sink agree on.
     pub assignment: Arc<Assignment>,
+    /// How large batches may be.
+    pub limit: Arc<RowLimit>,
     /// Where problems are reported.
     pub readiness: Arc<Readiness>,
     /// What is counted.
@@ -199,27 +205,29 @@ impl Work {
             return Err(Setback::Again);
         }
         let begun = Instant::now();
-        match transaction::write(connection, &self.writer.statements, scope, batch, &expected).await {
-            Ok(()) => {
-                self.committed(batch, begun.elapsed());
+        let Writer { statements, repeats, .. } = &self.writer;
+        match transaction::write(connection, statements, repeats, scope, batch, &expected).await {
+            Ok(repeated) => {
+                self.committed(batch, repeated, begun.elapsed());
                 Ok(())
             }
             Err(error) => Err(self.set_back(batch, error).await),
         }
     }
 
-    fn committed(&mut self, batch: &Batch, duration: Duration) {
+    fn committed(&mut self, batch: &Batch, repeated: u64, duration: Duration) {
         let mut positions = Vec::with_capacity(batch.parts().len());
         for part in batch.parts() {
             self.writer.assignment.advance(part.partition, part.epoch, part.next_offset());
             positions.push((part.partition, part.next_offset()));
         }
-        self.writer.metrics.committed(batch, duration, now());
+        self.writer.metrics.committed(batch, repeated, duration, now());
         self.writer.mirror.show(&positions);
         if self.attempts > 0 {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
             self.attempts = 0;
         }
+        self.writer.limit.passed();
         self.writer.readiness.clear(Obstacle::Database);
     }
 
@@ -232,17 +240,38 @@ impl Work {
                 Err(failure) => Setback::Wait(self.step_back(failure)),
             };
         }
+        if let transaction::Error::Conflicting { conflicts } = &error {
+            return match self.name_conflicting(batch, conflicts).await {
+                Ok(()) => Setback::Void,
+                Err(failure) => Setback::Wait(self.step_back(failure)),
+            };
+        }
         match classify_transaction(&error) {
             Failure::Data(_) => match self.name_refused(batch).await {
                 Ok(()) => Setback::Void,
                 Err(failure) => Setback::Wait(self.step_back(failure)),
             },
+            Failure::TooMany(problem) => self.make_smaller(batch, problem).await,
             failure => Setback::Wait(self.step_back(failure)),
         }
     }
 
-    /// Finds the records that the database refuses, names them to the source, and makes it read the partitions
-    /// again from their positions.
+    /// Has the records of a batch read again, into smaller ones.
+    async fn make_smaller(&mut self, batch: &Batch, problem: WorkerProblem) -> Setback {
+        if !self.writer.limit.halve(batch.row_count()) {
+            return Setback::Wait(self.step_back(Failure::Misconfigured(problem)));
+        }
+        tracing::warn!(rows = self.writer.limit.rows(), "Batches become smaller: {}", problem.message);
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = transaction::roll_back(connection).await
+        {
+            return Setback::Wait(self.step_back(classify_transaction(&error)));
+        }
+        self.read_again(batch);
+        Setback::Void
+    }
+
+    /// Finds the records that the database refuses and names them to the source.
     async fn name_refused(&mut self, batch: &Batch) -> Result<(), Failure> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
@@ -254,14 +283,39 @@ impl Work {
             let message = "The database refuses a batch, but none of its records alone.";
             return Err(Failure::Misconfigured(problem("BatchRefused", message)));
         }
-        tracing::warn!(records = refused.len(), "The database refused records; they become dead letters");
-        for (index, error) in refused {
-            let (partition, offset) = batch.record(index);
-            if let Some(data) = data_error(&error) {
-                let rejection = Rejection::new(data.reason, Stage::Store, data.letter());
-                self.writer.assignment.refuse(partition, offset, rejection);
-            }
+        let rejections = refused.iter().filter_map(|(record, error)| {
+            let data = data_error(error)?;
+            Some((*record, Rejection::new(data.reason, Stage::Store, data.letter())))
+        });
+        self.name(batch, rejections.collect());
+        Ok(())
+    }
+
+    /// Names the records to the source that have rows with the key of another row and other content.
+    async fn name_conflicting(&mut self, batch: &Batch, conflicts: &[Conflict]) -> Result<(), Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        transaction::roll_back(connection).await.map_err(|error| classify_transaction(&error))?;
+        let RowStatements::Unique(unique) = &self.writer.statements.rows else { return Ok(()) };
+        let letter = |conflict: &Conflict| {
+            Rejection::new(Reason::KeyConflict, Stage::Store, unique.conflict_letter(&conflict.columns))
+        };
+        self.name(batch, conflicts.iter().map(|conflict| (conflict.record, letter(conflict))).collect());
+        Ok(())
+    }
+
+    /// Names records to the source that become dead letters, and makes it read the partitions again from their
+    /// positions.
+    fn name(&self, batch: &Batch, rejections: Vec<(usize, Rejection)>) {
+        tracing::warn!(records = rejections.len(), "The database refused records; they become dead letters");
+        for (record, rejection) in rejections {
+            let (partition, offset) = batch.record(record);
+            self.writer.assignment.refuse(partition, offset, rejection);
         }
+        self.read_again(batch);
+    }
+
+    /// Voids a batch.
+    fn read_again(&self, batch: &Batch) {
         for part in batch.parts() {
             if let Some(position) =
                 self.writer.assignment.get(part.partition).and_then(|owned| owned.position)
@@ -269,7 +323,6 @@ impl Work {
                 self.writer.assignment.rewind(part.partition, part.epoch, position);
             }
         }
-        Ok(())
     }
 
     async fn roll_back_and_read(&mut self) -> Result<(), Failure> {
@@ -285,7 +338,7 @@ impl Work {
         self.attempts = self.attempts.saturating_add(1);
         let (problem, pause) = match failure {
             Failure::Outage(problem) => (problem, outage_pause(self.attempts)),
-            Failure::Misconfigured(problem) => (problem, MISCONFIGURED_PAUSE),
+            Failure::Misconfigured(problem) | Failure::TooMany(problem) => (problem, MISCONFIGURED_PAUSE),
             Failure::Data(refused) => (problem("DatabaseRefused", refused.problem()), MISCONFIGURED_PAUSE),
         };
         let WorkerProblem { reason, message } = &problem;

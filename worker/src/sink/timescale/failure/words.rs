@@ -26,6 +26,7 @@ pub fn of_code(code: &str) -> &'static str {
         "42501" => "the role lacks a right",
         "42703" => "the table lacks a column",
         "42804" => "a column has another type",
+        "42P10" => "the table has no unique index on the columns of timescale.uniqueBy",
         "54000" => "a value is too large",
         "53100" => "the server's disk is full",
         "53200" => "the server is out of memory",

@@ -110,10 +110,11 @@ impl Work {
         let mut batch = Batch::default();
         batch.add_gap(partition, epoch, (gap.next_offset, gap.oldest), gap.rejection());
         let begun = Instant::now();
-        transaction::write(connection, &self.writer.statements, scope, &batch, &[gap.next_offset])
+        let Writer { statements, repeats, .. } = &self.writer;
+        let repeated = transaction::write(connection, statements, repeats, scope, &batch, &[gap.next_offset])
             .await
             .map_err(|error| classify_transaction(&error))?;
-        self.writer.metrics.committed(&batch, begun.elapsed(), now());
+        self.writer.metrics.committed(&batch, repeated, begun.elapsed(), now());
         tracing::error!(
             partition,
             reason = problem.reason,

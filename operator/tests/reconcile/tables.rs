@@ -1,0 +1,33 @@
+//! What becomes of changes of the table.
+
+use serde_json::json;
+
+use crate::world::{DEPLOYMENT, PIPELINE, World};
+
+#[tokio::test]
+async fn a_natural_key_that_rows_contradict_is_refused_and_not_tried_at_every_look() {
+    let world = World::at_rest(&PIPELINE.replace("type: text}", "type: text, nullable: false}")).await;
+    let configuration = || world.api.get(DEPLOYMENT)["spec"]["template"]["spec"]["volumes"].clone();
+    let before = configuration();
+    world.databases.set_repeats(true);
+    world.edit(|spec| spec["timescale"]["uniqueBy"] = json!(["device", "time"]));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "False TableChangeRefused");
+    let message = world.message("TableReady");
+    assert!(message.contains("has rows with the same device, time"), "{message}");
+    assert!(world.log().contains(&"database: plant_7.line made".to_owned()));
+    assert_eq!(configuration(), before, "processors go on without the key");
+
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "False TableChangeRefused");
+    assert_eq!(world.log(), Vec::<String>::new());
+
+    // A restart of the operator, or an edit, has it look again.
+    world.databases.set_repeats(false);
+    world.forget();
+    world.reconcile().await.unwrap();
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+    assert_ne!(configuration(), before);
+}
