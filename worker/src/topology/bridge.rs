@@ -17,7 +17,7 @@ use std::{
 use self::{
     drain::Drain,
     metrics::BridgeMetrics,
-    outlet::RECORD_TOO_LARGE,
+    outlet::{RECORD_TOO_LARGE, SPOOL_FAILED},
     session::{End, Leaving, Session},
 };
 use crate::{
@@ -89,6 +89,9 @@ pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
             // Until each record that the topic cannot take is sent alone, and so found.
             bridge.batch_bytes /= 2;
             wait = BACKOFF.0;
+        }
+        if failure.reason == SPOOL_FAILED {
+            bridge.close_spool();
         }
         bridge.wait_after(failure, wait).await;
     }

@@ -2,6 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -108,6 +111,48 @@ fn a_full_spool_leaves_messages_at_the_broker_and_loses_none() {
     let first_times = first_times(&records);
     assert_eq!(first_times.len(), total);
     bridge.wait_for("ready without a remark", |status| status.ready && status.problem.is_none());
+}
+
+/// A small disk, which is gone when this is.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(directory: PathBuf) -> Self {
+        fs::create_dir_all(&directory).unwrap();
+        mount(&["-t", "tmpfs", "-o", "size=4m", "disk"], &directory);
+        Self(directory)
+    }
+
+    fn enlarge(&self) {
+        mount(&["-o", "remount,size=64m"], &self.0);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(arguments: &[&str], directory: &Path) {
+    assert!(Command::new("mount").args(arguments).arg(directory).status().unwrap().success());
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_spool_leaves_messages_at_the_broker_too() {
+    let scenario = without_kafka("spool-disk", 64 << 20);
+    let disk = Disk::new(scenario.spool_directory());
+    let total = 20_000;
+    let bridge = scenario.start();
+    bridge.wait_for_remark("Spooling");
+    send(&scenario, 0..total);
+    bridge.wait_for_problem("SpoolFailed");
+    disk.enlarge();
+    bridge.wait_for_remark("Spooling");
+    wait_until(|| spooled(&bridge) >= total as u64).unwrap();
+    scenario.create_topic(&[]);
+    let records = read_topic(&scenario.name, total);
+    assert_eq!(first_times(&records).len(), total);
 }
 
 /// The numbers of each device in the order in which they came first.

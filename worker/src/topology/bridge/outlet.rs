@@ -31,7 +31,7 @@ const HEAD_START: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The spool's volume does not do its work.
-const SPOOL_FAILED: &str = "SpoolFailed";
+pub const SPOOL_FAILED: &str = "SpoolFailed";
 
 /// Kafka does not take a record, or a batch of them, because of its size.
 pub const RECORD_TOO_LARGE: &str = "RecordTooLarge";
@@ -174,6 +174,12 @@ impl Bridge {
         self.context.health.set_spool(spool.level());
         self.spool = Some(Arc::clone(&spool));
         Ok(spool)
+    }
+
+    /// Lets go of a spool that has failed: what is on the disk is read anew, once that works again.
+    pub(super) fn close_spool(&mut self) {
+        self.drain = None;
+        self.spool = None;
     }
 
     /// Empties a spool that left the spec. New messages wait at the broker meanwhile.

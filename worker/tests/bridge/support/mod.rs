@@ -154,6 +154,11 @@ impl Scenario {
         self.mount(purpose, KEY_FILE, &secret(name, "tls.key"));
     }
 
+    /// Where the bridge has its spool.
+    pub fn spool_directory(&self) -> PathBuf {
+        self.directory.join("spool")
+    }
+
     pub fn create_topic(&self, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", kafka_address()).create().unwrap();
@@ -185,7 +190,7 @@ impl Scenario {
             .args(["bridge", "--http-address", &http.to_string()])
             .args(["--config".as_ref(), path.as_os_str()])
             .args(["--secrets".as_ref(), self.directory.as_os_str()])
-            .args(["--spool".as_ref(), self.directory.join("spool").as_os_str()])
+            .args(["--spool".as_ref(), self.spool_directory().as_os_str()])
             .spawn()
             .unwrap();
         Bridge { child, http }
