@@ -14,7 +14,7 @@ use crds::{
     worker::{DatabaseTlsConfig, TlsConfig},
 };
 
-use crate::harness::{Processor, Scenario, client_certificate, under_load};
+use crate::harness::{Processor, Scenario, client_certificate, under_load, wait_until};
 
 const PARTITIONS: i32 = 2;
 
@@ -100,6 +100,9 @@ fn every_mode_checks_what_it_says() {
             Ok(encrypted) => {
                 processor.wait_for(&case, |status| status.ready && status.partitions.len() == 2);
                 assert_eq!(is_encrypted(&scenario), encrypted, "{case}");
+                // Only then it is killed; those who come after it are let in no more.
+                let rows = || scenario.number("SELECT count(*) FROM {schema}.telemetry");
+                wait_until(|| rows() == 10).unwrap_or_else(|()| panic!("{case}: {} rows", rows()));
             }
             Err(words) => {
                 let message = processor.wait_for_problem("DatabaseUnreachable");

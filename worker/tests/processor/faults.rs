@@ -126,3 +126,38 @@ fn a_missing_topic_is_a_problem_that_heals() {
     processor.wait_for("ready", |status| status.ready);
     scenario.assert_each_once(10);
 }
+
+/// A server that refuses more than so many rows in a transaction as TimescaleDB does where it would have to decompress too
+/// much for them.
+fn refuse_more_than(scenario: &Scenario, rows: i32) {
+    scenario.execute(&format!(
+        "CREATE OR REPLACE FUNCTION {{schema}}.few() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         DECLARE n int := coalesce(nullif(current_setting('test.rows', true), ''), '0')::int + 1; \
+         BEGIN PERFORM set_config('test.rows', n::text, true); \
+         IF n > {rows} THEN RAISE EXCEPTION 'too many' USING ERRCODE = '53400'; END IF; RETURN NEW; END $$"
+    ));
+}
+
+#[test]
+fn what_the_server_cannot_take_at_once_comes_in_smaller_batches() {
+    let scenario = Scenario::new("smaller", 2);
+    refuse_more_than(&scenario, 5);
+    scenario.execute(
+        "CREATE TRIGGER few BEFORE INSERT ON {schema}.telemetry FOR EACH ROW EXECUTE FUNCTION {schema}.few()",
+    );
+    let records = scenario.producer();
+    records.send_events(0..100, 2);
+    records.flush();
+    let processor = scenario.start();
+    scenario.assert_each_once(100);
+
+    // Not even one: it waits for a person, and nothing becomes a dead letter.
+    refuse_more_than(&scenario, 0);
+    records.send_events(100..110, 2);
+    records.flush();
+    let message = processor.wait_for_problem("DecompressionLimit");
+    assert!(message.contains("max_tuples_decompressed_per_dml_transaction"), "{message}");
+    refuse_more_than(&scenario, 1000);
+    scenario.assert_each_once(110);
+    assert_eq!(scenario.number("SELECT count(*) FROM {schema}.telemetry_dead_letters"), 0);
+}
