@@ -142,7 +142,7 @@ fn mount(arguments: &[&str], directory: &Path) {
 fn a_disk_that_is_full_before_the_spool_leaves_messages_at_the_broker_too() {
     let scenario = without_kafka("spool-disk", 64 << 20);
     let disk = Disk::new(scenario.spool_directory());
-    let total = 20_000;
+    let total = 40_000;
     let bridge = scenario.start();
     bridge.wait_for_remark("Spooling");
     send(&scenario, 0..total);
