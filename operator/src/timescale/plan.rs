@@ -4,10 +4,10 @@ use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 
 use super::{
     ObservedTable, TablePlan, TableStep, bookkeeping,
-    external::{foreign_dead_letters, misfits},
+    external::{foreign_dead_letters, kept_by_another, misfits},
     grants::{missing_role, plan_grants},
     relation::WantedRelation,
-    retention::{plan_approval, plan_retention, retention_in_force},
+    retention::Kept,
     rights::missing_rights,
     sql::identifier,
 };
@@ -30,7 +30,7 @@ pub fn plan(
 ) -> TablePlan {
     match &wanted.wanted {
         Some(wanted_table) => plan_managed(wanted, wanted_table, pipeline, observed, approval),
-        None => plan_external(wanted, pipeline, observed),
+        None => plan_external(wanted, pipeline, observed, approval),
     }
 }
 
@@ -42,7 +42,7 @@ fn plan_managed(
     approval: Option<&str>,
 ) -> TablePlan {
     let refusal = missing_extension(observed)
-        .or_else(|| missing_rights(wanted, observed))
+        .or_else(|| missing_rights(wanted, pipeline, observed))
         .or_else(|| newer_bookkeeping(wanted, observed))
         .or_else(|| not_ours(wanted, pipeline, observed))
         .or_else(|| fed_by_another(wanted, pipeline, observed));
@@ -55,15 +55,13 @@ fn plan_managed(
     };
 
     let (schema, name) = (wanted.schema.as_str(), wanted.name.as_str());
-    let retention = retention_in_force(wanted, observed, approval);
+    let kept = Kept::of(wanted, pipeline, observed);
     let mut steps = Vec::new();
     if !observed.schema_exists {
         steps.push(create_schema(schema));
     }
     steps.extend(bookkeeping::migrate(schema, observed.bookkeeping_version));
-    if observed.marker.is_none() {
-        steps.push(bookkeeping::claim_table(schema, name, pipeline, retention));
-    }
+    steps.extend(kept.iter().filter_map(|kept| kept.claim(pipeline, approval)));
     if observed.table.is_none() {
         steps.push(bookkeeping::forget_positions(schema, name));
     }
@@ -75,10 +73,7 @@ fn plan_managed(
     steps.extend(table.steps);
     steps.extend(dead_letters.steps);
 
-    let is_usable = observed.table.is_none() || observed.is_hypertable();
-    if is_usable {
-        steps.extend(plan_retention(wanted, retention, extension, observed));
-    }
+    steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approval)));
     steps.extend(plan_grants(wanted, observed));
 
     let mut refusals = table.refusals;
@@ -86,12 +81,18 @@ fn plan_managed(
         refusals.push(unfit_dead_letters(wanted));
     }
     refusals.extend(missing_role(wanted, observed));
-    refusals.extend(plan_approval(wanted, wanted_table, pipeline, observed, approval));
+    refusals.extend(kept_by_another(wanted, pipeline, observed));
+    refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approval)));
     TablePlan { steps, attempts, refusals, unfinished: false }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
-fn plan_external(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> TablePlan {
+fn plan_external(
+    wanted: &Table,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+    approval: Option<&str>,
+) -> TablePlan {
     let refusal = missing_extension(observed)
         .or_else(|| extension_not_created(observed))
         .or_else(|| newer_bookkeeping(wanted, observed));
@@ -99,7 +100,7 @@ fn plan_external(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable
         return refused(refusal.into_iter().collect());
     };
     let mut refusals = misfits(wanted, observed);
-    let missing_rights = missing_rights(wanted, observed);
+    let missing_rights = missing_rights(wanted, pipeline, observed);
     if missing_rights.is_none() {
         // Otherwise the bookkeeping could not be read, and what it says of these is not known.
         refusals.extend(fed_by_another(wanted, pipeline, observed));
@@ -110,14 +111,12 @@ fn plan_external(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable
         return refused(refusals);
     }
 
-    let (schema, name) = (wanted.schema.as_str(), wanted.name.as_str());
     let mut steps = Vec::new();
-    steps.extend(bookkeeping::migrate(schema, observed.bookkeeping_version));
+    steps.extend(bookkeeping::migrate(wanted.schema.as_str(), observed.bookkeeping_version));
     // Those of another pipeline's table are that pipeline's to keep.
     if observed.marker.is_none() {
-        if observed.dead_letter_marker.is_none() {
-            steps.push(bookkeeping::claim_dead_letters(schema, name, pipeline));
-        }
+        let kept = Kept::of(wanted, pipeline, observed);
+        steps.extend(kept.iter().filter_map(|kept| kept.claim(pipeline, approval)));
         let dead_letters =
             WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
         let is_ours_to_keep = observed.dead_letters.as_ref().is_none_or(|relation| relation.owned);
@@ -126,8 +125,11 @@ fn plan_external(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable
         }
         if is_ours_to_keep {
             steps.extend(dead_letters.steps);
+            steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approval)));
         }
+        refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approval)));
     }
+    refusals.extend(kept_by_another(wanted, pipeline, observed));
     steps.extend(claim_feed(wanted, pipeline, observed));
     steps.extend(plan_grants(wanted, observed));
     refusals.extend(missing_role(wanted, observed));
