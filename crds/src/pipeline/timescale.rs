@@ -227,8 +227,8 @@ pub struct RetentionSpec {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeadLettersSpec {
-    /// How long they stay; without it for ever. A shorter time waits for approval, because it drops dead letters. Not for
-    /// dead letters that another pipeline keeps: those of a table that it manages, or that it was the first to write to.
+    /// How long they stay; without it for ever. A shorter time waits for approval, because it drops dead letters. Beside
+    /// a table that another pipeline manages, or wrote to first where nobody does, it is for that pipeline to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
 }

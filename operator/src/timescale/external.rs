@@ -92,7 +92,7 @@ pub(super) fn kept_by_another(
         format!("; to have this IoTPipeline keep them instead, run: {sql}")
     });
     Some(Refusal {
-        reason: Reason::ResourceConflict,
+        reason: Reason::TableChangeRefused,
         message: format!(
             "the dead letters of table {wanted} are kept by the IoTPipeline {} in namespace {} of cluster {}; leave \
              timescale.deadLetters out, and set it there{}",
@@ -315,7 +315,7 @@ mod tests {
             observed.feed = None;
             let plan = plan(&keeping, &pipeline("other"), &observed, None);
             let (reason, message) = only_refusal(&plan);
-            assert_eq!(reason, Reason::ResourceConflict);
+            assert_eq!(reason, Reason::TableChangeRefused);
             messages.push(message.to_owned());
         }
         insta::assert_snapshot!(messages.join("\n"));

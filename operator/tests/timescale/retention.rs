@@ -120,7 +120,7 @@ pub async fn dead_letters_beside_a_table_of_somebody_else_go_too(test: &Test) {
     let refused = second.plan(&keeping(Some(60))).await;
     assert_eq!(
         (refused.steps.len(), refused.refusals[0].reason),
-        (0, Reason::ResourceConflict),
+        (0, Reason::TableChangeRefused),
         "{refused:?}"
     );
     test.sql(refused.refusals[0].message.split_once("run: ").unwrap().1).await;
