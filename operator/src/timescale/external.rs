@@ -87,7 +87,8 @@ pub(super) fn kept_by_another(
     let owner = observed.dead_letter_marker.as_ref().filter(|owner| *owner != pipeline)?;
     let (schema, name) = (wanted.schema.as_str(), wanted.name.as_str());
     // Those of a table that the other one manages stay with that table.
-    let take_over = observed.marker.is_none().then(|| {
+    let may_take_over = observed.marker.as_ref() != Some(owner);
+    let take_over = may_take_over.then(|| {
         let sql = bookkeeping::hand_over_dead_letters(schema, name, pipeline);
         format!("; to have this IoTPipeline keep them instead, run: {sql}")
     });

@@ -122,6 +122,7 @@ impl<'a> Kept<'a> {
 
     /// Brings about that rows stay as long as they shall for now, and notes it.
     pub fn plan(&self, extension: &InstalledExtension, approval: Option<&str>) -> Vec<TableStep> {
+        // Something else that has its name is refused, and has no retention.
         if self.relation.is_some_and(|relation| relation.hypertable.is_none()) {
             return Vec::new();
         }
