@@ -89,14 +89,14 @@ pub const PASSWORD_FILE: &str = "password";
 /// `version int NOT NULL`
 pub const VERSION_TABLE: &str = "_iotpipeline_version";
 
-/// Table of markers: which pipeline created which table of this schema, and how long its rows stay.
+/// Table of markers: which pipeline created which hypertable of this schema, and how long its rows stay. A table has one
+/// and its dead letters have one, unless somebody else keeps the table.
 ///
 /// `table_name text PRIMARY KEY, cluster_name text NOT NULL, namespace text NOT NULL, pipeline text NOT NULL,
 /// created_at timestamptz NOT NULL DEFAULT now(), drop_after_seconds bigint,
 /// is_dead_letters boolean NOT NULL DEFAULT false`
 ///
-/// `drop_after_seconds` is what was last applied, 0 where rows stay for ever; NULL where version 1 wrote the row.
-/// The dead letters of a table that somebody else keeps have a row of their own, with `is_dead_letters`.
+/// `drop_after_seconds` is what was last applied, 0 where rows stay for ever; NULL where an older version wrote the row.
 pub const MARKER_TABLE: &str = "_iotpipeline_tables";
 
 /// Table of topic markers: which pipeline created which Kafka topic. Kafka has no place for such a mark, so it

@@ -33,6 +33,13 @@ impl Change {
         let whole = [&self.object, &self.field, &self.from, &self.to].map(String::as_str).join("\n");
         Sha256::digest(whole).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// Whether the value of a pipeline's annotation approves this change: it is one of the values in it, which stand
+    /// between commas.
+    pub fn is_approved_by(&self, annotation: Option<&str>) -> bool {
+        let approval = self.approval();
+        annotation.is_some_and(|value| value.split(',').any(|one| one.trim() == approval))
+    }
 }
 
 impl fmt::Display for Change {
@@ -68,6 +75,27 @@ mod tests {
             Change { to: "7 days".into(), ..change.clone() },
         ] {
             assert_ne!(other.approval(), change.approval(), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_annotation_approves_every_change_that_it_names() {
+        let change = |to: &str| Change {
+            object: "table a.b".into(),
+            field: "retention".into(),
+            from: "90 days".into(),
+            to: to.into(),
+        };
+        let both = format!("{}, {}", change("30 days").approval(), change("7 days").approval());
+        for (annotation, approved) in [
+            (None, [false, false]),
+            (Some(""), [false, false]),
+            (Some(change("7 days").approval().as_str()), [false, true]),
+            (Some(both.as_str()), [true, true]),
+            (Some(both.replace(',', "").as_str()), [false, false]),
+        ] {
+            let is_approved = |to| change(to).is_approved_by(annotation);
+            assert_eq!([is_approved("30 days"), is_approved("7 days")], approved, "{annotation:?}");
         }
     }
 }

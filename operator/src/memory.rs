@@ -2,7 +2,7 @@
 //! something is looked at once more, or a wait begins anew. No I/O.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -30,8 +30,8 @@ pub struct Remembered {
     pub failures: u32,
     /// The lag when it was read last.
     pub lag: Option<(Instant, LagStatus)>,
-    /// When expired chunks were last dropped (Apache-2 edition).
-    pub chunks_dropped_at: Option<Timestamp>,
+    /// When expired chunks were last dropped (Apache-2 edition), by the hypertable's name.
+    pub chunks_dropped_at: BTreeMap<String, Timestamp>,
     /// When an attempt to change the table was contradicted by its rows, and of which generation of the spec.
     pub contradicted: Option<(Instant, i64)>,
     /// Since when the bridge of a deleted pipeline is told to retire.

@@ -90,6 +90,8 @@ pub struct Table {
     pub unique_by: Vec<SqlIdent>,
     /// The role that workers write as. Any text: it comes from a Secret.
     pub writer: String,
+    /// How long its dead letters stay; `None` for ever.
+    pub dead_letters_drop_after: Option<Duration>,
     /// What the operator makes of it; `None` where its management is External.
     pub wanted: Option<WantedTable>,
 }

@@ -35,7 +35,7 @@ mod test_support;
 pub use error::Error;
 pub use lag::lag;
 pub use plan::plan;
-pub use retention::{check_interval, drop_is_due, retention_in_force};
+pub use retention::{check_interval, drop_is_due, retentions_in_force};
 pub use session::DirectDatabases;
 
 /// How long to wait before a contradicted [`Attempt`] is made again: it reads the whole table, and holds writers up.
@@ -82,11 +82,12 @@ pub trait Session: Send {
         topic: &'a TopicKey,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Retention of the Apache-2 edition, which has no policies: drops the chunks whose rows are all older than
-    /// `drop_after`. Call it when [`drop_is_due`] says so, with what [`retention_in_force`] says.
+    /// Retention of the Apache-2 edition, which has no policies: drops the chunks of a hypertable whose rows are all
+    /// older than `drop_after`. Call it when [`drop_is_due`] says so, with what [`retentions_in_force`] says.
     fn drop_expired_chunks<'a>(
         &'a mut self,
-        table: &'a Table,
+        schema: &'a SqlIdent,
+        hypertable: &'a str,
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
 
@@ -132,10 +133,12 @@ pub struct ObservedTable {
     pub bookkeeping_version: i32,
     /// The pipeline that created the table.
     pub marker: Option<PipelineId>,
-    /// The pipeline that created the dead letters of a table that is somebody else's.
+    /// The pipeline that created its dead letters, and keeps them.
     pub dead_letter_marker: Option<PipelineId>,
-    /// How long rows stay by what was last applied; `None` where nothing says so.
-    pub applied_retention: Option<Retention>,
+    /// How long its rows stay.
+    pub retention: KnownRetention,
+    /// How long its dead letters stay.
+    pub dead_letter_retention: KnownRetention,
     /// The pipeline that created the topic, if it was asked for.
     pub topic_marker: Option<PipelineId>,
     /// The topic that was asked for, and who writes into the table from it.
@@ -146,8 +149,6 @@ pub struct ObservedTable {
     pub table: Option<ObservedRelation>,
     /// The table of dead letters, or whatever has its name.
     pub dead_letters: Option<ObservedRelation>,
-    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before.
-    pub expired: Option<ExpiredChunks>,
 }
 
 /// A topic and who writes into the table from it.
@@ -157,6 +158,15 @@ pub struct ObservedFeed {
     pub topic: TopicKey,
     /// The pipeline; `None` where there is none.
     pub pipeline: Option<PipelineId>,
+}
+
+/// What is known of how long the rows of a hypertable stay, beside its policy.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct KnownRetention {
+    /// What was last applied; `None` where nothing says so.
+    pub applied: Option<Retention>,
+    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before.
+    pub expired: Option<ExpiredChunks>,
 }
 
 /// How long rows stay. The shorter, the less.

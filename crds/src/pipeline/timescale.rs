@@ -82,6 +82,9 @@ pub struct TimescaleSpec {
     /// How long rows stay; without it for ever. A shorter time waits for approval, because it drops rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
+    /// The dead letters beside the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<DeadLettersSpec>,
 }
 
 /// Certificates of the connection to the database.
@@ -218,6 +221,16 @@ pub struct IndexSpec {
 pub struct RetentionSpec {
     /// Chunks whose rows are all older than this are dropped.
     pub drop_after: DurationText,
+}
+
+/// The dead letters of a table.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeadLettersSpec {
+    /// How long they stay; without it for ever. A shorter time waits for approval, because it drops dead letters. Beside
+    /// a table that another pipeline manages, or wrote to first where nobody does, it is for that pipeline to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionSpec>,
 }
 
 fn default_database_tls_mode() -> DatabaseTlsMode {

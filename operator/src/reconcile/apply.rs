@@ -77,8 +77,9 @@ pub async fn apply(
         ..Outcome::default()
     };
     apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
-    if let Some(drop_after) = plan.drop_expired_chunks {
-        drop_expired_chunks(drop_after, pipeline, context, session.as_deref_mut(), &mut outcome).await;
+    for (hypertable, drop_after) in plan.drop_expired_chunks {
+        let session = session.as_deref_mut();
+        drop_expired_chunks(hypertable, drop_after, pipeline, context, session, &mut outcome).await;
     }
     apply_topic(plan.topic, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     if let Some(session) = session {
@@ -168,6 +169,7 @@ fn postpone_attempts(plan: &mut TablePlan, pipeline: &Pipeline, context: &Contex
 }
 
 async fn drop_expired_chunks(
+    hypertable: String,
     drop_after: Duration,
     pipeline: &Pipeline,
     context: &Context,
@@ -175,11 +177,11 @@ async fn drop_expired_chunks(
     outcome: &mut Outcome,
 ) {
     let Some(session) = session else { return };
-    match session.drop_expired_chunks(&pipeline.table, drop_after).await {
+    match session.drop_expired_chunks(&pipeline.table.schema, &hypertable, drop_after).await {
         Ok(changes) => {
-            context
-                .memory
-                .update(&pipeline.key(), |remembered| remembered.chunks_dropped_at = Some(Timestamp::now()));
+            context.memory.update(&pipeline.key(), |remembered| {
+                remembered.chunks_dropped_at.insert(hypertable, Timestamp::now())
+            });
             outcome.changes.extend(changes);
         }
         Err(source) => {

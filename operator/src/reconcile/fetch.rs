@@ -2,7 +2,10 @@
 //!
 //! A dead Kafka or database is a value here, not an error, so that neither hides the other nor the workers.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use crds::{
     IoTPipeline,
@@ -81,8 +84,8 @@ pub struct Stores {
     pub table: Result<ObservedTable, timescale::Error>,
     /// How far the table is behind, as it was read within the last minute or so.
     pub lag: Option<LagStatus>,
-    /// When expired chunks were last dropped.
-    pub chunks_dropped_at: Option<Timestamp>,
+    /// When expired chunks were last dropped, by the hypertable's name.
+    pub chunks_dropped_at: BTreeMap<String, Timestamp>,
 }
 
 /// Reads the Secrets that the spec refers to.

@@ -10,7 +10,7 @@ mod workers;
 pub use ownership::{is_owned, is_owned_by};
 pub use workers::WorkerPlan;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     names::FINALIZER,
@@ -40,9 +40,9 @@ pub struct Plan {
     pub finalizers: Option<Vec<String>>,
     /// What to do with the table; `None` where the database does not answer.
     pub table: Option<TablePlan>,
-    /// After which time rows go, where the operator itself drops expired chunks now, because this edition has no
-    /// policies.
-    pub drop_expired_chunks: Option<Duration>,
+    /// The hypertables whose expired chunks the operator itself drops now, because this edition has no policies, and
+    /// after which time rows go.
+    pub drop_expired_chunks: BTreeMap<String, Duration>,
     /// What to do with the topic; `None` where Kafka does not answer, or the database, which knows whose it is.
     pub topic: Option<TopicPlan>,
     /// What to do with the bridge; `None` where the pipeline has none.
@@ -77,7 +77,7 @@ pub fn plan(
     Ok(Plan {
         finalizers: plan_finalizers(pipeline, finalizers),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approval)),
-        drop_expired_chunks: due_drop_of_chunks(pipeline, approval, stores, now),
+        drop_expired_chunks: due_drops_of_chunks(pipeline, approval, stores, now),
         topic: plan_topic(pipeline, stores),
         bridge,
         processor,
@@ -113,18 +113,22 @@ fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
     Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, stores.topic_manager.as_ref()))
 }
 
-fn due_drop_of_chunks(
+fn due_drops_of_chunks(
     pipeline: &Pipeline,
     approval: Option<&str>,
     stores: &Stores,
     now: Timestamp,
-) -> Option<Duration> {
-    let table = stores.table.as_ref().ok()?;
-    let is_ours = table.marker.as_ref() == Some(&pipeline.id) && table.is_hypertable();
-    let is_the_operators = is_ours && table.edition() == Some(Edition::Apache2);
-    timescale::retention_in_force(&pipeline.table, table, approval).drop_after().filter(|drop_after| {
-        is_the_operators && timescale::drop_is_due(stores.chunks_dropped_at, now, *drop_after)
-    })
+) -> BTreeMap<String, Duration> {
+    let table = stores.table.as_ref().ok().filter(|table| table.edition() == Some(Edition::Apache2));
+    let Some(table) = table else { return BTreeMap::new() };
+    let is_due = |(hypertable, drop_after): &(String, Duration)| {
+        timescale::drop_is_due(stores.chunks_dropped_at.get(hypertable).copied(), now, *drop_after)
+    };
+    timescale::retentions_in_force(&pipeline.table, &pipeline.id, table, approval)
+        .into_iter()
+        .filter_map(|(hypertable, retention)| Some((hypertable, retention.drop_after()?)))
+        .filter(is_due)
+        .collect()
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ mod tests {
                 "extraColumn": "extra",
                 "indexes": [{"columns": ["device", "time DESC"]}],
                 "retention": {"dropAfter": "90d"},
+                "deadLetters": {"retention": {"dropAfter": "52w"}},
             },
         })
     }
@@ -232,6 +233,7 @@ mod tests {
             message("/timescale/indexes/0/columns", json!(["device; DROP"])),
             message("/timescale/uniqueBy", json!(["device", "device", "nothing"])),
             message("/timescale/retention/dropAfter", json!("90 days")),
+            message("/timescale/deadLetters", json!({"retention": {"dropAfter": "1y"}})),
             message("/kafka/topic/name", json!("a b")),
             message("/kafka/topic/config", json!({"retention.ms": "1"})),
             message("/kafka/startFrom", json!("yesterday")),

@@ -25,8 +25,12 @@ pub(super) const CURRENT_VERSION: i32 = MIGRATIONS.len() as i32;
 /// The first version whose markers say what was last applied, and that has feeds.
 pub(super) const FEEDS_SINCE: i32 = 2;
 
+/// The first version in which all dead letters have a marker of their own. Before, only those of a table that is
+/// somebody else's had one; those of another were the ones of the table's pipeline.
+pub(super) const DEAD_LETTER_MARKERS_SINCE: i32 = 3;
+
 /// Each makes version n + 1 of version n.
-const MIGRATIONS: [fn(&str) -> String; 2] = [first_tables, feeds_and_retention];
+const MIGRATIONS: [fn(&str) -> String; 3] = [first_tables, feeds_and_retention, dead_letter_markers];
 
 /// Brings the bookkeeping of a schema from a version to the current one; `None` where it is current.
 pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
@@ -42,33 +46,33 @@ pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
     Some(TableStep { changes: Vec::new(), sql })
 }
 
-/// Says that this pipeline creates the table. Fails where there is a marker already.
-pub(super) fn claim_table(
+/// Says that this pipeline creates the hypertable, and how long its rows stay. Fails where there is a marker already.
+pub(super) fn claim(
     schema: &str,
-    table: &str,
+    hypertable: &str,
     pipeline: &PipelineId,
     retention: Retention,
+    is_dead_letters: bool,
 ) -> TableStep {
     let sql = format!(
-        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds) VALUES ({}, {}, {});\n",
+        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds, is_dead_letters) \
+         VALUES ({}, {}, {}, {is_dead_letters});\n",
         qualified(schema, MARKER_TABLE),
-        literal(table),
+        literal(hypertable),
         identity(pipeline),
         retention_seconds(retention),
     );
     TableStep { changes: Vec::new(), sql }
 }
 
-/// Says that this pipeline creates the dead letters of a table that is somebody else's. Fails where there is a
-/// marker already.
-pub(super) fn claim_dead_letters(schema: &str, table: &str, pipeline: &PipelineId) -> TableStep {
-    let sql = format!(
-        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, is_dead_letters) VALUES ({}, {}, true);\n",
+/// What a person runs so that the dead letters are another pipeline's to keep.
+pub(super) fn hand_over_dead_letters(schema: &str, table: &str, pipeline: &PipelineId) -> String {
+    format!(
+        "UPDATE {} SET (cluster_name, namespace, pipeline) = ({}) WHERE table_name = {};",
         qualified(schema, MARKER_TABLE),
-        literal(&dead_letter_table(table)),
         identity(pipeline),
-    );
-    TableStep { changes: Vec::new(), sql }
+        literal(&dead_letter_table(table)),
+    )
 }
 
 /// Says that this pipeline writes into the table from the topic. Fails where another one does.
@@ -97,12 +101,12 @@ pub(super) fn release_feed(schema: &str, table: &str, topic: &TopicKey) -> Strin
 }
 
 /// Notes how long rows stay from now on.
-pub(super) fn record_retention(schema: &str, table: &str, retention: Retention) -> String {
+pub(super) fn record_retention(schema: &str, hypertable: &str, retention: Retention) -> String {
     format!(
         "UPDATE {} SET drop_after_seconds = {} WHERE table_name = {};\n",
         qualified(schema, MARKER_TABLE),
         retention_seconds(retention),
-        literal(table),
+        literal(hypertable),
     )
 }
 
@@ -183,6 +187,16 @@ fn feeds_and_retention(schema: &str) -> String {
            created_at timestamptz NOT NULL DEFAULT now(),\n  \
            PRIMARY KEY (table_name, kafka_cluster_id, topic)\n\
          );\n"
+    )
+}
+
+fn dead_letter_markers(schema: &str) -> String {
+    let markers = qualified(schema, MARKER_TABLE);
+    format!(
+        "INSERT INTO {markers} (table_name, cluster_name, namespace, pipeline, is_dead_letters)\n  \
+           SELECT table_name || {}, cluster_name, namespace, pipeline, true FROM {markers} WHERE NOT is_dead_letters\n  \
+           ON CONFLICT DO NOTHING;\n",
+        literal(&dead_letter_table(""))
     )
 }
 

@@ -115,14 +115,15 @@ pub(super) async fn release_topic(
 
 pub(super) async fn drop_expired_chunks(
     connection: &mut PgConnection,
-    table: &Table,
+    schema: &SqlIdent,
+    hypertable: &str,
     drop_after: Duration,
 ) -> sqlx::Result<Vec<Change>> {
     let Some(functions) = functions_schema(connection).await? else { return Ok(Vec::new()) };
     let chunks = statement(format!(
         "SELECT {}.drop_chunks({}, older_than => {})",
         identifier(&functions),
-        regclass(table.schema.as_str(), table.name.as_str()),
+        regclass(schema.as_str(), hypertable),
         interval(drop_after)
     ))
     .fetch_all(connection)
@@ -132,7 +133,10 @@ pub(super) async fn drop_expired_chunks(
     }
     let number = chunks.len();
     Ok(vec![Change {
-        object: format!("{number} chunks of table {table} older than {}", duration_text(drop_after)),
+        object: format!(
+            "{number} chunks of table {schema}.{hypertable} older than {}",
+            duration_text(drop_after)
+        ),
         field: String::new(),
         from: number.to_string(),
         to: String::new(),
@@ -201,12 +205,12 @@ async fn delete_managed(
         return Ok(None);
     }
     // Without CASCADE: a view that somebody built on the table is theirs, and they are told.
-    for relation in [dead_letter_table(name).as_str(), name] {
-        run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, relation))).await?;
+    for hypertable in [dead_letter_table(name).as_str(), name] {
+        run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, hypertable))).await?;
+        forget_marker(connection, schema, hypertable).await?;
     }
     run(connection, forget_positions(schema, name).sql).await?;
     run(connection, forget_feeds(schema, name)).await?;
-    forget_marker(connection, schema, name).await?;
     Ok(Some(deleted(table.to_string())))
 }
 

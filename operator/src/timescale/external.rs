@@ -1,9 +1,9 @@
 //! A table that somebody else keeps: whether rows of this pipeline fit. Nothing of it is ever altered. Pure.
 
-use crds::{names::dead_letter_table, status::Reason};
+use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 
 use super::{
-    ObservedColumn, ObservedRelation, ObservedTable,
+    ObservedColumn, ObservedRelation, ObservedTable, bookkeeping,
     relation::indexes::is_unique_by,
     sql::{identifier, identifiers, literal, qualified},
 };
@@ -77,6 +77,34 @@ pub(super) fn foreign_dead_letters(wanted: &Table, observed: &ObservedTable) -> 
     })
 }
 
+/// Whether the spec says how long dead letters stay that another pipeline keeps.
+pub(super) fn kept_by_another(
+    wanted: &Table,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+) -> Option<Refusal> {
+    wanted.dead_letters_drop_after?;
+    let owner = observed.dead_letter_marker.as_ref().filter(|owner| *owner != pipeline)?;
+    let (schema, name) = (wanted.schema.as_str(), wanted.name.as_str());
+    // Those of a table that the other one manages stay with that table.
+    let may_take_over = observed.marker.as_ref() != Some(owner);
+    let take_over = may_take_over.then(|| {
+        let sql = bookkeeping::hand_over_dead_letters(schema, name, pipeline);
+        format!("; to have this IoTPipeline keep them instead, run: {sql}")
+    });
+    Some(Refusal {
+        reason: Reason::TableChangeRefused,
+        message: format!(
+            "the dead letters of table {wanted} are kept by the IoTPipeline {} in namespace {} of cluster {}; leave \
+             timescale.deadLetters out, and set it there{}",
+            owner.name,
+            owner.namespace,
+            owner.cluster_name,
+            take_over.unwrap_or_default(),
+        ),
+    })
+}
+
 fn misfit_of(wanted: &Table, column: &Column, relation: &ObservedRelation) -> Option<Refusal> {
     let (name, sql_type) = (&column.name, column.column_type.sql());
     let alter = |action: &str| {
@@ -119,8 +147,8 @@ fn unfit(message: String) -> Refusal {
 mod tests {
     use super::*;
     use crate::timescale::{
-        ObservedFeed, ObservedIndex, TablePlan, plan,
-        test_support::{as_wanted, ident, only_refusal, pipeline, sql, table_of, topic, wanted},
+        KnownRetention, ObservedFeed, ObservedIndex, Retention, TablePlan, plan,
+        test_support::{DAY, as_wanted, ident, only_refusal, pipeline, sql, table_of, topic, wanted},
     };
 
     fn external() -> Table {
@@ -132,7 +160,9 @@ mod tests {
         let mut observed = ObservedTable {
             bookkeeping_version: 0,
             marker: None,
-            applied_retention: None,
+            dead_letter_marker: None,
+            retention: KnownRetention::default(),
+            dead_letter_retention: KnownRetention::default(),
             feed: Some(ObservedFeed { topic: topic(), pipeline: None }),
             dead_letters: None,
             ..as_wanted()
@@ -163,6 +193,7 @@ mod tests {
             observed.bookkeeping_version = as_wanted().bookkeeping_version;
             observed.dead_letters = as_wanted().dead_letters;
             observed.dead_letter_marker = Some(pipeline("line"));
+            observed.dead_letter_retention.applied = Some(Retention::ForEver);
             observed.feed = Some(ObservedFeed { topic: topic(), pipeline: Some(pipeline(name)) });
             observed
         };
@@ -170,7 +201,7 @@ mod tests {
         assert_eq!(plan(&external(), &pipeline("other"), &ours("other"), None), TablePlan::default());
         // Those of a table that another pipeline manages serve as well.
         let mut managed = ours("other");
-        (managed.marker, managed.dead_letter_marker) = (Some(pipeline("line")), None);
+        managed.marker = Some(pipeline("line"));
         assert_eq!(plan(&external(), &pipeline("other"), &managed, None), TablePlan::default());
     }
 
@@ -252,6 +283,43 @@ mod tests {
         let (reason, message) = only_refusal(&plan);
         assert_eq!(reason, Reason::ResourceConflict);
         insta::assert_snapshot!(message);
+    }
+
+    #[test]
+    fn dead_letters_go_after_a_time_where_the_pipeline_keeps_them() {
+        let keeping = Table { dead_letters_drop_after: Some(7 * DAY), ..external() };
+        let made = plan(&keeping, &pipeline("line"), &theirs(), None);
+        assert!(
+            sql(&made).contains("('line_dead_letters', 'c', 'plant-7', 'line', 604800, true);"),
+            "{made:?}"
+        );
+        assert!(sql(&made).contains("add_retention_policy('\"plant_7\".\"line_dead_letters\"'"), "{made:?}");
+
+        let mut observed = theirs();
+        observed.bookkeeping_version = as_wanted().bookkeeping_version;
+        observed.dead_letters = as_wanted().dead_letters;
+        observed.dead_letter_retention = as_wanted().dead_letter_retention;
+        observed.dead_letter_marker = Some(pipeline("line"));
+        let first = plan(&keeping, &pipeline("line"), &observed, None);
+        assert_eq!(first.refusals[0].reason, Reason::ApprovalRequired);
+        observed.dead_letters.as_mut().unwrap().owned = false;
+        let message = only_refusal(&plan(&keeping, &pipeline("line"), &observed, None)).1.to_owned();
+        assert!(
+            message.ends_with(": ALTER TABLE \"plant_7\".\"line_dead_letters\" OWNER TO \"app\";"),
+            "{message}"
+        );
+
+        // Another pipeline's, beside a table that nobody manages, and beside one that it does.
+        let mut messages = Vec::new();
+        for marker in [None, Some(pipeline("line"))] {
+            observed.marker = marker;
+            observed.feed = None;
+            let plan = plan(&keeping, &pipeline("other"), &observed, None);
+            let (reason, message) = only_refusal(&plan);
+            assert_eq!(reason, Reason::TableChangeRefused);
+            messages.push(message.to_owned());
+        }
+        insta::assert_snapshot!(messages.join("\n"));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crds::{
 use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 
 use super::{
-    Edition, InstalledExtension, ObservedExtension, ObservedFeed, ObservedTable, ObservedWriter, Retention,
-    Rights, bookkeeping,
+    Edition, InstalledExtension, KnownRetention, ObservedExtension, ObservedFeed, ObservedRelation,
+    ObservedTable, ObservedWriter, Retention, Rights, bookkeeping,
     execute::{statement, tables_exist},
     sql::qualified,
 };
@@ -43,17 +43,27 @@ pub(super) async fn observe(
     let dead_letters = dead_letter_table(table.name.as_str());
     observed.dead_letters = read_relation(connection, schema, &dead_letters, has_timescale).await?;
     let drop_after = table.wanted.as_ref().and_then(|wanted| wanted.drop_after);
-    if let Some(drop_after) = drop_after.filter(|drop_after| is_shorter(*drop_after, &observed)) {
-        observed.expired = Some(read_expired(connection, schema, table.name.as_str(), drop_after).await?);
+    for (name, relation, drop_after, known) in [
+        (table.name.as_str(), &observed.table, drop_after, &mut observed.retention),
+        (
+            &dead_letters,
+            &observed.dead_letters,
+            table.dead_letters_drop_after,
+            &mut observed.dead_letter_retention,
+        ),
+    ] {
+        if let Some(drop_after) = drop_after.filter(|drop_after| is_shorter(*drop_after, relation, known)) {
+            known.expired = Some(read_expired(connection, schema, name, drop_after).await?);
+        }
     }
     transaction.rollback().await?;
     Ok(observed)
 }
 
 /// Whether rows would stay for a shorter time than before, if they do not already.
-fn is_shorter(drop_after: Duration, observed: &ObservedTable) -> bool {
-    observed.is_hypertable()
-        && observed.applied_retention.is_none_or(|applied| Retention::For(drop_after) < applied)
+fn is_shorter(drop_after: Duration, relation: &Option<ObservedRelation>, known: &KnownRetention) -> bool {
+    relation.as_ref().is_some_and(|relation| relation.hypertable.is_some())
+        && known.applied.is_none_or(|applied| Retention::For(drop_after) < applied)
 }
 
 /// The version of the bookkeeping tables; 0 where there are none.
@@ -111,11 +121,31 @@ pub(super) async fn table_marker(
     connection: &mut PgConnection,
     table: &Table,
 ) -> sqlx::Result<Option<PipelineId>> {
+    hypertable_marker(connection, table, table.name.as_str(), false).await
+}
+
+/// The pipeline that created the table's dead letters. The bookkeeping tables must exist.
+pub(super) async fn dead_letter_marker(
+    connection: &mut PgConnection,
+    table: &Table,
+) -> sqlx::Result<Option<PipelineId>> {
+    hypertable_marker(connection, table, &dead_letter_table(table.name.as_str()), true).await
+}
+
+async fn hypertable_marker(
+    connection: &mut PgConnection,
+    table: &Table,
+    hypertable: &str,
+    is_dead_letters: bool,
+) -> sqlx::Result<Option<PipelineId>> {
+    // In version 1 the column is missing, and no marker is one of dead letters.
     statement(format!(
-        "SELECT cluster_name, namespace, pipeline FROM {} WHERE table_name = $1",
+        "SELECT cluster_name, namespace, pipeline FROM {} AS marker WHERE table_name = $1 \
+         AND coalesce((to_jsonb(marker) ->> 'is_dead_letters')::boolean, false) = $2",
         qualified(table.schema.as_str(), MARKER_TABLE)
     ))
-    .bind(table.name.as_str().to_owned())
+    .bind(hypertable.to_owned())
+    .bind(is_dead_letters)
     .fetch_optional(connection)
     .await?
     .map(|row| read_marker(&row))
@@ -181,13 +211,13 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
         bookkeeping_version: 0,
         marker: None,
         dead_letter_marker: None,
-        applied_retention: None,
+        retention: KnownRetention::default(),
+        dead_letter_retention: KnownRetention::default(),
         topic_marker: None,
         feed: None,
         writer: ObservedWriter::default(),
         table: None,
         dead_letters: None,
-        expired: None,
     })
 }
 
@@ -207,33 +237,22 @@ async fn read_bookkeeping(
         return Ok(());
     }
     observed.marker = table_marker(connection, table).await?;
+    observed.dead_letter_marker = match dead_letter_marker(connection, table).await? {
+        None if version < bookkeeping::DEAD_LETTER_MARKERS_SINCE => observed.marker.clone(),
+        marker => marker,
+    };
     if let Some(topic) = topic {
         observed.topic_marker = topic_marker(connection, schema, topic).await?;
     }
     if version >= bookkeeping::FEEDS_SINCE {
-        observed.applied_retention = applied_retention(connection, table).await?;
-        observed.dead_letter_marker = dead_letter_marker(connection, table).await?;
+        let dead_letters = dead_letter_table(table.name.as_str());
+        observed.retention.applied = applied_retention(connection, schema, table.name.as_str()).await?;
+        observed.dead_letter_retention.applied = applied_retention(connection, schema, &dead_letters).await?;
         if let Some(topic) = topic {
             observed.feed = feed(feeding_pipeline(connection, table, topic).await?);
         }
     }
     Ok(())
-}
-
-/// The pipeline that created the dead letters of a table that is somebody else's.
-pub(super) async fn dead_letter_marker(
-    connection: &mut PgConnection,
-    table: &Table,
-) -> sqlx::Result<Option<PipelineId>> {
-    statement(format!(
-        "SELECT cluster_name, namespace, pipeline FROM {} WHERE table_name = $1 AND is_dead_letters",
-        qualified(table.schema.as_str(), MARKER_TABLE)
-    ))
-    .bind(dead_letter_table(table.name.as_str()))
-    .fetch_optional(connection)
-    .await?
-    .map(|row| read_marker(&row))
-    .transpose()
 }
 
 async fn feeding_pipeline(
@@ -255,12 +274,16 @@ async fn feeding_pipeline(
     .transpose()
 }
 
-async fn applied_retention(connection: &mut PgConnection, table: &Table) -> sqlx::Result<Option<Retention>> {
+async fn applied_retention(
+    connection: &mut PgConnection,
+    schema: &str,
+    hypertable: &str,
+) -> sqlx::Result<Option<Retention>> {
     let seconds: Option<i64> = statement(format!(
         "SELECT max(drop_after_seconds) FROM {} WHERE table_name = $1",
-        qualified(table.schema.as_str(), MARKER_TABLE)
+        qualified(schema, MARKER_TABLE)
     ))
-    .bind(table.name.as_str().to_owned())
+    .bind(hypertable.to_owned())
     .fetch_one(connection)
     .await?
     .try_get(0)?;

@@ -78,7 +78,7 @@ impl WantedRelation {
         }
     }
 
-    /// The dead letters of a pipeline. They are kept for ever: what to do with them is for a person to say.
+    /// The dead letters of a pipeline.
     pub fn dead_letters(table: &Table) -> Self {
         let column = |name: &str, sql_type, nullable, default| WantedColumn {
             name: name.to_owned(),

@@ -1,20 +1,27 @@
-//! How rows go: by a native policy on the Community edition, by the operator's own hand on the Apache-2 edition.
-//! Pure.
+//! How rows go: by a native policy on the Community edition, by the operator's own hand on the Apache-2 edition. The
+//! table and its dead letters have a retention each, and whatever is said here holds for both. Pure.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crds::{names::APPROVE_ANNOTATION, status::Reason, worker::PipelineId};
+use crds::{
+    names::{APPROVE_ANNOTATION, dead_letter_table},
+    status::Reason,
+    worker::PipelineId,
+};
 use jiff::Timestamp;
 
 use super::{
-    Edition, InstalledExtension, ObservedRetention, ObservedTable, Retention, TableStep,
-    bookkeeping::record_retention,
-    sql::{duration_text, identifier, interval, regclass},
+    Edition, InstalledExtension, KnownRetention, ObservedRelation, ObservedRetention, ObservedTable,
+    Retention, TableStep, bookkeeping,
+    sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
     change::{Change, Refusal},
-    pipeline::{Table, WantedTable},
+    pipeline::Table,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// How often expired chunks are looked for: a 24th of the time that rows stay, at least once an hour and at
 /// most once a minute. Both editions keep to it, so rows go at the same time on both.
@@ -31,101 +38,203 @@ pub fn drop_is_due(last_run: Option<Timestamp>, now: Timestamp, drop_after: Dura
     })
 }
 
-/// How long rows stay for now: as the spec says, or as was last applied where the spec's shorter time waits for
-/// approval. `approval` is the value of the pipeline's annotation.
-pub fn retention_in_force(table: &Table, observed: &ObservedTable, approval: Option<&str>) -> Retention {
-    let Some(wanted) = &table.wanted else { return Retention::ForEver };
-    match held(table, wanted, observed, approval) {
-        Some(_) => applied(wanted, observed),
-        None => Retention::of(wanted.drop_after),
-    }
-}
-
-/// What the spec asks for and a person must approve first, because it deletes data.
-pub(super) fn plan_approval(
+/// How long the rows of each hypertable that the pipeline keeps stay for now, by the hypertable's name. `approval` is the
+/// value of the pipeline's annotation.
+pub fn retentions_in_force(
     table: &Table,
-    wanted: &WantedTable,
     pipeline: &PipelineId,
     observed: &ObservedTable,
     approval: Option<&str>,
-) -> Option<Refusal> {
-    let change = held(table, wanted, observed, approval)?;
-    let expired = observed.expired.unwrap_or_default();
-    let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
-    let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
-    let Change { object, field, from, to } = &change;
-    Some(Refusal {
-        reason: Reason::ApprovalRequired,
-        message: format!(
-            "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is \
-             approved, the old value stays in force. Set timescale.retention back, or approve with: kubectl annotate \
-             --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}",
-            number = expired.number,
-            name = pipeline.name,
-            namespace = pipeline.namespace,
-            hash = change.approval(),
-        ),
-    })
+) -> BTreeMap<String, Retention> {
+    Kept::of(table, pipeline, observed)
+        .into_iter()
+        .filter(|kept| kept.is_marked && kept.hypertable_has_chunks().is_some())
+        .map(|kept| (kept.name.clone(), kept.in_force(approval)))
+        .collect()
 }
 
-/// Brings about that rows stay as long as `retention` says, and notes it.
-pub(super) fn plan_retention(
-    table: &Table,
-    retention: Retention,
-    extension: &InstalledExtension,
-    observed: &ObservedTable,
-) -> Vec<TableStep> {
-    let policy = observed.table.as_ref().and_then(|table| table.retention.as_ref());
-    let mut steps = Vec::new();
-    // A new table's marker says it already.
-    if observed.marker.is_some() && observed.applied_retention != Some(retention) {
-        let is_change = |applied: &Retention| extension.edition == Edition::Apache2 && *applied != retention;
-        let change = observed.applied_retention.filter(is_change).map(|applied| Change {
-            object: format!("table {table}"),
-            field: "retention".to_owned(),
-            from: applied.change_text(),
-            to: retention.change_text(),
-        });
-        steps.push(TableStep {
-            changes: change.into_iter().collect(),
-            sql: record_retention(table.schema.as_str(), table.name.as_str(), retention),
-        });
+/// A hypertable of which the pipeline keeps the rows for as long as its spec says: the table, or its dead letters.
+pub(super) struct Kept<'a> {
+    schema: &'a str,
+    name: String,
+    is_dead_letters: bool,
+    relation: Option<&'a ObservedRelation>,
+    /// Whether the bookkeeping says that it is this pipeline's.
+    is_marked: bool,
+    known: &'a KnownRetention,
+    /// The field of the spec that says how long.
+    field: &'static str,
+    wanted: Retention,
+    /// How long rows stayed so far.
+    former: Retention,
+}
+
+impl<'a> Kept<'a> {
+    /// Those that are this pipeline's, or will be once they are made.
+    pub fn of(table: &'a Table, pipeline: &PipelineId, observed: &'a ObservedTable) -> Vec<Self> {
+        let may_be_ours = |marker: &Option<PipelineId>| marker.as_ref().is_none_or(|owner| owner == pipeline);
+        let mut kept = Vec::new();
+        if let Some(wanted) = table.wanted.as_ref().filter(|_| may_be_ours(&observed.marker)) {
+            let (relation, known) = (observed.table.as_ref(), &observed.retention);
+            let wanted = Retention::of(wanted.drop_after);
+            kept.push(Self {
+                schema: table.schema.as_str(),
+                name: table.name.to_string(),
+                is_dead_letters: false,
+                relation,
+                is_marked: observed.marker.is_some(),
+                known,
+                field: "timescale.retention.dropAfter",
+                wanted,
+                // Where an older operator dropped chunks itself, it did so as the spec says and noted nothing.
+                former: former(observed.edition(), relation, known, wanted),
+            });
+        }
+        if may_be_ours(&observed.dead_letter_marker) {
+            let (relation, known) = (observed.dead_letters.as_ref(), &observed.dead_letter_retention);
+            kept.push(Self {
+                schema: table.schema.as_str(),
+                name: dead_letter_table(table.name.as_str()),
+                is_dead_letters: true,
+                relation,
+                is_marked: observed.dead_letter_marker.is_some(),
+                known,
+                field: "timescale.deadLetters.retention.dropAfter",
+                wanted: Retention::of(table.dead_letters_drop_after),
+                // An older operator kept them for ever.
+                former: former(observed.edition(), relation, known, Retention::ForEver),
+            });
+        }
+        kept
     }
-    steps.extend(plan_policy(table, retention.drop_after(), extension, policy));
-    steps
+
+    /// How long rows stay for now: as the spec says, or as before where the spec's shorter time waits for approval.
+    pub fn in_force(&self, approval: Option<&str>) -> Retention {
+        if self.held(approval).is_some() { self.former } else { self.wanted }
+    }
+
+    /// Says that the hypertable is this pipeline's, where nothing does.
+    pub fn claim(&self, pipeline: &PipelineId, approval: Option<&str>) -> Option<TableStep> {
+        let retention = self.in_force(approval);
+        (!self.is_marked)
+            .then(|| bookkeeping::claim(self.schema, &self.name, pipeline, retention, self.is_dead_letters))
+    }
+
+    /// Brings about that rows stay as long as they shall for now, and notes it.
+    pub fn plan(&self, extension: &InstalledExtension, approval: Option<&str>) -> Vec<TableStep> {
+        // Something else that has its name is refused, and has no retention.
+        if self.relation.is_some_and(|relation| relation.hypertable.is_none()) {
+            return Vec::new();
+        }
+        let retention = self.in_force(approval);
+        self.plan_note(retention, extension.edition)
+            .into_iter()
+            .chain(self.plan_policy(retention.drop_after(), extension))
+            .collect()
+    }
+
+    /// What the spec asks for and a person must approve first, because it deletes data.
+    pub fn approval_required(&self, pipeline: &PipelineId, approval: Option<&str>) -> Option<Refusal> {
+        let change = self.held(approval)?;
+        let expired = self.known.expired.unwrap_or_default();
+        let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
+        let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
+        let Change { object, field, from, to } = &change;
+        Some(Refusal {
+            reason: Reason::ApprovalRequired,
+            message: format!(
+                "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is \
+                 approved, the old value stays in force. Set it back, or approve with: kubectl annotate \
+                 --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}",
+                number = expired.number,
+                name = pipeline.name,
+                namespace = pipeline.namespace,
+                hash = change.approval(),
+            ),
+        })
+    }
+
+    /// What a person runs so that the operator's role may alter what is there; `None` where it may.
+    pub fn missing_ownership(&self, role: &str) -> Option<String> {
+        let is_foreign = self.is_marked && self.relation.is_some_and(|relation| !relation.owned);
+        is_foreign.then(|| format!("ALTER TABLE {} OWNER TO {role};", qualified(self.schema, &self.name)))
+    }
+
+    /// The change of the spec that waits for approval.
+    fn held(&self, approval: Option<&str>) -> Option<Change> {
+        let may_delete = self.hypertable_has_chunks() == Some(true) && self.wanted < self.former;
+        let change =
+            may_delete.then(|| self.change(self.field, self.former.to_string(), self.wanted.to_string()))?;
+        (!change.is_approved_by(approval)).then_some(change)
+    }
+
+    /// `None` where there is no hypertable.
+    fn hypertable_has_chunks(&self) -> Option<bool> {
+        self.relation?.hypertable.as_ref().map(|hypertable| hypertable.has_chunks)
+    }
+
+    /// Notes how long rows stay. A new hypertable's marker says it already.
+    fn plan_note(&self, retention: Retention, edition: Edition) -> Option<TableStep> {
+        if !self.is_marked || self.known.applied == Some(retention) {
+            return None;
+        }
+        // With policies, their change is the one to tell.
+        let is_change = |applied: &Retention| edition == Edition::Apache2 && *applied != retention;
+        let change = self
+            .known
+            .applied
+            .filter(is_change)
+            .map(|applied| self.change("retention", applied.change_text(), retention.change_text()));
+        Some(TableStep {
+            changes: change.into_iter().collect(),
+            sql: bookkeeping::record_retention(self.schema, &self.name, retention),
+        })
+    }
+
+    /// Makes the native policy what it shall be. Another time is another policy: TimescaleDB's own `if_not_exists`
+    /// would keep the old one and merely warn.
+    fn plan_policy(&self, drop_after: Option<Duration>, extension: &InstalledExtension) -> Option<TableStep> {
+        let found = self.relation.and_then(|relation| relation.retention.as_ref());
+        if extension.edition == Edition::Apache2 || is_as_wanted(drop_after, found) {
+            return None;
+        }
+        let functions = identifier(&extension.schema);
+        let table = regclass(self.schema, &self.name);
+        let mut sql = String::new();
+        if found.is_some() {
+            sql.push_str(&format!("SELECT {functions}.remove_retention_policy({table});\n"));
+        }
+        if let Some(drop_after) = drop_after {
+            sql.push_str(&format!(
+                "SELECT {functions}.add_retention_policy({table}, drop_after => {}, schedule_interval => {});\n",
+                interval(drop_after),
+                interval(check_interval(drop_after)),
+            ));
+        }
+        let from = found.map(describe).unwrap_or_default();
+        let to = drop_after.map(duration_text).unwrap_or_default();
+        Some(TableStep { changes: vec![self.change("retention", from, to)], sql })
+    }
+
+    fn change(&self, field: &str, from: String, to: String) -> Change {
+        let object = format!("table {}.{}", self.schema, self.name);
+        Change { object, field: field.to_owned(), from, to }
+    }
 }
 
-/// The change of the spec that waits for approval.
-fn held(
-    table: &Table,
-    wanted: &WantedTable,
-    observed: &ObservedTable,
-    approval: Option<&str>,
-) -> Option<Change> {
-    let (from, to) = (applied(wanted, observed), Retention::of(wanted.drop_after));
-    let has_chunks = observed
-        .table
-        .as_ref()
-        .and_then(|table| table.hypertable.as_ref())
-        .is_some_and(|hypertable| hypertable.has_chunks);
-    let change = (has_chunks && to < from).then(|| Change {
-        object: format!("table {table}"),
-        field: "timescale.retention.dropAfter".to_owned(),
-        from: from.to_string(),
-        to: to.to_string(),
-    });
-    change.filter(|change| approval != Some(change.approval().as_str()))
-}
-
-/// How long rows stayed so far. Where an older operator made the table and noted nothing, the policy says it, and
-/// without policies what the spec says now.
-fn applied(wanted: &WantedTable, observed: &ObservedTable) -> Retention {
-    observed.applied_retention.unwrap_or_else(|| match observed.edition() {
+/// How long rows stayed so far. Where nothing was noted, the policy says it, and without policies `unnoted`.
+fn former(
+    edition: Option<Edition>,
+    relation: Option<&ObservedRelation>,
+    known: &KnownRetention,
+    unnoted: Retention,
+) -> Retention {
+    known.applied.unwrap_or_else(|| match edition {
         Some(Edition::Community) => {
-            let policy = observed.table.as_ref().and_then(|table| table.retention.as_ref());
+            let policy = relation.and_then(|relation| relation.retention.as_ref());
             Retention::of(policy.and_then(|policy| policy.drop_after))
         }
-        Some(Edition::Apache2) | None => Retention::of(wanted.drop_after),
+        Some(Edition::Apache2) | None => unnoted,
     })
 }
 
@@ -158,39 +267,6 @@ impl fmt::Display for Retention {
     }
 }
 
-/// Makes the native policy what it shall be. Another time is another policy: TimescaleDB's own `if_not_exists`
-/// would keep the old one and merely warn.
-fn plan_policy(
-    wanted: &Table,
-    drop_after: Option<Duration>,
-    extension: &InstalledExtension,
-    found: Option<&ObservedRetention>,
-) -> Option<TableStep> {
-    if extension.edition == Edition::Apache2 || is_as_wanted(drop_after, found) {
-        return None;
-    }
-    let functions = identifier(&extension.schema);
-    let table = regclass(wanted.schema.as_str(), wanted.name.as_str());
-    let mut sql = String::new();
-    if found.is_some() {
-        sql.push_str(&format!("SELECT {functions}.remove_retention_policy({table});\n"));
-    }
-    if let Some(drop_after) = drop_after {
-        sql.push_str(&format!(
-            "SELECT {functions}.add_retention_policy({table}, drop_after => {}, schedule_interval => {});\n",
-            interval(drop_after),
-            interval(check_interval(drop_after)),
-        ));
-    }
-    let change = Change {
-        object: format!("table {wanted}"),
-        field: "retention".to_owned(),
-        from: found.map(describe).unwrap_or_default(),
-        to: drop_after.map(duration_text).unwrap_or_default(),
-    };
-    Some(TableStep { changes: vec![change], sql })
-}
-
 fn is_as_wanted(wanted: Option<Duration>, found: Option<&ObservedRetention>) -> bool {
     match (wanted, found) {
         (None, None) => true,
@@ -207,136 +283,4 @@ fn describe(found: &ObservedRetention) -> String {
     let time = found.drop_after.map_or_else(|| "another rule".to_owned(), duration_text);
     let pause = if found.scheduled { "" } else { ", paused" };
     format!("{time} (looked for every {}{pause})", duration_text(found.check_interval))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::timescale::{
-        ExpiredChunks, TablePlan, plan,
-        test_support::{DAY, as_wanted, pipeline, sql, table_of, wanted},
-    };
-
-    const HOUR: u64 = 3600;
-
-    /// The plan for rows that stay so many days, where something was applied before.
-    fn plan_for(days: Option<u32>, observed: &ObservedTable, approval: Option<&str>) -> TablePlan {
-        plan(&table(days), &pipeline("line"), observed, approval)
-    }
-
-    fn table(days: Option<u32>) -> Table {
-        let mut table = wanted();
-        table.wanted.as_mut().unwrap().drop_after = days.map(|days| days * DAY);
-        table
-    }
-
-    /// A database where 90 days were applied.
-    fn ninety(edition: Edition) -> ObservedTable {
-        let mut observed = as_wanted();
-        observed.extension.installed.as_mut().unwrap().edition = edition;
-        if edition == Edition::Apache2 {
-            table_of(&mut observed).retention = None;
-        }
-        observed.expired = Some(ExpiredChunks {
-            number: 60,
-            oldest: Some("2026-01-01T00:00:00Z".parse().unwrap()),
-            rows: Some(1_200_000),
-        });
-        observed
-    }
-
-    fn approval_in(plan: &TablePlan) -> String {
-        let message = &plan.refusals[0].message;
-        message.rsplit_once('=').unwrap().1.to_owned()
-    }
-
-    #[test]
-    fn a_shorter_time_waits_for_its_own_approval_and_the_old_one_stays_in_force() {
-        for edition in [Edition::Community, Edition::Apache2] {
-            let observed = ninety(edition);
-            let held = plan_for(Some(30), &observed, None);
-            assert_eq!((held.steps.len(), held.refusals.len()), (0, 1), "{held:?}");
-            assert_eq!(held.refusals[0].reason, Reason::ApprovalRequired);
-            insta::assert_snapshot!("held", held.refusals[0].message);
-            assert_eq!(retention_in_force(&table(Some(30)), &observed, None), Retention::For(90 * DAY));
-
-            let approval = approval_in(&held);
-            assert_eq!(plan_for(Some(30), &observed, Some("000000000000")), held);
-            assert_eq!(plan_for(Some(7), &observed, Some(&approval)).refusals.len(), 1);
-
-            let approved = plan_for(Some(30), &observed, Some(&approval));
-            assert!(sql(&approved).contains("SET drop_after_seconds = 2592000 "), "{approved:?}");
-            assert_eq!(sql(&approved).contains("add_retention_policy"), edition == Edition::Community);
-            assert_eq!(approved.steps.iter().flat_map(|step| &step.changes).count(), 1);
-            assert_eq!(
-                retention_in_force(&table(Some(30)), &observed, Some(&approval)),
-                Retention::For(30 * DAY)
-            );
-        }
-    }
-
-    #[test]
-    fn a_first_retention_waits_too_and_a_longer_one_does_not() {
-        for edition in [Edition::Community, Edition::Apache2] {
-            let mut kept = ninety(edition);
-            kept.applied_retention = Some(Retention::ForEver);
-            table_of(&mut kept).retention = None;
-            let first = plan_for(Some(90), &kept, None);
-            assert!(first.refusals[0].message.contains("from for ever to 90 days"), "{first:?}");
-            assert_eq!(retention_in_force(&table(Some(90)), &kept, None), Retention::ForEver);
-
-            for longer in [Some(91), None] {
-                let plan = plan_for(longer, &ninety(edition), None);
-                assert!(sql(&plan).contains("SET drop_after_seconds"), "{plan:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_table_without_chunks_is_changed_at_once() {
-        let mut empty = ninety(Edition::Community);
-        table_of(&mut empty).hypertable.as_mut().unwrap().has_chunks = false;
-        assert!(sql(&plan_for(Some(1), &empty, None)).contains("INTERVAL '1 day'"));
-    }
-
-    #[test]
-    fn drift_is_mended_towards_what_was_approved() {
-        let mut removed = ninety(Edition::Community);
-        table_of(&mut removed).retention = None;
-        // As the spec says, or as it was before the edit that waits.
-        for (days, refusals) in [(90, 0), (30, 1)] {
-            let plan = plan_for(Some(days), &removed, None);
-            assert_eq!(plan.refusals.len(), refusals);
-            assert_eq!(plan.steps.len(), 1);
-            assert!(plan.steps[0].sql.contains("drop_after => INTERVAL '90 days'"), "{plan:?}");
-        }
-    }
-
-    #[test]
-    fn where_an_older_operator_noted_nothing_the_policy_tells() {
-        let mut community = ninety(Edition::Community);
-        community.applied_retention = None;
-        assert_eq!(plan_for(Some(30), &community, None).refusals.len(), 1);
-        let noted = plan_for(Some(90), &community, None);
-        assert!(sql(&noted).ends_with("SET drop_after_seconds = 7776000 WHERE table_name = 'line';\n"));
-        let mut apache2 = ninety(Edition::Apache2);
-        apache2.applied_retention = None;
-        assert!(sql(&plan_for(Some(30), &apache2, None)).contains("SET drop_after_seconds = 2592000 "));
-    }
-
-    #[test]
-    fn expired_chunks_are_looked_for_between_every_minute_and_every_hour() {
-        let seconds = |drop_after| check_interval(Duration::from_secs(drop_after)).as_secs();
-        assert_eq!([seconds(90 * 24 * HOUR), seconds(12 * HOUR), seconds(60)], [HOUR, HOUR / 2, 60]);
-    }
-
-    #[test]
-    fn dropping_is_due_at_first_after_the_interval_and_when_the_clock_was_set_back() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let due = |last_run, now| drop_is_due(last_run, at(now), Duration::from_secs(24 * HOUR));
-        assert!(due(None, 10_000));
-        assert!(!due(Some(at(10_000)), 13_599));
-        assert!(due(Some(at(10_000)), 13_600));
-        assert!(due(Some(at(10_000)), 9_999));
-    }
 }

@@ -1,16 +1,21 @@
 //! Which rights the role lacks, and the SQL that grants them. Pure.
 
-use crds::{names::dead_letter_table, status::Reason};
+use crds::{status::Reason, worker::PipelineId};
 
 use super::{
     ObservedTable, bookkeeping,
     grants::missing_grants,
+    retention::Kept,
     sql::{identifier, qualified},
 };
 use crate::{change::Refusal, pipeline::Table};
 
 /// `Some` where the role lacks a right, with the SQL that grants all it lacks, to be run by somebody who may.
-pub(super) fn missing_rights(wanted: &Table, observed: &ObservedTable) -> Option<Refusal> {
+pub(super) fn missing_rights(
+    wanted: &Table,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+) -> Option<Refusal> {
     let schema = wanted.schema.as_str();
     let role = identifier(&observed.role);
     let rights = &observed.rights;
@@ -35,14 +40,10 @@ pub(super) fn missing_rights(wanted: &Table, observed: &ObservedTable) -> Option
             migration.sql.split_whitespace().map(str::to_owned).reduce(|sql, word| sql + " " + &word),
         );
     }
-    let dead_letters = dead_letter_table(wanted.name.as_str());
-    for (name, relation) in
-        [(wanted.name.as_str(), &observed.table), (dead_letters.as_str(), &observed.dead_letters)]
-    {
-        let is_ours = wanted.wanted.is_some() && observed.marker.is_some();
-        if is_ours && relation.as_ref().is_some_and(|found| !found.owned) {
-            grants.push(format!("ALTER TABLE {} OWNER TO {role};", qualified(schema, name)));
-        }
+    // Beside a table that is somebody else's, dead letters that stay for ever need not be altered.
+    if wanted.wanted.is_some() || wanted.dead_letters_drop_after.is_some() {
+        let kept = Kept::of(wanted, pipeline, observed);
+        grants.extend(kept.iter().filter_map(|kept| kept.missing_ownership(&role)));
     }
     grants.extend(missing_grants(wanted, observed));
 

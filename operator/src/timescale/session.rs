@@ -148,12 +148,13 @@ impl Session for DirectSession {
 
     fn drop_expired_chunks<'a>(
         &'a mut self,
-        table: &'a Table,
+        schema: &'a SqlIdent,
+        hypertable: &'a str,
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, Error>> {
         Box::pin(async move {
-            let action = format!("drop expired chunks of table {table}");
-            let effect = effects::drop_expired_chunks(&mut self.connection, table, drop_after);
+            let action = format!("drop expired chunks of table {schema}.{hypertable}");
+            let effect = effects::drop_expired_chunks(&mut self.connection, schema, hypertable, drop_after);
             request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }

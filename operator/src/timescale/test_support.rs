@@ -5,9 +5,9 @@ use std::time::Duration;
 use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 
 use super::{
-    Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedFeed, ObservedHypertable,
-    ObservedIndex, ObservedRelation, ObservedRetention, ObservedTable, ObservedWriter, Retention, Rights,
-    TablePlan, bookkeeping, relation::WantedRelation,
+    Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension, ObservedFeed,
+    ObservedHypertable, ObservedIndex, ObservedRelation, ObservedRetention, ObservedTable, ObservedWriter,
+    Retention, Rights, TablePlan, bookkeeping, relation::WantedRelation,
 };
 use crate::{
     kafka::TopicKey,
@@ -33,6 +33,7 @@ pub(super) fn wanted() -> Table {
         time_column: ident("time"),
         unique_by: Vec::new(),
         writer: "app".into(),
+        dead_letters_drop_after: None,
         wanted: Some(WantedTable {
             chunk_interval: DAY,
             indexes: vec![Index {
@@ -83,13 +84,13 @@ pub(super) fn empty(edition: Edition) -> ObservedTable {
         bookkeeping_version: 0,
         marker: None,
         dead_letter_marker: None,
-        applied_retention: None,
+        retention: KnownRetention::default(),
+        dead_letter_retention: KnownRetention::default(),
         topic_marker: None,
         feed: Some(ObservedFeed { topic: topic(), pipeline: None }),
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: None,
         dead_letters: None,
-        expired: None,
     }
 }
 
@@ -132,7 +133,9 @@ pub(super) fn as_wanted() -> ObservedTable {
         schema_exists: true,
         bookkeeping_version: bookkeeping::CURRENT_VERSION,
         marker: Some(pipeline("line")),
-        applied_retention: Some(Retention::For(90 * DAY)),
+        dead_letter_marker: Some(pipeline("line")),
+        retention: KnownRetention { applied: Some(Retention::For(90 * DAY)), expired: None },
+        dead_letter_retention: KnownRetention { applied: Some(Retention::ForEver), expired: None },
         feed: Some(ObservedFeed { topic: topic(), pipeline: Some(pipeline("line")) }),
         table: Some(table),
         dead_letters: Some(relation(&WantedRelation::dead_letters(&wanted()))),

@@ -17,9 +17,9 @@ use operator::{
     },
     pipeline::{SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Databases, Edition, InstalledExtension, ObservedColumn, ObservedExtension, ObservedFeed,
-        ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter, Position,
-        Retention, Rights, Session, TablePlan,
+        self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
+        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
+        Position, Retention, Rights, Session, TablePlan,
     },
 };
 
@@ -45,6 +45,7 @@ struct DatabaseState {
     is_down: bool,
     table: Option<Table>,
     retention: Option<Retention>,
+    dead_letter_retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
     is_unique: bool,
     has_repeats: bool,
@@ -190,7 +191,8 @@ impl Session for FakeDatabases {
     ) -> BoxFuture<'a, Result<ObservedTable, timescale::Error>> {
         let state = self.0.lock().unwrap();
         let mut observed = observed(state.table.as_ref(), state.topic_marker.clone());
-        observed.applied_retention = state.retention;
+        observed.retention.applied = state.retention;
+        observed.dead_letter_retention.applied = state.dead_letter_retention;
         if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
             let unique_by = table.unique_by.iter().map(ToString::to_string).collect();
             relation.indexes.push(ObservedIndex { name: "key".to_owned(), columns: Vec::new(), unique_by });
@@ -212,8 +214,10 @@ impl Session for FakeDatabases {
         state.is_unique = contradicted.is_empty();
         state.table = Some(table.clone());
         if !plan.refusals.iter().any(|refusal| refusal.reason == Reason::ApprovalRequired) {
-            let drop_after = table.wanted.as_ref().unwrap().drop_after;
-            state.retention = Some(drop_after.map_or(Retention::ForEver, Retention::For));
+            let retention =
+                |drop_after: Option<Duration>| Some(drop_after.map_or(Retention::ForEver, Retention::For));
+            state.retention = retention(table.wanted.as_ref().unwrap().drop_after);
+            state.dead_letter_retention = retention(table.dead_letters_drop_after);
         }
         async { Ok(contradicted) }.boxed()
     }
@@ -242,10 +246,14 @@ impl Session for FakeDatabases {
 
     fn drop_expired_chunks<'a>(
         &'a mut self,
-        _: &'a Table,
+        _: &'a SqlIdent,
+        hypertable: &'a str,
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
-        self.note(format!("chunks older than {} days dropped", drop_after.as_secs() / 86_400));
+        self.note(format!(
+            "chunks of {hypertable} older than {} days dropped",
+            drop_after.as_secs() / 86_400
+        ));
         async { Ok(Vec::new()) }.boxed()
     }
 
@@ -324,14 +332,14 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ..Rights::default()
         },
         schema_exists: table.is_some(),
-        bookkeeping_version: if table.is_some() { 2 } else { 0 },
-        marker: table.map(|_| pipeline),
-        dead_letter_marker: None,
-        applied_retention: None,
+        bookkeeping_version: if table.is_some() { 3 } else { 0 },
+        marker: table.map(|_| pipeline.clone()),
+        dead_letter_marker: table.map(|_| pipeline),
+        retention: KnownRetention::default(),
+        dead_letter_retention: KnownRetention::default(),
         topic_marker,
         feed: None,
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
-        expired: None,
         table: table.map(|table| {
             let columns = table
                 .columns

@@ -16,7 +16,7 @@ async fn apache2_what_a_newer_operator_keeps_is_left_alone() {
     let table = test.table("readings");
     test.bring_about(&table).await;
     test.sql(&format!(
-        "UPDATE {schema}._iotpipeline_version SET version = 3;
+        "UPDATE {schema}._iotpipeline_version SET version = 4;
          ALTER TABLE {schema}._iotpipeline_tables RENAME COLUMN pipeline TO pipeline_name",
         schema = test.schema
     ))
@@ -50,12 +50,15 @@ pub async fn an_older_version_is_brought_up(test: &Test) {
     test.bring_about(&table).await;
     test.sql(&first_version(test)).await;
     let observed = test.observe(&table).await;
-    assert_eq!((observed.bookkeeping_version, observed.marker), (1, Some(test.pipeline.clone())));
+    assert_eq!(observed.bookkeeping_version, 1);
+    assert_eq!([observed.marker, observed.dead_letter_marker], [(); 2].map(|()| Some(test.pipeline.clone())));
 
     assert_eq!(test.bring_about(&table).await, [""; 0]);
     let observed = test.observe(&table).await;
-    assert_eq!(observed.bookkeeping_version, 2);
-    assert_eq!(observed.applied_retention, Some(Retention::For(90 * DAY)));
+    assert_eq!(observed.bookkeeping_version, 3);
+    assert_eq!(observed.retention.applied, Some(Retention::For(90 * DAY)));
+    assert_eq!(observed.dead_letter_marker, Some(test.pipeline.clone()));
+    assert_eq!(observed.dead_letter_retention.applied, Some(Retention::ForEver));
     assert_eq!(test.plan(&table).await, TablePlan::default());
 
     // A pipeline may be deleted before it was looked at by the new operator.
@@ -69,7 +72,8 @@ pub async fn an_older_version_is_brought_up(test: &Test) {
 /// Makes of the current bookkeeping what version 1 made.
 fn first_version(test: &Test) -> String {
     format!(
-        "ALTER TABLE {schema}._iotpipeline_tables DROP COLUMN drop_after_seconds, DROP COLUMN is_dead_letters;
+        "DELETE FROM {schema}._iotpipeline_tables WHERE is_dead_letters;
+         ALTER TABLE {schema}._iotpipeline_tables DROP COLUMN drop_after_seconds, DROP COLUMN is_dead_letters;
          DROP TABLE {schema}._iotpipeline_feeds;
          UPDATE {schema}._iotpipeline_version SET version = 1",
         schema = test.schema

@@ -158,12 +158,12 @@ pub async fn one_pipeline_feeds_a_table_from_a_topic(test: &Test) {
     assert_eq!(test.number(&format!("SELECT count(*) FROM {table}")).await, 1);
 }
 
-fn external(test: &Test) -> Table {
+pub fn external(test: &Test) -> Table {
     Table { wanted: None, ..test.table("readings") }
 }
 
 /// A hypertable that fits, with more than the pipeline needs.
-fn their_table(schema: &str) -> String {
+pub fn their_table(schema: &str) -> String {
     format!(
         "CREATE SCHEMA {schema};
          CREATE TABLE {schema}.readings (id bigint GENERATED ALWAYS AS IDENTITY, time timestamptz NOT NULL, device text,

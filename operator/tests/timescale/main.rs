@@ -32,6 +32,8 @@ async fn community_edition() {
     Test::community().await.run(managed::only_our_own_is_deleted).await;
     Test::community().await.run(managed::a_topic_is_claimed_once_and_released_with_its_positions).await;
     Test::community().await.run(retention::a_shorter_time_waits_for_approval).await;
+    Test::community().await.run(retention::dead_letters_have_a_retention_of_their_own).await;
+    Test::community().await.run(retention::dead_letters_beside_a_table_of_somebody_else_go_too).await;
     Test::community().await.run(external::a_table_of_somebody_else_is_checked_and_left_as_it_is).await;
     Test::community().await.run(external::one_pipeline_feeds_a_table_from_a_topic).await;
     Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;

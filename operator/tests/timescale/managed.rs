@@ -59,10 +59,10 @@ async fn apache2_retention_is_the_operators_own_work() {
     .await;
 
     let mut session = test.open().await;
-    let changes = session.drop_expired_chunks(&table, 30 * DAY).await.unwrap();
+    let changes = session.drop_expired_chunks(&table.schema, "readings", 30 * DAY).await.unwrap();
     assert_eq!(changes[0].to_string(), format!("69 chunks of table {table} older than 30 days deleted"));
-    assert_eq!(session.drop_expired_chunks(&table, 30 * DAY).await.unwrap(), []);
-    assert_eq!(session.drop_expired_chunks(&table, 7 * DAY).await.unwrap().len(), 1);
+    assert_eq!(session.drop_expired_chunks(&table.schema, "readings", 30 * DAY).await.unwrap(), []);
+    assert_eq!(session.drop_expired_chunks(&table.schema, "readings", 7 * DAY).await.unwrap().len(), 1);
     session.close().await;
     let left = test.number(&format!("SELECT count(*) FROM {}.readings", test.schema)).await;
     assert!((7..=8).contains(&left), "{left}");

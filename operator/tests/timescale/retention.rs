@@ -2,17 +2,30 @@
 
 use std::time::Duration;
 
-use crds::status::Reason;
+use crds::{status::Reason, worker::PipelineId};
 use operator::{
     pipeline::Table,
-    timescale::{Edition, Retention, TablePlan, plan, retention_in_force},
+    timescale::{Edition, Retention, TablePlan, plan, retentions_in_force},
 };
 
-use super::support::{DAY, Test, wanted};
+use super::{
+    external::{external, their_table},
+    support::{DAY, Test, wanted},
+};
 
 #[tokio::test]
 async fn apache2_approval() {
     Test::apache2().await.run(a_shorter_time_waits_for_approval).await;
+}
+
+#[tokio::test]
+async fn apache2_dead_letters() {
+    Test::apache2().await.run(dead_letters_have_a_retention_of_their_own).await;
+}
+
+#[tokio::test]
+async fn apache2_dead_letters_beside_a_table_of_somebody_else() {
+    Test::apache2().await.run(dead_letters_beside_a_table_of_somebody_else_go_too).await;
 }
 
 pub async fn a_shorter_time_waits_for_approval(test: &Test) {
@@ -76,6 +89,102 @@ pub async fn a_shorter_time_waits_for_approval(test: &Test) {
     );
 }
 
+pub async fn dead_letters_have_a_retention_of_their_own(test: &Test) {
+    let keeping = |days: Option<u32>| {
+        let mut table = test.table("readings");
+        wanted(&mut table).drop_after = Some(365 * DAY);
+        table.dead_letters_drop_after = days.map(|days| days * DAY);
+        table
+    };
+    test.bring_about(&keeping(None)).await;
+    test.sql(&format!("INSERT INTO {} (time, device) VALUES ({AGO}, 'a')", keeping(None))).await;
+    dead_letters_go(test, keeping).await;
+    assert_eq!(
+        test.number(&format!("SELECT count(*) FROM {}", keeping(None))).await,
+        1,
+        "rows have their own"
+    );
+}
+
+pub async fn dead_letters_beside_a_table_of_somebody_else_go_too(test: &Test) {
+    test.sql(&their_table(test.schema.as_str())).await;
+    let keeping =
+        |days: Option<u32>| Table { dead_letters_drop_after: days.map(|days| days * DAY), ..external(test) };
+    test.bring_about(&keeping(None)).await;
+    test.sql(&format!("INSERT INTO {} (time, device) VALUES ({AGO}, 'a')", keeping(None))).await;
+    let before = test.observe(&keeping(None)).await.table;
+
+    // Another pipeline that fills the table has no say, until the dead letters are handed over to it.
+    let second = PipelineId { name: "second".into(), ..test.pipeline.clone() };
+    let second = Test { pipeline: second, ..test.clone() };
+    let refused = second.plan(&keeping(Some(60))).await;
+    assert_eq!(
+        (refused.steps.len(), refused.refusals[0].reason),
+        (0, Reason::TableChangeRefused),
+        "{refused:?}"
+    );
+    test.sql(refused.refusals[0].message.split_once("run: ").unwrap().1).await;
+    dead_letters_go(&second, keeping).await;
+
+    assert_eq!(test.observe(&keeping(None)).await.table, before);
+    assert_eq!(test.number(&format!("SELECT count(*) FROM {}", keeping(None))).await, 1);
+}
+
+/// When a row was written that is old, but not as old as rows may become.
+const AGO: &str = "now() - interval '200 days'";
+
+/// Old dead letters go, once that is approved, and new ones stay; what somebody else's hand changes is mended.
+async fn dead_letters_go(test: &Test, keeping: impl Fn(Option<u32>) -> Table) {
+    let (table, dead_letters) = (keeping(Some(60)), format!("{}_dead_letters", keeping(None)));
+    let write = |time: &str| {
+        format!(
+            "INSERT INTO {dead_letters} (time, reason, stage, error, topic, partition, \"offset\", payload_bytes, payload_sha256)
+               VALUES ({time}, 'Empty', 'Decode', 'e', 't', 0, 1, 0, '\\x00');
+             ANALYZE {dead_letters}"
+        )
+    };
+    let old = format!("SELECT count(*) FROM {dead_letters} WHERE time < now() - interval '60 days'");
+    let all = format!("SELECT count(*) FROM {dead_letters}");
+    for time in ["now()", "now() - interval '100 days'", AGO] {
+        test.sql(&write(time)).await;
+    }
+
+    let held = test.plan(&table).await;
+    assert_eq!((held.steps.len(), held.refusals.len()), (0, 1), "{held:?}");
+    assert_eq!(held.refusals[0].reason, Reason::ApprovalRequired);
+    let message = &held.refusals[0].message;
+    let numbers = format!(
+        "table {dead_letters}: timescale.deadLetters.retention.dropAfter from for ever to 60 days would delete 2 chunks \
+         with about 2 rows now"
+    );
+    assert!(message.starts_with(&numbers), "{message}");
+    test.drop_expired(&table).await;
+    assert_eq!(test.number(&all).await, 3, "dropped without approval");
+
+    approve(test, &table, message.rsplit_once('=').unwrap().1).await;
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+    test.drop_expired(&table).await;
+    assert_eq!([test.number(&old).await, test.number(&all).await], [0, 1]);
+
+    // Somebody removes the policy.
+    if test.edition == Edition::Community {
+        test.sql(&format!("SELECT public.remove_retention_policy('{dead_letters}')")).await;
+        assert_eq!(
+            test.bring_about(&table).await,
+            [format!("table {dead_letters}: retention set to 60 days")]
+        );
+    }
+    test.sql(&write(AGO)).await;
+    test.drop_expired(&table).await;
+    assert_eq!([test.number(&old).await, test.number(&all).await], [0, 1]);
+
+    // For ever again, which nobody needs to approve.
+    assert_eq!(test.bring_about(&keeping(None)).await.len(), 1);
+    test.sql(&write(AGO)).await;
+    test.drop_expired(&keeping(None)).await;
+    assert_eq!(test.number(&old).await, 1);
+}
+
 async fn approve(test: &Test, table: &Table, approval: &str) {
     let mut session = test.open().await;
     let observed = session.observe(table, None).await.unwrap();
@@ -88,7 +197,8 @@ async fn approve(test: &Test, table: &Table, approval: &str) {
 /// How long rows stay: by the server's policy, and by the operator's own hand.
 async fn in_force(test: &Test, table: &Table, approval: Option<&str>, expected: Duration) {
     let observed = test.observe(table).await;
-    assert_eq!(retention_in_force(table, &observed, approval), Retention::For(expected));
+    let in_force = retentions_in_force(table, &test.pipeline, &observed, approval);
+    assert_eq!(in_force["readings"], Retention::For(expected));
     if test.edition == Edition::Community {
         let policy = observed.table.unwrap().retention.unwrap();
         assert_eq!((policy.drop_after, policy.scheduled), (Some(expected), true));

@@ -8,7 +8,9 @@ use operator::{
     change::Change,
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
-    timescale::{Databases, DirectDatabases, Edition, ObservedTable, Session, TablePlan, plan},
+    timescale::{
+        Databases, DirectDatabases, Edition, ObservedTable, Session, TablePlan, plan, retentions_in_force,
+    },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
@@ -110,6 +112,7 @@ impl Test {
             time_column: ident("time"),
             unique_by: Vec::new(),
             writer: self.access.username.clone(),
+            dead_letters_drop_after: None,
             wanted: Some(WantedTable {
                 chunk_interval: DAY,
                 indexes: vec![Index {
@@ -181,6 +184,35 @@ impl Test {
         }
         let (_, sql) = message.split_once(": ").unwrap();
         self.sql(sql).await;
+    }
+
+    /// Lets expired rows go now: by the server's jobs, or by the operator where the edition has none.
+    pub async fn drop_expired(&self, table: &Table) {
+        let observed = self.observe(table).await;
+        for (name, retention) in retentions_in_force(table, &self.pipeline, &observed, None) {
+            match (self.edition, retention.drop_after()) {
+                (Edition::Community, _) => self.run_job(&name).await,
+                (Edition::Apache2, None) => {}
+                (Edition::Apache2, Some(drop_after)) => {
+                    let mut session = self.open().await;
+                    session.drop_expired_chunks(&table.schema, &name, drop_after).await.unwrap();
+                    session.close().await;
+                }
+            }
+        }
+    }
+
+    async fn run_job(&self, hypertable: &str) {
+        let job = self
+            .number(&format!(
+                "SELECT coalesce(max(job_id), 0)::bigint FROM timescaledb_information.jobs \
+                 WHERE hypertable_schema = '{}' AND hypertable_name = '{hypertable}'",
+                self.schema
+            ))
+            .await;
+        if job > 0 {
+            self.sql(&format!("CALL public.run_job({job})")).await;
+        }
     }
 
     /// Runs SQL as the superuser, as a person would.

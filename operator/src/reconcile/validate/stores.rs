@@ -1,11 +1,14 @@
 //! The stores of a spec: the Kafka topic and the hypertable. Synchronous, no client.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use access::kafka::KafkaAccess;
 use crds::{
     names,
-    pipeline::{ColumnType, Management, MqttSpec, TimescaleSpec, TopicSpec},
+    pipeline::{ColumnType, Management, MqttSpec, RetentionSpec, TimescaleSpec, TopicSpec},
 };
 
 use super::problems::Problems;
@@ -82,6 +85,11 @@ pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut
     });
     let columns = columns(spec, problems);
     let unique_by = unique_by(spec, problems);
+    let dead_letters_drop_after = drop_after(
+        "timescale.deadLetters.retention.dropAfter",
+        spec.dead_letters.as_ref().and_then(|dead_letters| dead_letters.retention.as_ref()),
+        problems,
+    );
     let wanted = match spec.management {
         Management::Managed => wanted_table(spec, problems).map(Some),
         Management::External => Some(None),
@@ -93,6 +101,7 @@ pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut
         time_column: time_column?,
         unique_by: unique_by?,
         writer: writer?,
+        dead_letters_drop_after: dead_letters_drop_after?,
         wanted: wanted?,
     })
 }
@@ -102,11 +111,17 @@ fn wanted_table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<WantedT
     let chunk_interval = spec.chunk_interval.as_ref().unwrap_or(&default_chunk_interval);
     let chunk_interval = problems.duration("timescale.chunkInterval", chunk_interval);
     let indexes = indexes(spec, problems);
-    let drop_after = problems.optional_duration(
-        "timescale.retention.dropAfter",
-        spec.retention.as_ref().map(|retention| &retention.drop_after),
-    );
+    let drop_after = drop_after("timescale.retention.dropAfter", spec.retention.as_ref(), problems);
     Some(WantedTable { chunk_interval: chunk_interval?, indexes: indexes?, drop_after: drop_after? })
+}
+
+/// `Some(None)` where rows stay for ever.
+fn drop_after(
+    field: &str,
+    retention: Option<&RetentionSpec>,
+    problems: &mut Problems,
+) -> Option<Option<Duration>> {
+    problems.optional_duration(field, retention.map(|retention| &retention.drop_after))
 }
 
 fn columns(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<Column>> {
