@@ -22,9 +22,9 @@ const FILE: &str = "spool.redb";
 /// What redb may keep in memory, bytes; its own default is a gigabyte.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The share of the volume that messages may take: redb rounds large ones up to powers of two, and writes a changed page
-/// anew before it frees the old one.
-const USABLE_SHARE: u64 = 2;
+/// One part in so many of the volume is for messages: redb rounds large ones up to powers of two, writes a changed page anew
+/// before it frees the old one, and doubles its file when it grows.
+const USABLE_SHARE: u64 = 4;
 
 /// Time, key, headers and payload by the number under which an entry came.
 const ENTRIES: TableDefinition<'_, u64, Stored<'static>> = TableDefinition::new("entries");

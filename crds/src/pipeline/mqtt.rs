@@ -72,7 +72,7 @@ pub struct MqttSpec {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SpoolSpec {
-    /// Its size, at least 16Mi and eight times `maxPacketSize`; messages may take half of it.
+    /// Its size, at least 16Mi and 32 times `maxPacketSize`; messages may take a quarter of it.
     pub size: ByteSizeText,
     /// Its storage class; default the cluster's. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,7 +17,7 @@ use crate::support::{
     read_topic, wait_until,
 };
 
-/// A bridge with a spool of half this volume, and no topic yet: Kafka takes nothing.
+/// A bridge with a spool on such a volume, and no topic yet: Kafka takes nothing.
 fn without_kafka(title: &str, volume_bytes: u64) -> Scenario {
     let mut scenario = Scenario::without_topic(title);
     scenario.config.spool = Some(SpoolConfig { volume_bytes, closing: false });

@@ -10,7 +10,7 @@ use worker::{
     spool::{Entry, Spool},
 };
 
-const VOLUME: SpoolConfig = SpoolConfig { volume_bytes: 2_000_000, closing: false };
+const VOLUME: SpoolConfig = SpoolConfig { volume_bytes: 4 << 20, closing: false };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -22,7 +22,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let size = prop_oneof![3 => 0..300_usize, 1 => 0..40_000_usize];
+    let size = prop_oneof![3 => 0..300_usize, 1 => 0..120_000_usize];
     let step = prop_oneof![
         4 => (1..20_u64, size).prop_map(|(count, size)| Step::Append(count, size)),
         3 => (0..60_usize).prop_map(Step::Remove),

@@ -105,10 +105,10 @@ pub(super) fn bridge(
 fn spool(mqtt: &MqttSpec, max_packet_size: Option<u32>, problems: &mut Problems) -> Option<SpoolVolume> {
     let SpoolSpec { size, storage_class_name } = mqtt.spool.as_ref()?;
     let bytes = problems.size("mqtt.spool.size", size)?;
-    let least = MIN_SPOOL_BYTES.max(8 * u64::from(max_packet_size.unwrap_or_default()));
+    let least = MIN_SPOOL_BYTES.max(32 * u64::from(max_packet_size.unwrap_or_default()));
     problems.refuse_if(bytes < least, || {
         format!(
-            "mqtt.spool.size {size} is too small; it needs 16Mi at least, and eight times mqtt.maxPacketSize {}",
+            "mqtt.spool.size {size} is too small; it needs 16Mi at least, and 32 times mqtt.maxPacketSize {}",
             mqtt.max_packet_size
         )
     });

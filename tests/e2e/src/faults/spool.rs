@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Result, manifest::set, scenario::Scenario};
 
-/// The size of the volume: a minute's messages take less than half of what it has for them.
+/// The size of the volume: a minute's messages fit well into what it has for them.
 const SIZE: &str = "256Mi";
 
 /// Where the node keeps what is on the volumes.
