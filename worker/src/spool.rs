@@ -14,7 +14,7 @@ use rdkafka::message::{Header, Headers, OwnedHeaders};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use snafu::{ResultExt, Snafu};
 
-use crate::sink::kafka::Record;
+use crate::sink::kafka::{OwnedRecord, Record};
 
 /// The name of the file in the volume.
 const FILE: &str = "spool.redb";
@@ -60,46 +60,27 @@ pub enum Error {
     },
 }
 
-/// A record that waits for Kafka.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    key: Vec<u8>,
-    payload: Vec<u8>,
-    headers: OwnedHeaders,
-    timestamp_millis: i64,
+/// About how much of the volume a record takes, bytes.
+pub fn size(record: &OwnedRecord) -> u64 {
+    let headers = record.headers.iter().map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len));
+    (record.key.len() + record.payload.len() + headers.sum::<usize>()) as u64
 }
 
-impl Entry {
-    /// The record, copied.
-    pub fn of(record: Record<'_>) -> Self {
-        let Record { key, payload, headers, timestamp_millis } = record;
-        Self { key: key.to_owned(), payload: payload.to_owned(), headers, timestamp_millis }
-    }
+/// About how much of the volume records take together, bytes.
+pub fn size_of_all<'a>(records: impl IntoIterator<Item = &'a OwnedRecord>) -> u64 {
+    records.into_iter().map(size).sum()
+}
 
-    /// The record to send.
-    pub fn record(&self) -> Record<'_> {
-        let Self { key, payload, headers, timestamp_millis } = self;
-        Record { key, payload, headers: headers.clone(), timestamp_millis: *timestamp_millis }
-    }
+fn stored(record: &OwnedRecord) -> Stored<'_> {
+    let headers = record.headers.iter().map(|header| (header.key, header.value.unwrap_or_default()));
+    (record.timestamp_millis, &record.key, headers.collect(), &record.payload)
+}
 
-    /// About how much of the volume it takes, bytes.
-    pub fn bytes(&self) -> u64 {
-        let headers =
-            self.headers.iter().map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len));
-        (self.key.len() + self.payload.len() + headers.sum::<usize>()) as u64
-    }
-
-    fn stored(&self) -> Stored<'_> {
-        let headers = self.headers.iter().map(|header| (header.key, header.value.unwrap_or_default()));
-        (self.timestamp_millis, &self.key, headers.collect(), &self.payload)
-    }
-
-    fn read((timestamp_millis, key, headers, payload): Stored<'_>) -> Self {
-        let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
-        });
-        Self { key: key.to_owned(), payload: payload.to_owned(), headers, timestamp_millis }
-    }
+fn read((timestamp_millis, key, headers, payload): Stored<'_>) -> OwnedRecord {
+    let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    });
+    Record { key, payload, headers, timestamp_millis }.into_owned()
 }
 
 /// The queue. Calls block for as long as the disk takes.
@@ -137,7 +118,7 @@ impl Spool {
             for entry in transaction.open_table(ENTRIES)?.iter()? {
                 let (number, entry) = entry?;
                 state.level.messages += 1;
-                state.level.bytes += Entry::read(entry.value()).bytes();
+                state.level.bytes += size(&read(entry.value()));
                 state.next = number.value() + 1;
             }
             transaction.commit()?;
@@ -165,13 +146,13 @@ impl Spool {
     ///
     /// # Errors
     /// Where the disk does not take them.
-    pub fn append(&self, entries: &[Entry]) -> Result<(), Error> {
+    pub fn append(&self, entries: &[OwnedRecord]) -> Result<(), Error> {
         let mut state = self.state();
         attempt("write to", || {
             let transaction = self.database.begin_write()?;
             let mut table = transaction.open_table(ENTRIES)?;
             for (number, entry) in (state.next..).zip(entries) {
-                table.insert(number, entry.stored())?;
+                table.insert(number, stored(entry))?;
             }
             drop(table);
             transaction.commit()?;
@@ -179,7 +160,7 @@ impl Spool {
         })?;
         state.next += entries.len() as u64;
         state.level.messages += entries.len() as u64;
-        state.level.bytes += entries.iter().map(Entry::bytes).sum::<u64>();
+        state.level.bytes += size_of_all(entries);
         Ok(())
     }
 
@@ -188,14 +169,14 @@ impl Spool {
     ///
     /// # Errors
     /// Where the disk does not give them.
-    pub fn head(&self, max_messages: usize, max_bytes: u64) -> Result<Vec<(u64, Entry)>, Error> {
+    pub fn head(&self, max_messages: usize, max_bytes: u64) -> Result<Vec<(u64, OwnedRecord)>, Error> {
         attempt("read", || {
             let table = self.database.begin_read()?.open_table(ENTRIES)?;
             let (mut entries, mut bytes) = (Vec::new(), 0);
             for entry in table.iter()?.take(max_messages) {
                 let (number, entry) = entry?;
-                let entry = Entry::read(entry.value());
-                bytes += entry.bytes();
+                let entry = read(entry.value());
+                bytes += size(&entry);
                 if !entries.is_empty() && bytes > max_bytes {
                     break;
                 }
@@ -209,7 +190,7 @@ impl Spool {
     ///
     /// # Errors
     /// Where the disk does not take that; then they are still there.
-    pub fn remove(&self, entries: &[(u64, Entry)]) -> Result<(), Error> {
+    pub fn remove(&self, entries: &[(u64, OwnedRecord)]) -> Result<(), Error> {
         let mut state = self.state();
         attempt("take messages out of", || {
             let transaction = self.database.begin_write()?;
@@ -222,7 +203,7 @@ impl Spool {
             Ok(())
         })?;
         state.level.messages -= entries.len() as u64;
-        state.level.bytes -= entries.iter().map(|(_, entry)| entry.bytes()).sum::<u64>();
+        state.level.bytes -= size_of_all(entries.iter().map(|(_, entry)| entry));
         Ok(())
     }
 
@@ -265,14 +246,14 @@ mod tests {
         }
     }
 
-    fn entry(number: u64, payload_bytes: usize) -> Entry {
+    fn entry(number: u64, payload_bytes: usize) -> OwnedRecord {
         let headers = OwnedHeaders::new().insert(Header { key: "mqtt.topic", value: Some("plants/7") });
         let payload = vec![number as u8; payload_bytes];
-        Entry::of(Record { key: &number.to_be_bytes(), payload: &payload, headers, timestamp_millis: 7 })
+        Record { key: &number.to_be_bytes(), payload: &payload, headers, timestamp_millis: 7 }.into_owned()
     }
 
-    fn keys(entries: &[(u64, Entry)]) -> Vec<u64> {
-        let key = |entry: &Entry| u64::from_be_bytes(entry.key.as_slice().try_into().unwrap());
+    fn keys(entries: &[(u64, OwnedRecord)]) -> Vec<u64> {
+        let key = |entry: &OwnedRecord| u64::from_be_bytes(entry.key.as_slice().try_into().unwrap());
         entries.iter().map(|(_, entry)| key(entry)).collect()
     }
 

@@ -25,7 +25,7 @@ use rdkafka::{
 use snafu::{OptionExt, Snafu};
 use tokio::sync::Notify;
 
-pub use self::stub::Stub;
+pub use self::stub::{stub_of, stub_of_refused};
 
 /// How long to wait for Kafka's answer to a question about the topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ pub struct Delivery {
     /// Why Kafka did not take it; `None` when it did.
     pub error: Option<RDKafkaErrorCode>,
     /// What to send in its place, where no record of the topic can hold it.
-    pub stub: Option<Box<Stub>>,
+    pub stub: Option<Box<OwnedRecord>>,
 }
 
 /// The delivery reports that nobody has looked at yet.
@@ -137,6 +137,35 @@ pub struct Record<'a> {
     pub headers: OwnedHeaders,
     /// The record's time, milliseconds since 1970.
     pub timestamp_millis: i64,
+}
+
+/// One record that owns what it holds.
+#[derive(Clone, Debug)]
+pub struct OwnedRecord {
+    /// Decides the partition.
+    pub key: Vec<u8>,
+    /// The value.
+    pub payload: Vec<u8>,
+    /// The headers.
+    pub headers: OwnedHeaders,
+    /// The record's time, milliseconds since 1970.
+    pub timestamp_millis: i64,
+}
+
+impl Record<'_> {
+    /// The record, copied.
+    pub fn into_owned(self) -> OwnedRecord {
+        let Self { key, payload, headers, timestamp_millis } = self;
+        OwnedRecord { key: key.to_owned(), payload: payload.to_owned(), headers, timestamp_millis }
+    }
+}
+
+impl OwnedRecord {
+    /// The record to send.
+    pub fn record(&self) -> Record<'_> {
+        let Self { key, payload, headers, timestamp_millis } = self;
+        Record { key, payload, headers: headers.clone(), timestamp_millis: *timestamp_millis }
+    }
 }
 
 impl Producer {
@@ -311,7 +340,7 @@ impl ProducerContext for Reporter {
         // Refused is the batch. Only of a record that was sent alone is it known that it is the one.
         let was_alone = message.payload_len() + message.key_len() >= *batch_bytes;
         let stub = (error == RDKafkaErrorCode::MessageSizeTooLarge && was_alone)
-            .then(|| Stub::of_refused(message).map(Box::new))
+            .then(|| stub_of_refused(message).map(Box::new))
             .flatten();
         deliveries.report(Delivery { sequence, error: Some(error), stub });
     }

@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use super::kafka::{Deliveries, Delivery, Record};
+use super::kafka::{Deliveries, Delivery, OwnedRecord, Record};
 use crate::{
-    spool::{Entry, Spool},
+    spool::{Spool, size},
     telemetry::chain,
 };
 
@@ -28,7 +28,7 @@ const LOOK_FOR_ROOM: Duration = Duration::from_millis(50);
 /// Writes into the spool. Dropping it drops what is not in the spool yet.
 pub struct SpoolWriter {
     /// `None` once it is dropped.
-    entries: Option<Sender<(usize, Entry)>>,
+    entries: Option<Sender<(usize, OwnedRecord)>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,7 +65,7 @@ impl SpoolWriter {
     pub fn send(&self, sequence: usize, record: Record<'_>) {
         if let Some(entries) = &self.entries {
             // Its thread is gone after a failure only, and that is told.
-            let _ = entries.send((sequence, Entry::of(record)));
+            let _ = entries.send((sequence, record.into_owned()));
         }
     }
 
@@ -97,17 +97,17 @@ impl Drop for SpoolWriter {
 }
 
 impl Shared {
-    fn write(&self, waiting: &Receiver<(usize, Entry)>) {
+    fn write(&self, waiting: &Receiver<(usize, OwnedRecord)>) {
         let mut next = None;
         while let Some(first) = next.take().or_else(|| waiting.recv().ok()) {
-            let mut bytes = first.1.bytes();
+            let mut bytes = size(&first.1);
             let mut batch = vec![first];
             for one in iter::from_fn(|| waiting.try_recv().ok()) {
-                if bytes + one.1.bytes() > APPEND_BYTES {
+                if bytes + size(&one.1) > APPEND_BYTES {
                     next = Some(one);
                     break;
                 }
-                bytes += one.1.bytes();
+                bytes += size(&one.1);
                 batch.push(one);
             }
             while !self.spool.has_room(bytes) && !self.is_over() {
@@ -118,7 +118,7 @@ impl Shared {
             if self.is_over() {
                 return;
             }
-            let (sequences, entries): (Vec<usize>, Vec<Entry>) = batch.into_iter().unzip();
+            let (sequences, entries): (Vec<usize>, Vec<OwnedRecord>) = batch.into_iter().unzip();
             if let Err(error) = self.spool.append(&entries) {
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain(&error));
                 return;

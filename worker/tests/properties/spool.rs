@@ -6,8 +6,8 @@ use crds::worker::SpoolConfig;
 use proptest::prelude::*;
 use rdkafka::message::OwnedHeaders;
 use worker::{
-    sink::kafka::Record,
-    spool::{Entry, Spool},
+    sink::kafka::{OwnedRecord, Record},
+    spool::{Spool, size_of_all},
 };
 
 const VOLUME: SpoolConfig = SpoolConfig { volume_bytes: 4 << 20, closing: false };
@@ -48,13 +48,13 @@ impl Drop for Directory {
     }
 }
 
-fn entry(number: u64, payload_bytes: usize) -> Entry {
+fn entry(number: u64, payload_bytes: usize) -> OwnedRecord {
     let (headers, payload) = (OwnedHeaders::new(), vec![number as u8; payload_bytes]);
-    Entry::of(Record { key: &number.to_be_bytes(), payload: &payload, headers, timestamp_millis: 7 })
+    Record { key: &number.to_be_bytes(), payload: &payload, headers, timestamp_millis: 7 }.into_owned()
 }
 
-fn numbers(entries: &[(u64, Entry)]) -> Vec<u64> {
-    let number = |entry: &Entry| u64::from_be_bytes(entry.record().key.try_into().unwrap());
+fn numbers(entries: &[(u64, OwnedRecord)]) -> Vec<u64> {
+    let number = |entry: &OwnedRecord| u64::from_be_bytes(entry.record().key.try_into().unwrap());
     entries.iter().map(|(_, entry)| number(entry)).collect()
 }
 
@@ -72,7 +72,7 @@ proptest! {
             match step {
                 Step::Append(count, size) => {
                     let entries: Vec<_> = (next..next + count).map(|number| entry(number, size)).collect();
-                    if spool.has_room(entries.iter().map(Entry::bytes).sum()) {
+                    if spool.has_room(size_of_all(&entries)) {
                         spool.append(&entries).unwrap();
                         model.extend(next..next + count);
                         next += count;

@@ -4,66 +4,41 @@
 use std::borrow::Cow;
 
 use crds::names::MAX_STUB_PAYLOAD_BYTES;
-use rdkafka::{
-    Message,
-    message::{BorrowedMessage, OwnedHeaders},
-};
+use rdkafka::{Message, message::BorrowedMessage};
 use sha2::{Digest, Sha256};
 
-use super::Record;
+use super::{OwnedRecord, Record};
 use crate::headers::{self, Stub as Mark};
 
-/// A record that owns what it holds.
-#[derive(Debug)]
-pub struct Stub {
-    key: Vec<u8>,
-    payload: Vec<u8>,
-    headers: OwnedHeaders,
-    timestamp_millis: i64,
+/// A stub of `record`, with `room` bytes of the payload at most.
+pub fn stub_of(record: Record<'_>, room: usize) -> OwnedRecord {
+    let Record { key, payload, headers, timestamp_millis } = record;
+    let mark = Mark {
+        reason: Cow::Borrowed(crds::names::header::STUB_RECORD_TOO_LARGE),
+        payload_bytes: payload.len() as u64,
+        payload_sha256: Sha256::digest(payload).into(),
+    };
+    let kept = payload.len().min(MAX_STUB_PAYLOAD_BYTES).min(room);
+    Record { key, payload: &payload[..kept], headers: headers::mark_stub(headers, &mark), timestamp_millis }
+        .into_owned()
 }
 
-impl Stub {
-    /// A stub of `record`, with `room` bytes of the payload at most.
-    pub fn of(record: Record<'_>, room: usize) -> Self {
-        let Record { key, payload, headers, timestamp_millis } = record;
-        let mark = Mark {
-            reason: Cow::Borrowed(crds::names::header::STUB_RECORD_TOO_LARGE),
-            payload_bytes: payload.len() as u64,
-            payload_sha256: Sha256::digest(payload).into(),
-        };
-        let kept = payload.len().min(MAX_STUB_PAYLOAD_BYTES).min(room);
-        Self {
-            key: key.to_owned(),
-            payload: payload[..kept].to_owned(),
-            headers: headers::mark_stub(headers, &mark),
-            timestamp_millis,
-        }
+/// A stub of a record that Kafka refused; a smaller one, where it was a stub already. None where there is nothing left
+/// to leave out.
+pub fn stub_of_refused(message: &BorrowedMessage<'_>) -> Option<OwnedRecord> {
+    let payload = message.payload().unwrap_or_default();
+    // Half of it at most: the limit is not known here, only that this was above it.
+    let room = payload.len() / 2;
+    let headers = message.headers()?.detach();
+    let key = message.key().unwrap_or_default();
+    // librdkafka no longer tells the time of a record that failed; the bridge gives it that of the arrival.
+    let (timestamp_millis, is_stub) = headers::decode(&headers)
+        .map(|origin| (origin.ingested_at.as_millisecond(), origin.stub.is_some()))?;
+    if !is_stub {
+        return Some(stub_of(Record { key, payload, headers, timestamp_millis }, room));
     }
-
-    /// A stub of a record that Kafka refused; a smaller one, where it was a stub already. None where there is
-    /// nothing left to leave out.
-    pub fn of_refused(message: &BorrowedMessage<'_>) -> Option<Self> {
-        let payload = message.payload().unwrap_or_default();
-        // Half of it at most: the limit is not known here, only that this was above it.
-        let room = payload.len() / 2;
-        let headers = message.headers()?.detach();
-        let key = message.key().unwrap_or_default();
-        // librdkafka no longer tells the time of a record that failed; the bridge gives it that of the arrival.
-        let (timestamp_millis, is_stub) = headers::decode(&headers)
-            .map(|origin| (origin.ingested_at.as_millisecond(), origin.stub.is_some()))?;
-        if !is_stub {
-            return Some(Self::of(Record { key, payload, headers, timestamp_millis }, room));
-        }
-        let (key, payload) =
-            (key.to_owned(), payload.get(..room).filter(|_| !payload.is_empty())?.to_owned());
-        Some(Self { key, payload, headers, timestamp_millis })
-    }
-
-    /// The record to send.
-    pub fn record(&self) -> Record<'_> {
-        let Self { key, payload, headers, timestamp_millis } = self;
-        Record { key, payload, headers: headers.clone(), timestamp_millis: *timestamp_millis }
-    }
+    let payload = payload.get(..room).filter(|_| !payload.is_empty())?;
+    Some(Record { key, payload, headers, timestamp_millis }.into_owned())
 }
 
 #[cfg(test)]
@@ -73,7 +48,7 @@ mod tests {
     use super::*;
     use crate::headers::Origin;
 
-    fn stub(payload: &[u8], room: usize) -> Stub {
+    fn stub(payload: &[u8], room: usize) -> OwnedRecord {
         let origin = Origin {
             topic: "plants/7".into(),
             qos: 1,
@@ -85,7 +60,7 @@ mod tests {
             stub: None,
         };
         let headers = headers::encode(&origin, 0);
-        Stub::of(Record { key: b"plants/7", payload, headers, timestamp_millis: 7 }, room)
+        stub_of(Record { key: b"plants/7", payload, headers, timestamp_millis: 7 }, room)
     }
 
     #[test]

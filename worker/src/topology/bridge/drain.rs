@@ -24,9 +24,9 @@ use super::{
 };
 use crate::{
     secrets::Secrets,
-    sink::kafka::{Delivery, Producer},
+    sink::kafka::{Delivery, OwnedRecord, Producer},
     source::mqtt::Failure,
-    spool::{Entry, Spool},
+    spool::Spool,
     telemetry::chain,
 };
 
@@ -175,7 +175,7 @@ impl Draining {
                 continue;
             }
             let (delivered, outcome) = self.send(&producer, &chunk).await;
-            let gone: Vec<(u64, Entry)> = (chunk.into_iter().enumerate())
+            let gone: Vec<(u64, OwnedRecord)> = (chunk.into_iter().enumerate())
                 .filter_map(|(index, entry)| delivered.contains(&index).then_some(entry))
                 .collect();
             self.metrics.delivered.inc_by(gone.len() as u64);
@@ -191,7 +191,7 @@ impl Draining {
     async fn send(
         &self,
         producer: &Producer,
-        chunk: &[(u64, Entry)],
+        chunk: &[(u64, OwnedRecord)],
     ) -> (HashSet<usize>, Result<(), Failure>) {
         let mut delivered = HashSet::new();
         let not_queued = |error: KafkaError| Failure {

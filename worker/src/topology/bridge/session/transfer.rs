@@ -11,7 +11,7 @@ use crate::{
     failpoint::{self, Point},
     headers::{self, Origin},
     key::record_key,
-    sink::kafka::{Delivery, Record, Stub},
+    sink::kafka::{Delivery, OwnedRecord, Record, stub_of},
     source::mqtt::{Failure, Message},
     topology::bridge::{metrics::FailureKind, outlet},
 };
@@ -59,7 +59,7 @@ impl Session<'_> {
         };
         state.used = true;
         if payload.len() > room {
-            self.send_stub(&mut state, sequence, &Stub::of(record, room))?;
+            self.send_stub(&mut state, sequence, &stub_of(record, room))?;
         } else {
             self.send(sequence, record)?;
         }
@@ -75,7 +75,7 @@ impl Session<'_> {
     }
 
     /// Sends what stands for a message that no record can hold. The message itself would stand in the way for ever.
-    fn send_stub(&self, state: &mut State<'_>, sequence: usize, stub: &Stub) -> Result<(), Failure> {
+    fn send_stub(&self, state: &mut State<'_>, sequence: usize, stub: &OwnedRecord) -> Result<(), Failure> {
         tracing::error!("A message is larger than a record of the topic may be: a stub stands for it");
         self.parts.metrics.failed(FailureKind::RecordTooLarge);
         state.stubbed = true;
