@@ -14,6 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backon::BackoffBuilder;
+use crds::{
+    names::SecretPurpose,
+    worker::{BridgeConfig, KafkaConfig, Retirement},
+};
+
 use self::{
     drain::Drain,
     metrics::BridgeMetrics,
@@ -31,11 +37,6 @@ use crate::{
     },
     spool::Spool,
     telemetry,
-};
-use backon::BackoffBuilder;
-use crds::{
-    names::SecretPurpose,
-    worker::{BridgeConfig, KafkaConfig, Retirement},
 };
 
 /// The shortest and the longest wait between two attempts. The longest is well below the liveness limit.

@@ -1,6 +1,6 @@
-//! One session: one MQTT connection, one producer, one window.
+//! One session: one MQTT connection, one outlet, one window.
 //!
-//! Everything runs on one task. `drive` polls the connection and sends what arrives to Kafka; `settle_deliveries`
+//! Everything runs on one task. `drive` polls the connection and sends what arrives to the outlet; `settle_deliveries`
 //! takes the delivery reports and queues the acknowledgements that are due; `watch` keeps health and gauges;
 //! `leave` ends it all in order. Only `drive` ever waits for the broker, and it is never dropped half-way while the
 //! session lasts: a poll that was cut off could have written half of what it took.
