@@ -9,8 +9,7 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgTypeInfo, types::Oid},
 };
 
-/// The length that stands for NULL.
-const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+use super::encode::NULL;
 
 /// The fields of rows in binary COPY form, row by row, each with its length in front.
 #[derive(Clone, Debug)]

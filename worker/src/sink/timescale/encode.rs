@@ -199,7 +199,7 @@ impl RowEncoder {
 }
 
 /// The length that stands for NULL.
-const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+pub const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
 impl Field {
     fn unused(name: &str) -> Self {
