@@ -269,15 +269,17 @@ impl Workers {
 impl LiveChild {
     /// Whether the pods of this workload mount the spool's volume.
     pub fn mounts_spool(&self) -> bool {
-        let volumes = self.object.data.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
-        volumes.is_some_and(|volumes| volumes.iter().any(|volume| volume["name"] == pod::SPOOL_VOLUME))
+        self.volume(pod::SPOOL_VOLUME).is_some()
     }
 
     /// The ConfigMap that the pods of this workload read.
     pub fn configuration(&self) -> Option<&str> {
+        self.volume(pod::CONFIG_VOLUME)?.pointer("/configMap/name")?.as_str()
+    }
+
+    fn volume(&self, name: &str) -> Option<&Value> {
         let volumes = self.object.data.pointer("/spec/template/spec/volumes")?.as_array()?;
-        let volume = volumes.iter().find(|volume| volume["name"] == pod::CONFIG_VOLUME)?;
-        volume.pointer("/configMap/name")?.as_str()
+        volumes.iter().find(|volume| volume["name"] == name)
     }
 }
 
