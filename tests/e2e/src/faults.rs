@@ -46,6 +46,7 @@ use crate::{
     manifest::set,
     report::report,
     scenario::Scenario,
+    volume,
     wait::eventually,
 };
 
@@ -133,9 +134,6 @@ pub async fn run(fault: &Fault, is_short: bool) -> Result<Outcome> {
     }
     clean_up();
     let cleaned = test.clean_up().await;
-    if fault.has_spool {
-        spool::remove_volume(&test).await?;
-    }
     let outcome = result?;
     cleaned?;
     Ok(outcome)
@@ -144,7 +142,8 @@ pub async fn run(fault: &Fault, is_short: bool) -> Result<Outcome> {
 async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome> {
     let mut manifest = manifest(test, fault.comparison)?;
     if fault.has_spool {
-        manifest = spool::with_volume(test, manifest).await?;
+        volume::make(test).await?;
+        manifest = volume::with_spool(test, manifest)?;
     }
     test.start(&manifest).await?;
     let memory = Memory::watch(test.clone());

@@ -13,6 +13,7 @@ pub mod mqtt;
 pub mod pods;
 pub mod report;
 pub mod scenario;
+pub mod volume;
 pub mod wait;
 
 /// The result of a step of a scenario; its error says what was tried, in words.

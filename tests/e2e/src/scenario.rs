@@ -31,6 +31,7 @@ use crate::{
     kafka::Kafka,
     manifest,
     report::report,
+    volume,
     wait::eventually,
 };
 
@@ -120,7 +121,8 @@ impl Scenario {
         })
     }
 
-    /// Leaves nothing: the pipelines first, so that the operator still sees them go; then what they were told to keep.
+    /// Leaves nothing: the pipelines first, so that the operator still sees them go; then what they were told to keep,
+    /// and a volume, if one was made.
     ///
     /// # Errors
     /// Fails where something stays.
@@ -136,7 +138,7 @@ impl Scenario {
         gone.with_whatever_context(|_| format!("failed to delete the namespace {}", self.namespace))?;
         self.kafka.delete(&self.topic()).await?;
         self.database.execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&self.schema()))).await?;
-        Ok(())
+        volume::remove(self).await
     }
 
     /// The pipeline's topic.
@@ -356,6 +358,12 @@ impl Scenario {
 pub fn condition(pipeline: &IoTPipeline, wanted: ConditionType) -> Option<&Condition> {
     let wanted: &str = wanted.into();
     pipeline.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == wanted)
+}
+
+/// How many messages are in a pipeline's spool, in two digits; `None` where it has none.
+pub fn spooled(pipeline: &IoTPipeline) -> Option<i64> {
+    let bridge = pipeline.status.as_ref()?.bridge.as_ref()?;
+    Some(bridge.spool?.messages)
 }
 
 async fn create_namespace(cluster: &Cluster, name: &str) -> Result<()> {
