@@ -41,10 +41,22 @@ impl Cluster {
     /// # Errors
     /// Fails where the API server does.
     pub async fn remove_at_once(&self, pod: &Pod) -> Result<()> {
+        self.delete_pod(pod, &DeleteParams::default().grace_period(0)).await
+    }
+
+    /// Removes a pod and gives it its time, as `kubectl delete pod` does. Nothing takes its place before its containers
+    /// have ended.
+    ///
+    /// # Errors
+    /// Fails where the API server does.
+    pub async fn remove_in_order(&self, pod: &Pod) -> Result<()> {
+        self.delete_pod(pod, &DeleteParams::default()).await
+    }
+
+    async fn delete_pod(&self, pod: &Pod, how: &DeleteParams) -> Result<()> {
         let name = pod.name_any();
-        let at_once = DeleteParams::default().grace_period(0);
         self.api::<Pod>(&pod.namespace().unwrap_or_default())
-            .delete(&name, &at_once)
+            .delete(&name, how)
             .await
             .with_whatever_context(|_| format!("failed to delete the pod {name}"))?;
         Ok(())

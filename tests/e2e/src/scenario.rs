@@ -12,12 +12,12 @@ use crds::{
 use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Namespace, Pod, Secret},
+    api::core::v1::{Event, Namespace, Pod, Secret},
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use snafu::{FromString, OptionExt, Report, ResultExt, Whatever};
@@ -44,6 +44,8 @@ const READY: Duration = Duration::from_secs(120);
 const GONE: Duration = Duration::from_secs(240);
 /// How long rows may take from the broker's acknowledgement to the database, seconds.
 const DRAINED: Duration = Duration::from_secs(180);
+/// How long an Event may take after what it tells of.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// What a scenario works with.
 #[derive(Clone)]
@@ -240,6 +242,29 @@ impl Scenario {
         let is_wanted = |pipeline: Option<&IoTPipeline>| pipeline.is_some_and(&wanted);
         let found = self.cluster.wait_until(pipelines, PIPELINE, what, READY, is_wanted).await?;
         found.whatever_context("the pipeline is gone")
+    }
+
+    /// Waits until an Event of the pipeline with this reason says this, among other things.
+    ///
+    /// # Errors
+    /// Fails after a minute, with what Events of the reason say.
+    pub async fn told(&self, reason: &str, what: &str) -> Result<()> {
+        eventually(TOLD, &format!("an Event {reason} says \"{what}\""), async || {
+            let notes = self.events(reason).await?;
+            Ok(notes.iter().any(|note| note.contains(what)).then_some(()).ok_or(format!("{notes:?}")))
+        })
+        .await
+    }
+
+    /// What the Events of the pipeline with this reason say.
+    ///
+    /// # Errors
+    /// Fails where the API server does.
+    pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
+        let wanted = ListParams::default().fields(&format!("involvedObject.name={PIPELINE},reason={reason}"));
+        let events = self.cluster.api::<Event>(&self.namespace).list(&wanted).await;
+        let events = events.whatever_context("failed to list the Events")?;
+        Ok(events.items.into_iter().filter_map(|event| event.message).collect())
     }
 
     /// Deletes a pipeline and waits until it and its pods are gone.

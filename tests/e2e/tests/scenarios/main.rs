@@ -16,4 +16,5 @@ mod lifecycle;
 mod secrets;
 mod secured;
 mod sessions;
+mod spool;
 mod suspension;
