@@ -13,6 +13,7 @@ mod delivery;
 mod drift;
 mod external;
 mod lifecycle;
+mod nodes;
 mod secrets;
 mod secured;
 mod sessions;
