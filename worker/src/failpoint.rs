@@ -1,6 +1,8 @@
-//! Named points at which the proof of delivery has a worker end as by a crash: at once, with nothing flushed or
-//! closed. They do nothing without the feature `failpoints`, which nothing that is shipped has.
+//! What the proof of delivery does to a worker from inside: it ends as by a crash, at once and with nothing flushed or
+//! closed, at a named point; or its clock is wrong. Nothing happens without the feature `failpoints`, which nothing that
+//! is shipped has.
 
+use jiff::Timestamp;
 use strum::{Display, EnumString};
 
 /// Where a worker ends.
@@ -25,8 +27,15 @@ pub fn reach(_: Point) {}
 #[inline]
 pub fn handle(_: &[u8]) {}
 
+/// What the time is taken for.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub fn skew(now: Timestamp) -> Timestamp {
+    now
+}
+
 #[cfg(feature = "failpoints")]
-pub use self::armed::{arm, handle, reach};
+pub use self::armed::{arm, handle, reach, set_clock, skew};
 
 /// The payload that ends whoever handles it.
 #[cfg(feature = "failpoints")]
@@ -34,12 +43,28 @@ pub const POISON: &[u8] = b"failpoint: end";
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+
+    use jiff::{SignedDuration, Timestamp};
 
     use super::{POISON, Point};
 
     /// The number of the armed point, counted from one.
     static ARMED: AtomicU8 = AtomicU8::new(0);
+
+    /// By how much the clock is ahead, seconds.
+    static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+    /// Sets the clock ahead by so many seconds, or back.
+    pub fn set_clock(ahead: i64) {
+        tracing::warn!(ahead, "The clock is wrong, as was asked");
+        AHEAD.store(ahead, Ordering::Relaxed);
+    }
+
+    /// What the time is taken for.
+    pub fn skew(now: Timestamp) -> Timestamp {
+        now.saturating_add(SignedDuration::from_secs(AHEAD.load(Ordering::Relaxed))).unwrap_or(now)
+    }
 
     /// Has the process end when it is there the next time.
     pub fn arm(point: Point) {

@@ -46,7 +46,9 @@ fn router(health: Health, metrics: Metrics) -> Router {
         .with_state(health)
         .route("/metrics", get(encode_metrics).with_state(metrics));
     #[cfg(feature = "failpoints")]
-    let router = router.route("/failpoints/{point}", axum::routing::post(arm_failpoint));
+    let router = router
+        .route("/failpoints/{point}", axum::routing::post(arm_failpoint))
+        .route("/clock/{ahead}", axum::routing::post(set_clock));
     router
 }
 
@@ -55,6 +57,11 @@ async fn arm_failpoint(axum::extract::Path(point): axum::extract::Path<String>) 
     let Ok(point) = point.parse() else { return StatusCode::NOT_FOUND };
     crate::failpoint::arm(point);
     StatusCode::OK
+}
+
+#[cfg(feature = "failpoints")]
+async fn set_clock(axum::extract::Path(ahead): axum::extract::Path<i64>) {
+    crate::failpoint::set_clock(ahead);
 }
 
 async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {

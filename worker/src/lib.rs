@@ -4,6 +4,7 @@
 //! It has no Kubernetes client. What it shall do it reads from one file, `crds::worker::WorkerConfig`; how it
 //! fares it answers over HTTP.
 
+pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod failpoint;

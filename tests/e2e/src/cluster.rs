@@ -212,6 +212,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Sets a worker's clock ahead by so many seconds, or back.
+    ///
+    /// # Errors
+    /// Fails where the worker was built without the feature `failpoints`.
+    pub async fn set_clock(&self, pod: &Pod, ahead: i64) -> Result<()> {
+        let namespace = pod.namespace().unwrap_or_default();
+        self.ask_pod(http::Method::POST, &namespace, &pod.name_any(), &format!("clock/{ahead}")).await?;
+        Ok(())
+    }
+
     async fn ask_pod(&self, method: http::Method, namespace: &str, pod: &str, path: &str) -> Result<String> {
         let port = crds::names::WORKER_HTTP_PORT;
         let request = http::Request::builder()

@@ -93,6 +93,10 @@ pub fn refusal(topic: &str, code: RDKafkaErrorCode) -> String {
             ": grant the bridge's Kafka user WRITE on the topic, and before Kafka 3.0 IDEMPOTENT_WRITE on the cluster \
              (docs/security.md lists all rights)"
         }
+        RDKafkaErrorCode::InvalidTimestamp => {
+            ": the clock of the bridge's node and that of Kafka differ by more than message.timestamp.after.max.ms or \
+             message.timestamp.before.max.ms of the topic allows; set the clock right, and what waits is sent again"
+        }
         _ => "",
     };
     format!("Kafka refuses records of the topic {topic} with {code:?}{advice}")

@@ -1,5 +1,7 @@
 //! Acknowledgements: in the order of the messages, each once, and none before its message and all before it are safe.
 
+use std::time::Instant;
+
 use proptest::{prelude::*, sample::Index};
 use worker::source::mqtt::window::Window;
 
@@ -38,7 +40,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Arrive(bytes) => {
-                    let sequence = window.push(bytes, 7, Some(known.len()));
+                    let sequence = window.push(bytes, Instant::now(), Some(known.len()));
                     known.push(Known { sequence, bytes, is_safe: false, is_acknowledged: false });
                 }
                 Step::Deliver(index) if !known.is_empty() => {

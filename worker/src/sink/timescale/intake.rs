@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use rdkafka::{
     Message,
     message::{BorrowedMessage, Headers},
@@ -27,7 +26,7 @@ use super::{
     readiness::{Obstacle, Readiness},
 };
 use crate::{
-    headers,
+    clock, headers,
     health::problem,
     rejection::{Reason, Rejection, Stage},
     source::kafka::RecordSink,
@@ -91,7 +90,7 @@ impl Intake {
             spare: Some(Batch::new()),
             batches,
             keeps_messages,
-            now: now(),
+            now: clock::now_micros(),
         }
     }
 
@@ -177,7 +176,7 @@ impl RecordSink for Intake {
     }
 
     fn turn(&mut self) {
-        self.now = now();
+        self.now = clock::now_micros();
         self.take_back();
         let has_waited = self.batch.as_ref().is_some_and(|batch| !batch.is_empty() && batch.age() >= LINGER);
         // While the writer is busy the batch goes on filling: larger batches are cheaper.
@@ -226,9 +225,4 @@ fn headers_as_json(message: &BorrowedMessage<'_>) -> Option<String> {
     let object: BTreeMap<String, Option<String>> =
         headers.iter().map(|header| (text(header.key.as_bytes()), header.value.map(text))).collect();
     serde_json::to_string(&object).ok()
-}
-
-/// Microseconds since 1970.
-pub fn now() -> i64 {
-    Timestamp::now().as_microsecond()
 }

@@ -24,7 +24,6 @@ use super::{
     batch::Batch,
     connect::Connector,
     failure::{Failure, classify, classify_connect, classify_transaction, data_error},
-    intake::now,
     limit::RowLimit,
     metrics::ProcessorMetrics,
     readiness::{Obstacle, Readiness},
@@ -33,6 +32,7 @@ use super::{
     transaction::{self, Scope},
 };
 use crate::{
+    clock,
     health::problem,
     rejection::{Reason, Rejection, Stage},
     shutdown::Shutdown,
@@ -221,7 +221,7 @@ impl Work {
             self.writer.assignment.advance(part.partition, part.epoch, part.next_offset());
             positions.push((part.partition, part.next_offset()));
         }
-        self.writer.metrics.committed(batch, repeated, duration, now());
+        self.writer.metrics.committed(batch, repeated, duration, clock::now_micros());
         self.writer.mirror.show(&positions);
         if self.attempts > 0 {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
@@ -371,7 +371,7 @@ impl Work {
 fn outage_pause(attempts: u32) -> Duration {
     let (first, longest) = OUTAGE_PAUSES;
     let pause = first.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(longest);
-    let jitter = f64::from(now().unsigned_abs() as u32 % 1000) / 1000.0;
+    let jitter = f64::from(clock::now_micros().unsigned_abs() as u32 % 1000) / 1000.0;
     pause.mul_f64(0.5 + jitter / 2.0)
 }
 

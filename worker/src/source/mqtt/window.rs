@@ -3,7 +3,7 @@
 //! MQTT wants acknowledgements in the order of the messages (MQTT-4.6.0-2), while Kafka's partitions deliver in
 //! any order. So an acknowledgement is due once its message and all before it are delivered.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 /// How many more than the receive maximum are let in before reading stops: brokers count generously (Mosquitto
 /// sends one more), and where reading stops the keep-alive does too.
@@ -23,7 +23,7 @@ pub struct Window<A> {
 struct Entry<A> {
     ack: Option<A>,
     bytes: u64,
-    received_micros: i64,
+    arrived: Instant,
     delivered: bool,
 }
 
@@ -35,18 +35,17 @@ impl<A> Window<A> {
     }
 
     /// Takes a message in; answers the sequence number under which it will be delivered.
-    pub fn push(&mut self, bytes: u64, received_micros: i64, ack: Option<A>) -> usize {
-        self.entries.push_back(Entry { ack, bytes, received_micros, delivered: false });
+    pub fn push(&mut self, bytes: u64, arrived: Instant, ack: Option<A>) -> usize {
+        self.entries.push_back(Entry { ack, bytes, arrived, delivered: false });
         self.bytes += bytes;
         self.first_sequence.wrapping_add(self.entries.len() - 1)
     }
 
-    /// A message is safe downstream. Answers when it was received, microseconds since 1970; `None` where no
-    /// such message waits.
-    pub fn deliver(&mut self, sequence: usize) -> Option<i64> {
+    /// A message is safe downstream. Answers when it arrived; `None` where no such message waits.
+    pub fn deliver(&mut self, sequence: usize) -> Option<Instant> {
         let entry = self.entries.get_mut(sequence.wrapping_sub(self.first_sequence))?;
         let first_time = !std::mem::replace(&mut entry.delivered, true);
-        first_time.then_some(entry.received_micros)
+        first_time.then_some(entry.arrived)
     }
 
     /// The oldest message, if it is delivered, with its acknowledgement (`None` inside at QoS 0).
@@ -80,9 +79,9 @@ impl<A> Window<A> {
         self.bytes
     }
 
-    /// When the oldest waiting message was received, microseconds since 1970.
-    pub fn oldest_micros(&self) -> Option<i64> {
-        self.entries.front().map(|entry| entry.received_micros)
+    /// When the oldest waiting message arrived.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.entries.front().map(|entry| entry.arrived)
     }
 }
 
@@ -97,7 +96,7 @@ mod tests {
     #[test]
     fn acknowledgements_are_due_in_the_order_of_the_messages() {
         let mut window = Window::new(10, 1000);
-        let [a, b, c] = ['a', 'b', 'c'].map(|ack| window.push(1, 0, Some(ack)));
+        let [a, b, c] = ['a', 'b', 'c'].map(|ack| window.push(1, Instant::now(), Some(ack)));
         window.deliver(c);
         assert_eq!(due(&mut window), "");
         window.deliver(a);
@@ -110,8 +109,8 @@ mod tests {
     #[test]
     fn a_message_without_acknowledgement_holds_its_place() {
         let mut window = Window::new(10, 1000);
-        let at_most_once = window.push(1, 0, None);
-        let at_least_once = window.push(1, 0, Some('b'));
+        let at_most_once = window.push(1, Instant::now(), None);
+        let at_least_once = window.push(1, Instant::now(), Some('b'));
         window.deliver(at_least_once);
         assert_eq!(due(&mut window), "");
         window.deliver(at_most_once);
@@ -121,8 +120,9 @@ mod tests {
     #[test]
     fn a_delivery_counts_once_and_only_for_waiting_messages() {
         let mut window = Window::new(10, 1000);
-        let a = window.push(1, 77, Some('a'));
-        assert_eq!(window.deliver(a), Some(77));
+        let arrived = Instant::now();
+        let a = window.push(1, arrived, Some('a'));
+        assert_eq!(window.deliver(a), Some(arrived));
         assert_eq!(window.deliver(a), None);
         assert_eq!(due(&mut window), "a");
         assert_eq!(window.deliver(a), None, "gone");
@@ -132,9 +132,9 @@ mod tests {
     #[test]
     fn bytes_and_count_fill_the_window_and_delivery_alone_does_not_empty_it() {
         let mut window = Window::new(2, 100);
-        let a = window.push(99, 0, Some('a'));
+        let a = window.push(99, Instant::now(), Some('a'));
         assert!(!window.is_full());
-        let b = window.push(1, 0, Some('b'));
+        let b = window.push(1, Instant::now(), Some('b'));
         assert!(window.is_full(), "by bytes");
         window.deliver(b);
         assert!(window.is_full(), "b still waits for a");
@@ -142,11 +142,11 @@ mod tests {
         due(&mut window);
         assert_eq!((window.len(), window.bytes()), (0, 0));
         for _ in 0..3 {
-            window.push(1, 0, Some('x'));
+            window.push(1, Instant::now(), Some('x'));
         }
         assert!(!window.is_full(), "the receive maximum and one more: the keep-alive goes on");
         for _ in 3..2 + SLACK {
-            window.push(1, 0, None);
+            window.push(1, Instant::now(), None);
         }
         assert!(window.is_full(), "by count");
     }

@@ -6,10 +6,10 @@ use crds::pipeline::OnOffsetLost;
 
 use super::{Work, Writer};
 use crate::{
+    clock,
     sink::timescale::{
         batch::Batch,
         failure::{Failure, classify_kafka, classify_positions, classify_transaction},
-        intake::now,
         positions::{self, Gap},
         transaction::{self, Scope},
     },
@@ -114,7 +114,7 @@ impl Work {
         let repeated = transaction::write(connection, statements, repeats, scope, &batch, &[gap.next_offset])
             .await
             .map_err(|error| classify_transaction(&error))?;
-        self.writer.metrics.committed(&batch, repeated, begun.elapsed(), now());
+        self.writer.metrics.committed(&batch, repeated, begun.elapsed(), clock::now_micros());
         tracing::error!(
             partition,
             reason = problem.reason,

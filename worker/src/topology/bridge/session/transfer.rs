@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use crds::names::{MAX_STUB_PAYLOAD_BYTES, RECORD_FIXED_BYTES};
-use jiff::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{Parts, Phase, Session, State};
 use crate::{
+    clock,
     failpoint::{self, Point},
     headers::{self, Origin},
     key::record_key,
@@ -30,11 +30,12 @@ impl Session<'_> {
             state.turned_away = true;
             return Ok(());
         }
-        state.last_arrival = Instant::now();
-        let ingested_at = Timestamp::now();
+        let arrived = Instant::now();
+        state.last_arrival = arrived;
+        let ingested_at = clock::now();
         let payload_bytes = payload.len() as u64;
         self.parts.metrics.received(qos, payload_bytes, duplicate);
-        let sequence = state.window.push(payload_bytes, ingested_at.as_microsecond(), ack);
+        let sequence = state.window.push(payload_bytes, arrived, ack);
         let origin = Origin {
             topic: String::from_utf8_lossy(&topic),
             qos,
@@ -110,7 +111,7 @@ impl Session<'_> {
         let State { window, batch, unsettled, .. } = &mut *state;
         *unsettled = 0;
         outlet.deliveries().take(batch);
-        let now = if batch.is_empty() { 0 } else { Timestamp::now().as_microsecond() };
+        let now = Instant::now();
         let mut refused = None;
         let mut stubs = Vec::new();
         for Delivery { sequence, error, stub } in batch.drain(..) {
@@ -120,12 +121,12 @@ impl Session<'_> {
             }
             match error {
                 None => {
-                    let Some(received) = window.deliver(sequence) else { continue };
+                    let Some(arrived) = window.deliver(sequence) else { continue };
                     if outlet.spooling().is_some() {
                         metrics.spooled.inc();
                     } else {
                         metrics.delivered.inc();
-                        metrics.delivery_latency.observe((now - received) as f64 / 1e6);
+                        metrics.delivery_latency.observe((now - arrived).as_secs_f64());
                     }
                 }
                 Some(code) => {

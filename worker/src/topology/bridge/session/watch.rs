@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::time;
 
 use super::{Parts, Phase, Session};
@@ -77,9 +76,8 @@ impl Session<'_> {
 
     /// Whether a message has waited so long to be safe.
     fn is_late(&self, patience: Duration) -> bool {
-        let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
-        let oldest = self.state.borrow().window.oldest_micros();
-        oldest.is_some_and(|oldest| Timestamp::now().as_microsecond() - oldest > patience)
+        let oldest = self.state.borrow().window.oldest();
+        oldest.is_some_and(|arrived| arrived.elapsed() > patience)
     }
 
     /// Works out readiness and the gauges.
