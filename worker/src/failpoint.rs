@@ -2,7 +2,6 @@
 //! closed, at a named point; or its clock is wrong. Nothing happens without the feature `failpoints`, which nothing that
 //! is shipped has.
 
-use jiff::Timestamp;
 use strum::{Display, EnumString};
 
 /// Where a worker ends.
@@ -30,7 +29,7 @@ pub fn handle(_: &[u8]) {}
 /// What the time is taken for.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
-pub fn skew(now: Timestamp) -> Timestamp {
+pub fn skew(now: jiff::Timestamp) -> jiff::Timestamp {
     now
 }
 

@@ -5,11 +5,13 @@ mod account;
 mod away;
 mod catalogue;
 mod change;
+mod clock;
 mod crash;
 mod delay;
 mod disk;
 mod memory;
 mod network;
+mod replay;
 mod restore;
 mod secrets;
 mod spool;
@@ -46,7 +48,7 @@ use crate::{
     manifest::set,
     report::report,
     scenario::Scenario,
-    volume,
+    volume::{self, Volume},
     wait::eventually,
 };
 
@@ -76,8 +78,8 @@ pub struct Fault {
     pub name: &'static str,
     /// What may differ afterwards.
     pub comparison: Comparison,
-    /// Whether the bridge has a spool.
-    pub has_spool: bool,
+    /// The volume of the bridge's spool, where it has one.
+    spool: Option<Volume>,
     /// Makes it happen, and returns when it is over. Says what was seen of it; fails where it did not happen.
     inject: Injection,
 }
@@ -141,9 +143,9 @@ pub async fn run(fault: &Fault, is_short: bool) -> Result<Outcome> {
 
 async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome> {
     let mut manifest = manifest(test, fault.comparison)?;
-    if fault.has_spool {
-        volume::make(test).await?;
-        manifest = volume::with_spool(test, manifest)?;
+    if let Some(spool) = fault.spool {
+        volume::make(test, spool).await?;
+        manifest = volume::with_spool(test, spool, manifest)?;
     }
     test.start(&manifest).await?;
     let memory = Memory::watch(test.clone());

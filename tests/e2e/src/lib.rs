@@ -5,6 +5,7 @@ pub mod backends;
 pub mod bench;
 pub mod cluster;
 pub mod database;
+pub mod disk;
 pub mod faults;
 pub mod fleet;
 pub mod kafka;

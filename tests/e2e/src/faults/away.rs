@@ -9,8 +9,9 @@ use tokio::time::sleep;
 use super::{PATIENCE, Trial, crash::is_ready};
 use crate::{Result, wait::eventually};
 
-/// How long, seconds.
-const AWAY: u64 = 60;
+/// How long, seconds: a while, and so long that everything between has filled up.
+pub const A_MINUTE: u64 = 60;
+pub const TEN_MINUTES: u64 = 600;
 
 /// One of the servers on which a pipeline depends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,11 +79,11 @@ impl Backend {
     }
 }
 
-/// Takes a backend away for a while.
-pub async fn away(trial: &Trial<'_>, backend: Backend) -> Result<String> {
+/// Takes a backend away for so many seconds.
+pub async fn away(trial: &Trial<'_>, backend: Backend, seconds: u64) -> Result<String> {
     trial.at_random(500, 3_000).await;
     backend.scale(trial, 0).await?;
-    let gone = stays_away(trial, backend).await;
+    let gone = stays_away(trial, backend, seconds).await;
     backend.scale(trial, 1).await?;
     gone?;
     eventually(PATIENCE, &format!("{backend:?} is back"), async || {
@@ -91,16 +92,16 @@ pub async fn away(trial: &Trial<'_>, backend: Backend) -> Result<String> {
         Ok(is_back.then_some(()).ok_or(format!("{} pods", pods.len())))
     })
     .await?;
-    Ok(format!("{backend:?} was away for {:?}", trial.lasting(AWAY)))
+    Ok(format!("{backend:?} was away for {:?}", trial.lasting(seconds)))
 }
 
-async fn stays_away(trial: &Trial<'_>, backend: Backend) -> Result<()> {
+async fn stays_away(trial: &Trial<'_>, backend: Backend, seconds: u64) -> Result<()> {
     eventually(PATIENCE, &format!("{backend:?} is gone"), async || {
         let left = backend.pods(trial).await?.len();
         Ok((left == 0).then_some(()).ok_or(format!("{left} pods")))
     })
     .await?;
     trial.say(&format!("{backend:?} is gone"));
-    sleep(trial.lasting(AWAY)).await;
+    sleep(trial.lasting(seconds)).await;
     Ok(())
 }

@@ -6,14 +6,15 @@ use futures::FutureExt;
 use super::{
     Comparison::{Exact, MqttMayRepeat, UniqueBy},
     Fault, Injection,
-    away::{Backend::*, away},
-    change, crash, disk,
+    away::{A_MINUTE, Backend::*, TEN_MINUTES, away},
+    change, clock, crash, disk,
     network::{
         BRIDGE_KAFKA, BRIDGE_MOSQUITTO, ONE_PROCESSOR_KAFKA, PROCESSOR_DATABASE, PROCESSOR_KAFKA, cut,
         latency, resets,
     },
-    restore, secrets, spool, table,
+    replay, restore, secrets, spool, table,
 };
+use crate::volume::{ROOMY, Volume};
 
 /// The faults that run with `--short`.
 pub const SHORT: [&str; 8] = [
@@ -28,7 +29,7 @@ pub const SHORT: [&str; 8] = [
 ];
 
 /// All faults in the order in which they run.
-pub const FAULTS: [Fault; 33] = [
+pub const FAULTS: [Fault; 40] = [
     // Processes that end.
     fault("bridge-killed", UniqueBy, |trial| crash::workers(trial, Bridge).boxed_local()),
     fault("processor-killed", Exact, |trial| crash::workers(trial, Processor).boxed_local()),
@@ -46,10 +47,13 @@ pub const FAULTS: [Fault; 33] = [
         crash::at_point(trial, Processor, "after-commit").boxed_local()
     }),
     // Servers that are away.
-    fault("mosquitto-away", UniqueBy, |trial| away(trial, Mosquitto).boxed_local()),
-    fault("kafka-away", MqttMayRepeat, |trial| away(trial, Kafka).boxed_local()),
-    with_spool("kafka-away-with-spool", UniqueBy, |trial| spool::kafka_away(trial).boxed_local()),
-    fault("database-away", Exact, |trial| away(trial, Timescale).boxed_local()),
+    fault("mosquitto-away", UniqueBy, |trial| away(trial, Mosquitto, A_MINUTE).boxed_local()),
+    fault("kafka-away", MqttMayRepeat, |trial| away(trial, Kafka, A_MINUTE).boxed_local()),
+    fault("kafka-away-for-long", MqttMayRepeat, |trial| away(trial, Kafka, TEN_MINUTES).boxed_local()),
+    with_spool("kafka-away-with-spool", ROOMY, |trial| spool::kafka_away(trial).boxed_local()),
+    with_spool("spool-full", spool::SMALL, |trial| spool::full(trial).boxed_local()),
+    with_spool("spool-disk-full", spool::SMALL_DISK, |trial| spool::disk_full(trial).boxed_local()),
+    fault("database-away", Exact, |trial| away(trial, Timescale, A_MINUTE).boxed_local()),
     // The network between a worker and a server.
     fault("bridge-mosquitto-cut", UniqueBy, |trial| cut(trial, BRIDGE_MOSQUITTO).boxed_local()),
     fault("bridge-kafka-cut", UniqueBy, |trial| cut(trial, BRIDGE_KAFKA).boxed_local()),
@@ -71,15 +75,21 @@ pub const FAULTS: [Fault; 33] = [
     // What people do.
     fault("rebalance-storm", Exact, |trial| change::rebalance_storm(trial).boxed_local()),
     fault("rolling-update", UniqueBy, |trial| change::rolling_update(trial).boxed_local()),
+    fault("node-drained", UniqueBy, |trial| change::node_drained(trial).boxed_local()),
+    fault("helm-upgrade", UniqueBy, |trial| change::helm_upgrade(trial).boxed_local()),
     fault("secrets-rotated", UniqueBy, |trial| secrets::rotated(trial).boxed_local()),
+    fault("topic-replayed", UniqueBy, |trial| replay::whole_topic(trial).boxed_local()),
+    // The machines on which workers run.
+    fault("clock-skew", UniqueBy, |trial| clock::skewed(trial).boxed_local()),
 ];
 
 const fn fault(name: &'static str, comparison: super::Comparison, inject: Injection) -> Fault {
-    Fault { name, comparison, has_spool: false, inject }
+    Fault { name, comparison, spool: None, inject }
 }
 
-const fn with_spool(name: &'static str, comparison: super::Comparison, inject: Injection) -> Fault {
-    Fault { name, comparison, has_spool: true, inject }
+/// With a spool on this volume.
+const fn with_spool(name: &'static str, volume: Volume, inject: Injection) -> Fault {
+    Fault { name, comparison: UniqueBy, spool: Some(volume), inject }
 }
 
 #[cfg(test)]

@@ -1,22 +1,34 @@
-//! What people do to a pipeline while messages flow: scaling it again and again, and replacing all of its workers.
+//! What people do to a pipeline while messages flow: scaling it again and again, replacing all of its workers, draining
+//! their node, upgrading the operator.
 
 use std::{
     collections::BTreeSet,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use crds::worker::Component;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{ResourceExt, api::EvictParams};
 use serde_json::json;
-use snafu::whatever;
-use tokio::time::sleep;
+use snafu::{ResultExt, whatever};
+use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{PATIENCE, PROCESSORS, Trial, crash::is_ready};
-use crate::{Result, wait::eventually};
+use crate::{Result, cluster::OPERATOR_NAMESPACE, wait::eventually};
 
 /// How long, seconds, and how often the number of processors changes.
 const STORM: u64 = 60;
 const TURN: Duration = Duration::from_secs(10);
+
+/// What tests/e2e/install installs, and from where.
+const RELEASE: &str = "iotpipeline";
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/iotpipeline-operator");
+
+const NEVER: [&str; 2] = ["--set=image.pullPolicy=Never", "--set=worker.image.pullPolicy=Never"];
+
+/// What the API server answers to an eviction that a PodDisruptionBudget puts off.
+const TOO_MANY: u16 = 429;
 
 /// Changes the number of processors between one and three.
 pub async fn rebalance_storm(trial: &Trial<'_>) -> Result<String> {
@@ -35,23 +47,85 @@ pub async fn rebalance_storm(trial: &Trial<'_>) -> Result<String> {
     Ok(format!("there were {seen:?} processors in turn"))
 }
 
-/// Has all workers replaced, as a new version of their image or configuration does.
+/// Has all workers replaced, as a change of their configuration does.
 pub async fn rolling_update(trial: &Trial<'_>) -> Result<String> {
-    let components = [Component::Bridge, Component::Processor];
-    let mut before = BTreeSet::new();
-    for component in components {
-        before.extend(trial.pods(component).await?.iter().filter_map(ResourceExt::uid));
-    }
+    let before = workers(trial).await?;
     let pod = json!({"pod": {"annotations": {"iotpipeline.dev/rolled": "once"}}});
     trial.test.patch(json!({"spec": {"bridge": pod, "processor": pod}})).await?;
+    are_replaced(trial, &before).await?;
+    Ok(format!("{} workers were replaced", before.len()))
+}
+
+/// Has all workers leave their node, as `kubectl drain` does: by evictions, which a PodDisruptionBudget may put off. There
+/// is one node only, so they come back to it.
+pub async fn node_drained(trial: &Trial<'_>) -> Result<String> {
+    let before = workers(trial).await?;
+    let pods = trial.test.cluster.api::<Pod>(&trial.test.namespace);
+    let mut refused = 0;
+    for pod in &before {
+        let name = pod.name_any();
+        eventually(PATIENCE, &format!("{name} may leave"), async || {
+            match pods.evict(&name, &EvictParams::default()).await {
+                Ok(_) => Ok(Ok(())),
+                Err(kube::Error::Api(status)) if status.code == TOO_MANY => {
+                    refused += 1;
+                    Ok(Err(status.message))
+                }
+                Err(error) => Err(error).whatever_context("failed to evict a pod"),
+            }
+        })
+        .await?;
+    }
+    are_replaced(trial, &before).await?;
+    Ok(format!("{} workers were evicted; they had to wait {refused} times", before.len()))
+}
+
+/// Upgrades the operator's release and goes back: operators and workers are replaced, twice.
+pub async fn helm_upgrade(trial: &Trial<'_>) -> Result<String> {
+    let before = workers(trial).await?;
+    // Another template of all pods, as another version of the images is.
+    helm(&["upgrade", RELEASE, CHART, "--reuse-values", NEVER[0], NEVER[1]]).await?;
+    let upgraded = are_replaced(trial, &before).await;
+    if upgraded.is_ok() {
+        trial.recovers().await?;
+        trial.say("the release is upgraded");
+    }
+    let between = workers(trial).await?;
+    helm(&["rollback", RELEASE]).await?;
+    upgraded?;
+    are_replaced(trial, &between).await?;
+    Ok(format!("operators and {} workers were replaced twice", before.len()))
+}
+
+async fn helm(arguments: &'static [&'static str]) -> Result<()> {
+    let run = move || {
+        let how = ["--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
+        Command::new("helm").args(arguments).args(how).output()
+    };
+    let done = spawn_blocking(run).await.whatever_context("failed to wait for helm")?;
+    let done = done.whatever_context("failed to run helm")?;
+    if done.status.success() {
+        return Ok(());
+    }
+    whatever!("helm {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr))
+}
+
+/// All workers of the pipeline.
+async fn workers(trial: &Trial<'_>) -> Result<Vec<Pod>> {
+    let mut pods = trial.pods(Component::Bridge).await?;
+    pods.extend(trial.pods(Component::Processor).await?);
+    Ok(pods)
+}
+
+/// Waits until each of these workers is gone and another one is ready in its place.
+async fn are_replaced(trial: &Trial<'_>, before: &[Pod]) -> Result<()> {
+    let before: BTreeSet<_> = before.iter().filter_map(ResourceExt::uid).collect();
     eventually(PATIENCE, "all workers are replaced", async || {
-        let mut pods = trial.pods(Component::Bridge).await?;
-        pods.extend(trial.pods(Component::Processor).await?);
-        let new = pods.iter().filter(|pod| is_ready(pod) && !before.contains(&pod.uid().unwrap_or_default()));
-        let new = new.count();
+        let pods = workers(trial).await?;
+        let is_new = |pod: &&Pod| is_ready(pod) && !before.contains(&pod.uid().unwrap_or_default());
+        let new = pods.iter().filter(is_new).count();
         let is_done = new == before.len() && pods.len() == new;
         Ok(is_done.then_some(()).ok_or(format!("{new} new ones of {}", pods.len())))
     })
-    .await?;
-    Ok(format!("{} workers were replaced", before.len()))
+    .await
 }

@@ -1,21 +1,15 @@
 //! A database whose disk is full. The chunks of the pipeline's table lie on a file system of their own for a while,
 //! which has hardly any room.
 
-use std::{path::PathBuf, process::Command};
-
 use crds::status::ConditionType;
-use k8s_openapi::api::core::v1::Pod;
-use snafu::{OptionExt, ResultExt, whatever};
+use snafu::OptionExt;
 use tokio::time::sleep;
 
 use super::{Trial, away::Backend};
-use crate::{Result, database::Database, pods::proc_of, scenario::condition};
+use crate::{Result, database::Database, disk::Disk, pods::proc_of, scenario::condition};
 
 /// How much fits onto it beyond what is there already, bytes: some seconds' rows.
 const ROOM: i64 = 2 << 20;
-
-/// How much fits onto it once somebody has made it larger.
-const ENOUGH: i64 = 1 << 30;
 
 /// How long the disk is full, seconds.
 const FULL: u64 = 30;
@@ -24,18 +18,22 @@ const FULL: u64 = 30;
 const DIRECTORY: &str = "/tmp/small-disk";
 const TABLESPACE: &str = "small_disk";
 
+/// For the server's user alone, as PostgreSQL demands it.
+const OWNER: &str = "uid=999,gid=999,mode=700";
+
 /// What PostgreSQL says when it cannot write.
 const DISK_FULL: &str = "53100";
 
 /// Moves the table to a disk that becomes full, and makes the disk larger after a while.
 pub async fn full(trial: &Trial<'_>) -> Result<String> {
     let superuser = Database::superuser(&trial.test.cluster).await?;
-    let disk = Disk::of(&Backend::Timescale.pod(trial).await?)?;
-    disk.mount(size(trial).await? + ROOM)?;
+    let process = proc_of(&Backend::Timescale.pod(trial).await?, Backend::Timescale.program()).pop();
+    let process = process.whatever_context("the database does not run")?;
+    let disk = Disk::mount(process, DIRECTORY.into(), size(trial).await? + ROOM, OWNER)?;
     superuser.execute(&format!("CREATE TABLESPACE {TABLESPACE} LOCATION '{DIRECTORY}'")).await?;
     let result = fill(trial, &superuser, &disk).await;
     // Whatever came of it, there must be room to go back.
-    disk.resize(ENOUGH)?;
+    disk.enlarge()?;
     result?;
     trial.recovers().await?;
     move_to(trial, &superuser, "pg_default").await?;
@@ -73,47 +71,4 @@ async fn move_to(trial: &Trial<'_>, superuser: &Database, tablespace: &str) -> R
         superuser.execute(&format!("ALTER TABLE {chunk} SET TABLESPACE {tablespace}")).await?;
     }
     Ok(())
-}
-
-/// A file system in memory, inside of the database's container.
-struct Disk {
-    process: PathBuf,
-}
-
-impl Disk {
-    fn of(database: &Pod) -> Result<Self> {
-        let process = proc_of(database, Backend::Timescale.program()).pop();
-        Ok(Self { process: process.whatever_context("the database does not run")? })
-    }
-
-    fn mount(&self, bytes: i64) -> Result<()> {
-        let directory = self.process.join(format!("root{DIRECTORY}"));
-        std::fs::create_dir_all(&directory)
-            .with_whatever_context(|_| format!("failed to make {}", directory.display()))?;
-        // For the server's user alone, as PostgreSQL demands it.
-        let options = format!("size={bytes},uid=999,gid=999,mode=700");
-        self.run("mount", &["-t", "tmpfs", "-o", &options, "disk", DIRECTORY])
-    }
-
-    fn resize(&self, bytes: i64) -> Result<()> {
-        self.run("mount", &["-o", &format!("remount,size={bytes}"), DIRECTORY])
-    }
-
-    fn unmount(&self) -> Result<()> {
-        self.run("umount", &[DIRECTORY])
-    }
-
-    /// Mounts as the container sees it.
-    fn run(&self, command: &str, arguments: &[&str]) -> Result<()> {
-        let done = Command::new(command)
-            .arg("--namespace")
-            .arg(self.process.join("ns/mnt"))
-            .args(arguments)
-            .output();
-        let done = done.with_whatever_context(|_| format!("failed to run {command}"))?;
-        if done.status.success() {
-            return Ok(());
-        }
-        whatever!("{command} {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr))
-    }
 }

@@ -6,8 +6,8 @@ use tokio::time::sleep;
 use super::Trial;
 use crate::Result;
 
-/// How long, seconds: longer than a worker waits for its transaction.
-const LOCKED: u64 = 150;
+/// How long, seconds: several times as long as a worker waits for its transaction.
+const LOCKED: u64 = 300;
 
 /// Locks the pipeline's table.
 pub async fn locked(trial: &Trial<'_>) -> Result<String> {

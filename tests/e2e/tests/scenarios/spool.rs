@@ -17,7 +17,7 @@ use e2e::{
     fleet::{Ledger, Shares},
     manifest::set,
     scenario::{PIPELINE, Scenario, condition, scenario, spooled},
-    volume,
+    volume::{self, ROOMY},
     wait::eventually,
 };
 use futures::future::try_join;
@@ -100,7 +100,8 @@ async fn the_loss_of_a_spools_volume_is_told_and_the_bridge_goes_on_with_another
 
         volume::remove(test).await?;
         // Kubernetes lets go of the first volume, which has the same name, only now.
-        eventually(PATIENCE, "there is another volume", async || volume::make(test).await.map(Ok)).await?;
+        eventually(PATIENCE, "there is another volume", async || volume::make(test, ROOMY).await.map(Ok))
+            .await?;
         kafka_takes_everything(test).await?;
         test.wait_for("is Ready, with an empty spool", |pipeline| {
             spooled(pipeline) == Some(0) && says(pipeline, ConditionType::Ready).0 == "True"
@@ -153,8 +154,8 @@ async fn what_is_left_in_the_spool_of_a_deleted_pipeline_is_counted() -> Report<
 
 /// The pipeline with a spool and a natural key, so that what MQTT delivers twice is one row.
 async fn pipeline_with_spool(test: &Scenario) -> Result<Value> {
-    volume::make(test).await?;
-    let manifest = volume::with_spool(test, test.manifest()?)?;
+    volume::make(test, ROOMY).await?;
+    let manifest = volume::with_spool(test, ROOMY, test.manifest()?)?;
     let seq = json!({"name": "seq", "type": "bigint", "nullable": false});
     let manifest = set(manifest, "/spec/timescale/columns/2", seq)?;
     let manifest = set(manifest, "/spec/timescale/uniqueBy", json!(["device", "time", "seq"]))?;
