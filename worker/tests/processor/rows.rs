@@ -174,3 +174,35 @@ fn a_changed_program_goes_on_where_the_old_one_stood() {
         scenario.number("SELECT count(*) FROM {schema}.telemetry WHERE device = 'changed' AND n >= 100");
     assert_eq!(changed, 100);
 }
+
+/// The Community edition that the tests bring up takes no COPY; a server that `TIMESCALE_URL` names does.
+#[test]
+#[ignore = "wants a server of the Community edition, named by TIMESCALE_URL"]
+fn a_replay_is_copied_into_chunks_of_the_columnstore() {
+    let scenario = Scenario::in_database("copy_to_columnstore", "TIMESCALE_URL");
+    scenario.create_topic(1);
+    scenario.execute(
+        "ALTER TABLE {schema}.telemetry SET (timescaledb.compress, timescaledb.compress_segmentby = 'device', \
+         timescaledb.compress_orderby = 'time DESC')",
+    );
+    let processor = scenario.start_ready();
+    let records = scenario.producer();
+    for n in 0..5_000 {
+        records.send(0, event(n).as_bytes(), &[]);
+    }
+    records.flush();
+    scenario.assert_each_once(5_000);
+    assert!(processor.terminate().success());
+
+    let compress = "SELECT count(compress_chunk(chunk)) FROM show_chunks('{schema}.telemetry') AS chunk";
+    assert!(scenario.number(compress) > 0);
+    // The second half again.
+    scenario.execute(
+        "DELETE FROM {schema}.telemetry WHERE n >= 2500; \
+         UPDATE {schema}._iotpipeline_positions SET next_offset = 2500, last_offset = NULL, last_timestamp = NULL, \
+         last_hash = NULL",
+    );
+    let _processor = scenario.start_ready();
+    scenario.assert_each_once(5_000);
+    assert!(scenario.dead_letters(0).is_empty());
+}
