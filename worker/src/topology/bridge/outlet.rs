@@ -9,6 +9,7 @@ use tokio::{task, time};
 use super::{
     Bridge,
     drain::{Drain, Progress},
+    retirement,
     session::{End, Leaving},
 };
 use crate::{
@@ -186,9 +187,13 @@ impl Bridge {
     async fn empty(&mut self, spool: &Arc<Spool>) -> Result<(), Failure> {
         while !self.is_emptied(spool, HEAD_START).await? {
             let SpoolStatus { messages, .. } = spool.level();
+            let trouble = self.drain(spool)?.trouble();
+            let why = trouble.map_or(String::new(), |trouble| format!("{} ", trouble.message));
             let message = format!(
-                "The spool left the spec, and its last {messages} messages go to Kafka; new ones wait at the MQTT broker."
+                "{why}The spool left the spec, and its last {messages} messages go to Kafka; new ones wait at the MQTT \
+                 broker."
             );
+            retirement::say(&self.config, &self.context.health, &self.metrics, messages);
             self.context.health.set_not_ready(problem("Spooling", message));
             self.context.health.set_spool(spool.level());
             self.context.health.turned();

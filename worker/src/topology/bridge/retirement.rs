@@ -5,9 +5,9 @@ use std::time::Duration;
 use crds::worker::{BridgeConfig, Retirement};
 use tokio::time;
 
-use super::{BACKOFF, Bridge, read_login, waits};
+use super::{BACKOFF, Bridge, metrics::BridgeMetrics, read_login, waits};
 use crate::{
-    health::problem,
+    health::{Health, problem},
     source::mqtt::{self, BROKER_UNREACHABLE, Event, Failure, SessionUse, subscriptions::Subscriptions},
 };
 
@@ -22,6 +22,13 @@ pub fn subscriptions(config: &BridgeConfig) -> Subscriptions {
     }
     unwanted.extend(config.subscriptions.iter().map(|subscription| subscription.filter.clone()));
     Subscriptions::new(Vec::new(), unwanted)
+}
+
+/// Tells how far a pipeline that goes has come: `in_flight` messages are not in Kafka yet.
+pub fn say(config: &BridgeConfig, health: &Health, metrics: &BridgeMetrics, in_flight: u64) {
+    if config.retire {
+        health.set_retirement(Retirement { ended: false, passed_on: metrics.delivered.get(), in_flight });
+    }
 }
 
 impl Bridge {

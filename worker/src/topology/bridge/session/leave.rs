@@ -6,11 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::Retirement;
 use tokio::time;
 
-use super::{Leaving, Phase, Session};
-use crate::health::problem;
+use super::{Leaving, Parts, Phase, Session};
+use crate::{health::problem, topology::bridge::retirement};
 
 /// How long an end waits for Kafka.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
@@ -107,13 +106,8 @@ impl Session<'_> {
 
     /// Says how far the session of a pipeline that goes is emptied.
     pub(super) fn say_retirement(&self, in_flight: usize) {
-        if self.parts.config.retire {
-            let spooled = self.parts.spool.map_or(0, |spool| spool.level().messages);
-            self.parts.health.set_retirement(Retirement {
-                ended: false,
-                passed_on: self.parts.metrics.delivered.get(),
-                in_flight: in_flight as u64 + spooled,
-            });
-        }
+        let Parts { config, health, metrics, spool, .. } = &self.parts;
+        let spooled = spool.map_or(0, |spool| spool.level().messages);
+        retirement::say(config, health, metrics, in_flight as u64 + spooled);
     }
 }
