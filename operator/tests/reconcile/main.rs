@@ -251,28 +251,36 @@ async fn what_a_pod_reports_is_in_the_condition() {
 #[tokio::test]
 async fn a_bridge_whose_node_does_not_answer_makes_room_for_another() {
     let world = World::at_rest(PIPELINE).await;
-    let put = |owner: &str, due_seconds_ago: i64| {
+    let put = |owner: &str, due_seconds_ago: i64, reason: &str| {
         let due = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(due_seconds_ago);
         world.api.put(
             "pods/line-bridge-0",
             json!({
                 "metadata": {
                     "name": "line-bridge-0", "namespace": "plant-7", "uid": "p", "labels": BRIDGE.labels(),
-                    "deletionTimestamp": due.to_string(),
+                    "deletionTimestamp": due.to_string(), "deletionGracePeriodSeconds": 45,
                     "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": owner}],
                 },
                 "spec": {"nodeName": "node-1", "containers": []},
+                "status": {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]},
             }),
         );
     };
-    put("uid-of-statefulsets/line-bridge", 5);
-    world.reconcile().await.unwrap();
-    put("uid-of-somebody", 60);
-    world.reconcile().await.unwrap();
-    assert!(!world.log().contains(&"delete pods/line-bridge-0".to_owned()), "in time, or not ours");
-    put("uid-of-statefulsets/line-bridge", 60);
-    world.reconcile().await.unwrap();
-    assert!(world.log().contains(&"delete pods/line-bridge-0".to_owned()));
+    let (ours, given_up, evicted) =
+        ("uid-of-statefulsets/line-bridge", "DeletionByTaintManager", "EvictionByEvictionAPI");
+    let is_removed = || world.log().contains(&"delete pods/line-bridge-0".to_owned());
+    for (owner, due_seconds_ago, reason) in
+        [(ours, 5, evicted), (ours, -40, given_up), ("uid-of-somebody", 60, given_up)]
+    {
+        put(owner, due_seconds_ago, reason);
+        world.reconcile().await.unwrap();
+        assert!(!is_removed(), "in time, or not ours: {owner}, {due_seconds_ago}, {reason}");
+    }
+    for (due_seconds_ago, reason) in [(60, evicted), (-30, given_up)] {
+        put(ours, due_seconds_ago, reason);
+        world.reconcile().await.unwrap();
+        assert!(is_removed(), "{due_seconds_ago}, {reason}");
+    }
 }
 
 #[tokio::test]

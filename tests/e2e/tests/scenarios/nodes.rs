@@ -27,8 +27,8 @@ const KEY: &str = "e2e-silent-node";
 const PLACED: Duration = Duration::from_secs(60);
 
 /// How long the bridge may stay on a node that does not answer. Kubernetes sees that after some 50 seconds, and gives
-/// the pod up a minute later; 45 seconds of grace and 30 more, and the operator removes it when it looks next.
-const LEFT: Duration = Duration::from_secs(300);
+/// the pod up a minute later; ten seconds more, and the operator removes it when it looks next.
+const LEFT: Duration = Duration::from_secs(180);
 
 #[tokio::test]
 async fn a_bridge_leaves_a_node_that_does_not_answer() -> Report<Whatever> {
