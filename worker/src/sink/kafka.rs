@@ -93,9 +93,11 @@ pub fn refusal(topic: &str, code: RDKafkaErrorCode) -> String {
             ": grant the bridge's Kafka user WRITE on the topic, and before Kafka 3.0 IDEMPOTENT_WRITE on the cluster \
              (docs/security.md lists all rights)"
         }
-        RDKafkaErrorCode::InvalidTimestamp => {
+        // Kafka calls a record invalid for its time too. It always has a key.
+        RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidRecord => {
             ": the clock of the bridge's node and that of Kafka differ by more than message.timestamp.after.max.ms or \
-             message.timestamp.before.max.ms of the topic allows; set the clock right, and what waits is sent again"
+             message.timestamp.before.max.ms of the topic allows, or the brokers validate the content of records; set the \
+             clock right, and what waits is sent again"
         }
         _ => "",
     };
