@@ -14,8 +14,8 @@ use crate::{
     volume::{self, Volume},
 };
 
-/// Holds the messages of some ten seconds.
-pub const SMALL: Volume = Volume { size: "16Mi", disk: None };
+/// Holds the messages of half a minute: as small as the largest MQTT message allows.
+pub const SMALL: Volume = Volume { size: "32Mi", disk: None };
 
 /// Its disk is full before the spool is.
 pub const SMALL_DISK: Volume = Volume { size: "256Mi", disk: Some(6 << 20) };
