@@ -1,6 +1,8 @@
 //! Every write of the operator to the Kubernetes API, each counted in `iotpipeline_api_writes_total`. Called by
 //! `apply`, `cleanup` and the end of a reconciliation; decides nothing.
 
+use std::fmt::Debug;
+
 use crds::{IoTPipeline, IoTPipelineStatus, names::FIELD_MANAGER};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -9,6 +11,7 @@ use kube::{
     core::ObjectMeta,
     runtime::events::Event,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use snafu::ResultExt;
 
@@ -65,13 +68,9 @@ pub async fn delete_child(context: &Context, namespace: &str, child: &LiveChild)
     let kind = child.kind;
     let name = child.object.name_any();
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource());
-    let same_object = Preconditions { uid: child.object.uid(), resource_version: None };
     tracing::info!(namespace, %kind, name, "Deleting an object");
     context.metrics.record_write("delete", kind);
-    match api.delete(&name, &DeleteParams::background().preconditions(same_object)).await {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        result => result.map(|_| ()).context(DeleteChildSnafu { kind, name }),
-    }
+    delete(&api, &child.object, DeleteParams::background()).await.context(DeleteChildSnafu { kind, name })
 }
 
 /// Removes a pod without waiting for its node, if it still is the same pod.
@@ -81,12 +80,20 @@ pub async fn delete_child(context: &Context, namespace: &str, child: &LiveChild)
 pub async fn remove_pod(context: &Context, pod: &Pod) -> Result<(), Error> {
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
-    let same_pod = Preconditions { uid: pod.uid(), resource_version: None };
     tracing::warn!(namespace, name, "Removing a pod whose node does not answer");
     context.metrics.record_write("delete", "Pod");
-    match api.delete(&name, &DeleteParams::default().grace_period(0).preconditions(same_pod)).await {
+    delete(&api, pod, DeleteParams::default().grace_period(0)).await.context(RemovePodSnafu { name })
+}
+
+/// Deletes an object, if it still is the same one.
+async fn delete<K>(api: &Api<K>, object: &K, how: DeleteParams) -> kube::Result<()>
+where
+    K: Clone + Debug + DeserializeOwned + Resource,
+{
+    let same_object = Preconditions { uid: object.uid(), resource_version: None };
+    match api.delete(&object.name_any(), &how.preconditions(same_object)).await {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        result => result.map(|_| ()).context(RemovePodSnafu { name }),
+        result => result.map(|_| ()),
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{runtime, sync::Notify, time};
 use super::{
     BACKOFF, Bridge,
     metrics::BridgeMetrics,
-    outlet::{RECORD_TOO_LARGE, reach_kafka, refused, spool_failed},
+    outlet::{RECORD_TOO_LARGE, kafka_away, reach_kafka, refused, spool_failed},
     waits,
 };
 use crate::{
@@ -209,7 +209,7 @@ impl Draining {
                 looks += 1;
                 let is_current = !looks.is_multiple_of(LOOK_AT_SECRETS)
                     || self.secrets.kafka(&self.kafka).is_ok_and(|access| access == *producer.access());
-                let trouble = self.kafka_away(producer);
+                let trouble = kafka_away(&self.kafka, producer.deliveries());
                 if self.progress.is_over() || !is_current {
                     return (delivered, Err(trouble));
                 }
@@ -233,18 +233,5 @@ impl Draining {
             }
         }
         (delivered, Ok(()))
-    }
-
-    fn kafka_away(&self, producer: &Producer) -> Failure {
-        let servers = &self.kafka.bootstrap_servers;
-        match producer.deliveries().cause() {
-            Some(cause) => {
-                Failure { reason: cause.reason().into(), message: format!("Kafka at {servers} {cause}.") }
-            }
-            None => Failure {
-                reason: "KafkaUnreachable",
-                message: format!("Kafka at {servers} does not take messages."),
-            },
-        }
     }
 }

@@ -273,6 +273,16 @@ pub async fn reach_kafka(
     }
 }
 
+/// Kafka takes nothing, and why, as far as the producer has heard.
+pub fn kafka_away(kafka: &KafkaConfig, deliveries: &Deliveries) -> Failure {
+    let servers = &kafka.bootstrap_servers;
+    let Some(cause) = deliveries.cause() else {
+        let message = format!("Kafka at {servers} does not take messages.");
+        return Failure { reason: "KafkaUnreachable", message };
+    };
+    Failure { reason: cause.reason().into(), message: format!("Kafka at {servers} {cause}.") }
+}
+
 /// Kafka refused a record with `code`.
 pub fn refused(topic: &str, code: RDKafkaErrorCode) -> Failure {
     match code {

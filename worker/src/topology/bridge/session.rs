@@ -18,7 +18,11 @@ use std::{
 use crds::worker::{BridgeConfig, KafkaConfig, SpoolStatus};
 use tokio::{sync::Notify, time};
 
-use super::{Bridge, metrics::BridgeMetrics, outlet::Outlet};
+use super::{
+    Bridge,
+    metrics::BridgeMetrics,
+    outlet::{Outlet, kafka_away},
+};
 use crate::{
     health::Health,
     run::Context,
@@ -178,7 +182,7 @@ impl<'a> Session<'a> {
             while self.must_wait() {
                 // Not polling is what pushes back, up to the broker, through TCP.
                 if time::timeout(FULL_WINDOW_PATIENCE, self.room.notified()).await.is_err() {
-                    return End::Failed(self.slow(FULL_WINDOW_PATIENCE));
+                    return End::Failed(self.slow());
                 }
             }
         }
@@ -241,23 +245,12 @@ impl<'a> Session<'a> {
     }
 
     /// Nothing downstream takes messages, and why, where that is known.
-    fn slow(&self, patience: Duration) -> Failure {
-        if let Some(spooling) = self.parts.outlet.spooling() {
+    fn slow(&self) -> Failure {
+        let Parts { kafka, outlet, .. } = &self.parts;
+        if let Some(spooling) = outlet.spooling() {
             return spooling.failure();
         }
-        let bootstrap_servers = &self.parts.kafka.bootstrap_servers;
-        match self.parts.outlet.deliveries().cause() {
-            Some(cause) => Failure {
-                reason: cause.reason().into(),
-                message: format!("Kafka at {bootstrap_servers} {cause}. Messages wait at the MQTT broker."),
-            },
-            None => Failure {
-                reason: "KafkaUnreachable",
-                message: format!(
-                    "Kafka at {bootstrap_servers} has not taken messages for {patience:?}; they wait at the MQTT \
-                     broker."
-                ),
-            },
-        }
+        let Failure { reason, message } = kafka_away(kafka, outlet.deliveries());
+        Failure { reason, message: format!("{message} Messages wait at the MQTT broker.") }
     }
 }

@@ -65,7 +65,7 @@ impl Session<'_> {
     fn check_outlet(&self) -> Result<(), Failure> {
         match self.parts.outlet {
             Outlet::Kafka(_) if self.parts.spool.is_some() && self.is_late(DELIVERY_PATIENCE_WITH_SPOOL) => {
-                Err(self.slow(DELIVERY_PATIENCE_WITH_SPOOL))
+                Err(self.slow())
             }
             Outlet::Kafka(_) => Ok(()),
             Outlet::Spool(spooling) => {
@@ -98,7 +98,7 @@ impl Session<'_> {
         if !state.subscriptions.are_granted() {
             health.set_not_ready(trouble.unwrap_or_else(|| problem("Starting", "Subscribing.")));
         } else if outlet.deliveries().all_brokers_down() || late {
-            let Failure { reason, message } = self.slow(DELIVERY_PATIENCE);
+            let Failure { reason, message } = self.slow();
             health.set_not_ready(problem(reason, message));
         } else if let Some(spooling) = outlet.spooling() {
             let Failure { reason, message } = spooling.failure();
