@@ -156,6 +156,8 @@ pub enum Reason {
     TopicUnfit,
     /// A change of the topic is refused (fewer partitions, another replication factor).
     TopicChangeRefused,
+    /// The topic is to have more partitions; the message says what that waits for.
+    TopicGrowing,
     /// The database does not answer.
     DatabaseUnreachable,
     /// The database answered with an error.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     change::{Change, Refusal},
-    pipeline::TopicName,
+    pipeline::{Topic, TopicName},
 };
 
 mod client;
@@ -165,6 +165,12 @@ fn settings_unknown(topic: &TopicName) -> String {
 }
 
 impl ObservedTopic {
+    /// How many partitions it has and how many it shall have, where it is to grow.
+    pub fn growth(&self, wanted: &Topic) -> Option<(i32, i32)> {
+        let (existing, wanted) = (self.topic.as_ref()?.partitions, wanted.wanted.as_ref()?.partitions);
+        (existing < wanted).then_some((existing, wanted))
+    }
+
     /// What the markers and positions of this topic belong to.
     pub fn key(&self, topic: &TopicName) -> TopicKey {
         TopicKey { cluster_id: self.cluster_id.clone(), topic: topic.clone() }

@@ -69,6 +69,8 @@ pub struct Topic {
 pub struct WantedTopic {
     /// How many partitions; may grow.
     pub partitions: i32,
+    /// Whether it may grow although records of one key then change places.
+    pub allow_reorder: bool,
     /// How many brokers keep each partition; counts at creation only.
     pub replication_factor: i32,
     /// The settings that the spec names, `retention.ms` among them. All others stay as they are.

@@ -121,8 +121,8 @@ impl SaslMechanism {
 #[x_kube(
     validation = Rule::new("self.management != 'Managed' || (has(self.partitions) && has(self.replicationFactor))")
         .message("a topic that the operator manages needs partitions and replicationFactor"),
-    validation = Rule::new("self.management != 'External' || !(has(self.partitions) || has(self.replicationFactor) || has(self.retention) || has(self.config))")
-        .message("a topic whose management is External is as somebody else set it; leave partitions, replicationFactor, retention and config out"),
+    validation = Rule::new("self.management != 'External' || !(has(self.partitions) || has(self.replicationFactor) || has(self.allowReorder) || has(self.retention) || has(self.config))")
+        .message("a topic whose management is External is as somebody else set it; leave partitions, replicationFactor, allowReorder, retention and config out"),
 )]
 pub struct TopicSpec {
     /// Managed (default): the operator creates and keeps it. External: somebody else does. Cannot change.
@@ -133,7 +133,8 @@ pub struct TopicSpec {
     #[x_kube(validation = Rule::new("self != '.' && self != '..'").message("'.' and '..' are no topic names"))]
     #[x_kube(validation = Rule::new("!self.startsWith('__')").message("names that begin with __ are Kafka's own"))]
     pub name: String,
-    /// How many partitions; may grow, never shrink. Needed where the operator manages the topic.
+    /// How many partitions; may grow, never shrink. Needed where the operator manages the topic. More partitions put a key's
+    /// records elsewhere, so the topic grows once everything in it is rows; the bridge holds meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub partitions: Option<i32>,
@@ -142,6 +143,10 @@ pub struct TopicSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 15))]
     pub replication_factor: Option<i32>,
+    /// Whether the topic may grow at once: records of one key that come before may then be written after those that come
+    /// later. Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_reorder: Option<bool>,
     /// How long Kafka keeps records; default 7d. Make it longer than the time in which the database may be restored: what
     /// is restored is replayed from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]

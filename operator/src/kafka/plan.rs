@@ -105,6 +105,7 @@ fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> Topi
         plan.steps.push(TopicStep { changes, action: TopicAction::AlterConfig { config } });
     }
 
+    // When that may be done, `reconcile::plan` knows: it is about workers too.
     if topic.partitions > existing.partitions {
         plan.steps.push(TopicStep {
             changes: vec![change(
@@ -228,6 +229,7 @@ mod tests {
             name: TopicName::parse("plant-7.line").unwrap(),
             wanted: Some(WantedTopic {
                 partitions: 6,
+                allow_reorder: false,
                 replication_factor: 3,
                 config: BTreeMap::from([
                     ("retention.ms".into(), "604800000".into()),

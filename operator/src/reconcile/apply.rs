@@ -54,6 +54,8 @@ pub struct WorkerOutcome {
     pub is_written: bool,
     /// What stands in the way.
     pub problems: Vec<Refusal>,
+    /// Why there shall be no pods for now, where that is not what the spec says.
+    pub hold: Option<Refusal>,
 }
 
 /// Makes the plan true as far as possible.
@@ -73,7 +75,9 @@ pub async fn apply(
         write::write_finalizers(context, &object.metadata, &finalizers).await?;
     }
     let mut outcome = Outcome {
-        unfinished: plan.table.as_ref().is_some_and(|table| table.unfinished),
+        unfinished: plan.table.as_ref().is_some_and(|table| table.unfinished)
+            // Messages wait.
+            || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
         ..Outcome::default()
     };
     apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
@@ -99,10 +103,11 @@ pub async fn apply(
 }
 
 impl Outcome {
-    /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) leaves a
-    /// topic that serves as before; everything else may be another pipeline's topic, or none.
+    /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) or waits (more of
+    /// them) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
     fn topic_fits(&self) -> bool {
-        self.topic_problems.iter().all(|problem| problem.reason == Reason::TopicChangeRefused)
+        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing];
+        self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
     /// Whether workers may rely on the table. A change that waits for approval leaves one that serves as before.
@@ -264,6 +269,7 @@ async fn apply_worker(
         is_current: plan.problems.is_empty() && (stores_fit || plan.roll.is_empty()),
         is_written: false,
         problems: plan.problems,
+        hold: plan.hold,
     };
     let rolled = if may_roll { plan.roll } else { Vec::new() };
     let mut children: Vec<_> = plan.keep.into_iter().chain(rolled).collect();

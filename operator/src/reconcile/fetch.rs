@@ -141,10 +141,15 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
     let mut stores =
         Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
     stores.lag = match remembered.lag {
-        Some((read_at, lag)) if read_at.elapsed() < LAG_PERIOD => Some(lag),
+        // A topic that is to grow waits for the moment at which there is none.
+        Some((read_at, lag)) if read_at.elapsed() < LAG_PERIOD && !is_to_grow(pipeline, &stores) => Some(lag),
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
     };
     (stores, session)
+}
+
+fn is_to_grow(pipeline: &Pipeline, stores: &Stores) -> bool {
+    stores.topic.as_ref().is_ok_and(|topic| topic.growth(&pipeline.topic).is_some())
 }
 
 /// Whether the namespace is being deleted, or gone.

@@ -56,6 +56,9 @@ pub fn judge_worker(
     if rollout.wanted == 0 && rollout.existing > 0 {
         return Finding::fails(Reason::Progressing, format!("{} pods stop", rollout.existing));
     }
+    if let Some(hold) = outcome.and_then(|outcome| outcome.hold.as_ref()) {
+        return Finding::fails(hold.reason, hold.message.clone());
+    }
     if rollout.wanted == 0 {
         return Finding::fails(Reason::Suspended, why_none_runs(component, suspend));
     }
@@ -202,7 +205,7 @@ mod tests {
     fn workers_are_judged_by_what_is_known_best() {
         let running = json!({"phase": "Running"});
         let current = WorkerOutcome { is_current: true, ..WorkerOutcome::default() };
-        let written = WorkerOutcome { is_current: true, is_written: true, problems: Vec::new() };
+        let written = WorkerOutcome { is_current: true, is_written: true, ..WorkerOutcome::default() };
         let refused = WorkerOutcome {
             problems: vec![Refusal { reason: Reason::ResourceConflict, message: "in the way".to_owned() }],
             ..WorkerOutcome::default()

@@ -2,6 +2,7 @@
 //! `apply` does.
 
 mod filters;
+mod growth;
 mod ownership;
 mod spool;
 mod stranded;
@@ -21,6 +22,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use self::{
     filters::with_left_filters,
+    growth::Growth,
     spool::with_kept_spool,
     stranded::stranded_bridges,
     workers::{orphans, plan_worker},
@@ -68,17 +70,22 @@ pub fn plan(
     settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
-    let pipeline = &with_kept_spool(with_left_filters(pipeline, workers), workers);
+    let growth = Growth::of(pipeline, workers, stores);
+    let pipeline = with_kept_spool(with_left_filters(pipeline, workers), workers);
+    let pipeline = &growth.hold_bridge(pipeline);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
-    let bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;
+    let mut bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;
     let processor = plan_worker(pipeline, &pipeline.processor, workers, settings)?;
     let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
+    if let Some(bridge) = &mut bridge {
+        bridge.hold = growth.hold().cloned();
+    }
     Ok(Plan {
         finalizers: plan_finalizers(pipeline, finalizers),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approval)),
         drop_expired_chunks: due_drops_of_chunks(pipeline, approval, stores, now),
-        topic: plan_topic(pipeline, stores),
+        topic: plan_topic(pipeline, stores).map(|plan| growth.restrain(plan)),
         bridge,
         processor,
         stranded: stranded_bridges(pipeline, workers, now),

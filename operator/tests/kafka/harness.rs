@@ -48,6 +48,7 @@ impl Test {
                 name: TopicName::parse(&format!("operator-test-{name}-{now}")).unwrap(),
                 wanted: Some(WantedTopic {
                     partitions: 2,
+                    allow_reorder: false,
                     replication_factor: 1,
                     config: BTreeMap::from([
                         ("retention.ms".into(), "3600000".into()),

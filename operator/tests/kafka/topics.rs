@@ -117,7 +117,12 @@ async fn a_topic_that_appears_between_plan_and_creation_is_repaired_next() {
     let early = test.plan(&test.topic, None).await;
     // The broker's own creation: one partition, default settings.
     let mut automatic = test.topic.clone();
-    automatic.wanted = Some(WantedTopic { partitions: 1, replication_factor: 1, config: BTreeMap::new() });
+    automatic.wanted = Some(WantedTopic {
+        partitions: 1,
+        allow_reorder: false,
+        replication_factor: 1,
+        config: BTreeMap::new(),
+    });
     test.apply(&test.plan(&automatic, None).await).await;
 
     let step = &early.steps[0];

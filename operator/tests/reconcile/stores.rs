@@ -47,6 +47,7 @@ struct DatabaseState {
     retention: Option<Retention>,
     dead_letter_retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
+    positions: BTreeMap<i32, Position>,
     is_unique: bool,
     has_repeats: bool,
 }
@@ -103,8 +104,16 @@ impl TopicAdmin for FakeKafka {
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), kafka::Error>> {
-        let TopicAction::Create { partitions, replication_factor, config } = &step.action else {
-            panic!("{step:?}");
+        let (partitions, replication_factor, config) = match &step.action {
+            TopicAction::Create { partitions, replication_factor, config } => {
+                (partitions, replication_factor, config)
+            }
+            TopicAction::AddPartitions { total } => {
+                self.1.lock().unwrap().push(format!("kafka: {topic} has {total} partitions"));
+                let result = self.ask(|state| state.topic.as_mut().unwrap().partitions = *total);
+                return async { result }.boxed();
+            }
+            TopicAction::AlterConfig { .. } => panic!("{step:?}"),
         };
         let setting = |(name, value): (&String, &String)| {
             (name.clone(), TopicSetting { value: value.clone(), set_on_topic: true })
@@ -154,6 +163,12 @@ impl FakeDatabases {
     /// Whether rows share what would be their key.
     pub fn set_repeats(&self, has_repeats: bool) {
         self.0.lock().unwrap().has_repeats = has_repeats;
+    }
+
+    /// Everything before this offset of the first partition is rows.
+    pub fn set_position(&self, next_offset: i64) {
+        let position = Position { next_offset, last_timestamp: None };
+        self.0.lock().unwrap().positions.insert(0, position);
     }
 
     pub fn give_topic_to(&self, name: &str) {
@@ -262,7 +277,8 @@ impl Session for FakeDatabases {
         _: &'a Table,
         _: &'a TopicKey,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, timescale::Error>> {
-        async { Ok(BTreeMap::new()) }.boxed()
+        let positions = self.0.lock().unwrap().positions.clone();
+        async { Ok(positions) }.boxed()
     }
 
     fn delete_table<'a>(

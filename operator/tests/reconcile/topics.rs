@@ -1,6 +1,6 @@
-//! Topics that somebody else manages.
+//! Topics that somebody else manages, and topics that grow.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{DEPLOYMENT, PIPELINE, STATEFULSET, World};
 
@@ -85,4 +85,94 @@ async fn a_topic_that_another_pipeline_manages_survives_the_deletion() {
     world.reconcile().await.unwrap();
     assert_topic_untouched(&world);
     assert_eq!(world.api.get("iotpipelines/line"), json!(null));
+}
+
+/// A pipeline at rest of which the topic, which has 1,234 records, is to have more partitions.
+async fn growing(spec: impl FnOnce(&mut Value)) -> World {
+    let world = World::at_rest(PIPELINE).await;
+    world.report(json!({}));
+    world.put_processor(true);
+    world.databases.set_position(1_000);
+    world.edit(|pipeline| {
+        pipeline["kafka"]["topic"]["partitions"] = json!(6);
+        spec(pipeline);
+    });
+    world.reconcile().await.unwrap();
+    world
+}
+
+fn bridges(world: &World) -> Value {
+    world.api.get(STATEFULSET)["spec"]["replicas"].clone()
+}
+
+fn has_grown(world: &World) -> bool {
+    world.log().contains(&"kafka: plant-7.line has 6 partitions".to_owned())
+}
+
+#[tokio::test]
+async fn a_topic_grows_once_the_bridge_holds_and_everything_is_rows() {
+    let world = growing(|_| ()).await;
+    assert_eq!(bridges(&world), 0);
+    assert_eq!(world.condition("TopicReady"), "False TopicGrowing");
+    assert_eq!(world.status()["topic"]["partitions"], 3);
+
+    // It may still pass something on.
+    world.databases.set_position(1_234);
+    world.reconcile().await.unwrap();
+    assert!(!has_grown(&world), "the bridge is still there");
+    world.api.remove("pods/line-bridge-0");
+    world.settle_workers();
+    world.databases.set_position(1_233);
+    world.reconcile().await.unwrap();
+    assert_eq!((bridges(&world), has_grown(&world)), (json!(0), false), "a record is no row yet");
+    assert_eq!(world.condition("BridgeReady"), "False TopicGrowing");
+
+    world.databases.set_position(1_234);
+    world.reconcile().await.unwrap();
+    assert_eq!((bridges(&world), has_grown(&world)), (json!(1), true));
+    assert_eq!(world.condition("TopicReady"), "True AsSpecified");
+    assert_eq!(world.status()["topic"]["partitions"], 6);
+}
+
+#[tokio::test]
+async fn a_topic_grows_at_once_where_keys_may_change_places() {
+    let world = growing(|spec| spec["kafka"]["topic"]["allowReorder"] = json!(true)).await;
+    assert_eq!((bridges(&world), has_grown(&world)), (json!(1), true));
+    assert_eq!(world.condition("TopicReady"), "True AsSpecified");
+}
+
+#[tokio::test]
+async fn the_bridge_goes_on_where_nobody_makes_rows_of_a_topic_that_is_to_grow() {
+    let world = growing(|_| ()).await;
+    assert_eq!(bridges(&world), 0);
+    world.put_processor(false);
+    world.reconcile().await.unwrap();
+    assert_eq!((bridges(&world), has_grown(&world)), (json!(1), false));
+    assert_eq!(world.condition("TopicReady"), "False TopicGrowing");
+    let message = world.message("TopicReady");
+    assert!(message.contains("no processor") && message.contains("allowReorder"), "{message}");
+}
+
+#[tokio::test]
+async fn a_topic_that_others_fill_grows_only_where_keys_may_change_places() {
+    let world = growing(|spec| {
+        spec.as_object_mut().unwrap().remove("mqtt");
+    })
+    .await;
+    assert!(!has_grown(&world));
+    assert_eq!(world.condition("TopicReady"), "False TopicChangeRefused");
+    world.edit(|spec| spec["kafka"]["topic"]["allowReorder"] = json!(true));
+    world.reconcile().await.unwrap();
+    assert!(has_grown(&world));
+}
+
+#[tokio::test]
+async fn an_edit_of_the_bridge_does_not_keep_a_topic_from_growing() {
+    let world = growing(|spec| spec["mqtt"]["maxInFlight"] = json!(500)).await;
+    assert_eq!(bridges(&world), 0);
+    world.api.remove("pods/line-bridge-0");
+    world.settle_workers();
+    world.databases.set_position(1_234);
+    world.reconcile().await.unwrap();
+    assert_eq!((bridges(&world), has_grown(&world)), (json!(1), true));
 }

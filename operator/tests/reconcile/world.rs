@@ -61,6 +61,7 @@ spec:
 pub const STATEFULSET: &str = "statefulsets/line-bridge";
 pub const DEPLOYMENT: &str = "deployments/line-processor";
 pub const BRIDGE: Labels = Labels("bridge");
+const PROCESSOR: Labels = Labels("processor");
 
 /// The labels of a worker's pods.
 pub struct Labels(&'static str);
@@ -175,6 +176,15 @@ impl World {
         status.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
         let status = serde_json::from_value(status).unwrap();
         self.reports.0.lock().unwrap().insert("line-bridge-0".to_owned(), status);
+    }
+
+    /// A processor's pod is there and ready, or not.
+    pub fn put_processor(&self, is_ready: bool) {
+        let metadata = json!({"name": "line-processor-x", "labels": PROCESSOR.labels()});
+        self.api.put("pods/line-processor-x", json!({"metadata": metadata, "status": {"phase": "Running"}}));
+        let status = json!({"component": "processor", "version": "1", "ready": is_ready});
+        let status = serde_json::from_value(status).unwrap();
+        self.reports.0.lock().unwrap().insert("line-processor-x".to_owned(), status);
     }
 
     /// Lets this much time pass for a session that is being ended.

@@ -23,6 +23,8 @@ pub struct WorkerPlan {
     pub roll: Vec<Child>,
     /// Objects in the way.
     pub problems: Vec<Refusal>,
+    /// Why there shall be no pods for now, where that is not what the spec says.
+    pub hold: Option<Refusal>,
 }
 
 /// Plans one kind of worker.

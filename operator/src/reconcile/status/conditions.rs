@@ -111,7 +111,9 @@ fn summarise(parts: &[(ConditionType, Option<Finding>)]) -> Finding {
 
 /// Whether a reason stands for something that passes by itself.
 pub fn is_transient(reason: &str) -> bool {
-    [Reason::Pending, Reason::Progressing].iter().any(|transient| reason == transient.to_string())
+    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing]
+        .iter()
+        .any(|transient| reason == transient.to_string())
 }
 
 /// One condition; without a finding it stays as it was before.

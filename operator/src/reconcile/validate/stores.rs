@@ -67,7 +67,8 @@ fn wanted_topic(spec: &TopicSpec, problems: &mut Problems) -> Option<WantedTopic
         spec.config.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
     config.insert("retention.ms".to_owned(), retention?.as_millis().to_string());
     let (partitions, replication_factor) = size?;
-    Some(WantedTopic { partitions, replication_factor, config })
+    let allow_reorder = spec.allow_reorder.unwrap_or(false);
+    Some(WantedTopic { partitions, allow_reorder, replication_factor, config })
 }
 
 pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut Problems) -> Option<Table> {

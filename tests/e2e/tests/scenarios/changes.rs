@@ -98,3 +98,40 @@ async fn an_invalid_edit_changes_nothing_that_runs() -> Report<Whatever> {
     })
     .await
 }
+
+#[tokio::test]
+async fn a_topic_grows_under_load_and_each_device_stays_in_order() -> Report<Whatever> {
+    scenario("grow", async |test: &Scenario| {
+        test.start(&test.manifest()?).await?;
+        let fleet = test.fleet(100, 400.0, None, Shares::NONE);
+        test.published(&fleet, 2_000).await?;
+
+        test.patch(json!({"spec": {"kafka": {"topic": {"partitions": 8}}}})).await?;
+        test.not_ready(Reason::TopicGrowing).await?;
+        test.ready().await?;
+        assert_eq!(test.kafka.partitions(&test.topic()).await?, Some(8));
+        let published = fleet.progress().published();
+        test.published(&fleet, published + 2_000).await?;
+
+        fleet.stop();
+        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        test.drained(&ledger).await?;
+        test.expect_rows(&ledger, false).await?;
+        test.expect_each_record_once().await?;
+        // A device's later messages may be in a partition that was not there before; then all earlier ones are rows of
+        // transactions before theirs.
+        let devices = async |which: &str| {
+            let table = test.table().quoted();
+            let sql = format!(
+                "SELECT count(*) FROM (SELECT max(xmin::text::bigint) FILTER (WHERE kafka_partition < 4) AS last_before, \
+                 min(xmin::text::bigint) FILTER (WHERE kafka_partition >= 4) AS first_after FROM {table} \
+                 GROUP BY device) AS devices WHERE {which}"
+            );
+            test.database.number(&sql).await
+        };
+        assert!(devices("first_after IS NOT NULL").await? > 0, "no device has messages in new partitions");
+        assert_eq!(devices("last_before >= first_after").await?, 0, "devices with messages that were overtaken");
+        Ok(())
+    })
+    .await
+}
