@@ -8,8 +8,8 @@ use sqlx::{PgConnection, Row, postgres::types::Oid};
 use crate::{
     pipeline::SortOrder,
     timescale::{
-        ExpiredChunks, ObservedColumn, ObservedHypertable, ObservedIndex, ObservedRelation,
-        ObservedRetention, execute::statement, sql::interval,
+        ExpiredChunks, ObservedColumn, ObservedHypertable, ObservedIndex, ObservedPolicy, ObservedRelation,
+        execute::statement, sql::interval,
     },
 };
 
@@ -40,7 +40,7 @@ pub(super) async fn read_relation(
     };
     if has_timescale {
         relation.hypertable = read_hypertable(connection, schema, name).await?;
-        relation.retention = read_retention(connection, schema, name).await?;
+        relation.retention = read_policy(connection, schema, name, "policy_retention", "drop_after").await?;
     }
     Ok(Some(relation))
 }
@@ -136,24 +136,29 @@ async fn read_hypertable(
     .transpose()
 }
 
-async fn read_retention(
+/// The policy of the hypertable whose job runs `procedure` on chunks that are as old as `age` of its settings says.
+async fn read_policy(
     connection: &mut PgConnection,
     schema: &str,
     name: &str,
-) -> sqlx::Result<Option<ObservedRetention>> {
+    procedure: &str,
+    age: &str,
+) -> sqlx::Result<Option<ObservedPolicy>> {
     let row = statement(
-        "SELECT extract(epoch FROM (config ->> 'drop_after')::interval)::bigint AS drop_after, \
+        "SELECT extract(epoch FROM (config ->> $4)::interval)::bigint AS after, \
            extract(epoch FROM schedule_interval)::bigint AS check_interval, scheduled \
          FROM timescaledb_information.jobs \
-         WHERE proc_name = 'policy_retention' AND hypertable_schema = $1 AND hypertable_name = $2",
+         WHERE proc_name = $3 AND hypertable_schema = $1 AND hypertable_name = $2",
     )
     .bind(schema.to_owned())
     .bind(name.to_owned())
+    .bind(procedure.to_owned())
+    .bind(age.to_owned())
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        Ok(ObservedRetention {
-            drop_after: row.try_get::<Option<i64>, _>("drop_after")?.and_then(seconds),
+        Ok(ObservedPolicy {
+            after: row.try_get::<Option<i64>, _>("after")?.and_then(seconds),
             check_interval: seconds(row.try_get("check_interval")?).unwrap_or_default(),
             scheduled: row.try_get("scheduled")?,
         })

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     pipeline::{Index, SortOrder},
     timescale::{
-        Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedRetention,
+        Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedPolicy,
         test_support::{DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
     },
 };
@@ -56,7 +56,7 @@ fn drift_is_repaired() {
         table.hypertable.as_mut().unwrap().has_chunks = false;
         table.hypertable.as_mut().unwrap().chunk_interval = Some(7 * DAY);
         table.indexes[0].columns.pop();
-        table.retention.as_mut().unwrap().drop_after = Some(30 * DAY);
+        table.retention.as_mut().unwrap().after = Some(30 * DAY);
         observed.dead_letters = None;
     });
     insta::assert_snapshot!(sql(&plan));
@@ -79,8 +79,8 @@ fn a_retention_that_the_spec_no_longer_has_is_removed() {
 #[test]
 fn a_paused_policy_or_another_schedule_is_drift() {
     for change in [
-        |retention: &mut ObservedRetention| retention.scheduled = false,
-        |retention: &mut ObservedRetention| retention.check_interval = DAY,
+        |retention: &mut ObservedPolicy| retention.scheduled = false,
+        |retention: &mut ObservedPolicy| retention.check_interval = DAY,
     ] {
         let plan = plan_after(|observed| change(table_of(observed).retention.as_mut().unwrap()));
         assert_eq!(plan.steps.len(), 1);
