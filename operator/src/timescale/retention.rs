@@ -54,7 +54,8 @@ pub struct ExpiredChunks {
 /// How often expired chunks are looked for: a 24th of the time that rows stay, at least once an hour and at
 /// most once a minute. Both editions keep to it, so rows go at the same time on both.
 pub fn check_interval(drop_after: Duration) -> Duration {
-    (drop_after / 24).clamp(Duration::from_secs(60), Duration::from_secs(3600))
+    // Whole seconds, as the server is told them: otherwise what it has would never be what is wanted.
+    Duration::from_secs((drop_after.as_secs() / 24).clamp(60, 3600))
 }
 
 /// Whether it is time to drop expired chunks, `last_run` being the last time this operator did.
