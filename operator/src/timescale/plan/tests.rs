@@ -118,7 +118,8 @@ fn a_new_column_is_not_null_only_where_no_row_lacks_it() {
     };
     assert_eq!(
         sql(&missing(false)),
-        "ALTER TABLE \"plant_7\".\"line\" ADD COLUMN \"device\" text NOT NULL;\n"
+        "ALTER TABLE \"plant_7\".\"line\" ADD COLUMN \"device\" text;\n\
+         ALTER TABLE \"plant_7\".\"line\" ALTER COLUMN \"device\" SET NOT NULL;\n"
     );
     assert_eq!(only_refusal(&missing(true)).0, Reason::TableChangeRefused);
 }
