@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::{
-    change::{Change, Refusal},
+    change::{Change, Note, Refusal},
     kafka::TopicKey,
     pipeline::{SortOrder, SqlIdent, Table},
 };
@@ -327,6 +327,8 @@ pub struct TablePlan {
     pub attempts: Vec<Attempt>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,
+    /// What a person should know although nothing is wrong.
+    pub notes: Vec<Note>,
     /// Whether there is more to plan once these steps are made: open a new session, observe and plan again.
     pub unfinished: bool,
 }

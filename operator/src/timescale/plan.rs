@@ -83,7 +83,7 @@ fn plan_managed(
     refusals.extend(missing_role(wanted, observed));
     refusals.extend(kept_by_another(wanted, pipeline, observed));
     refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approval)));
-    TablePlan { steps, attempts, refusals, unfinished: false }
+    TablePlan { steps, attempts, refusals, notes: Vec::new(), unfinished: false }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
