@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod bookkeeping;
+mod columnstore;
 mod effects;
 mod error;
 mod execute;
@@ -257,6 +258,10 @@ pub struct ObservedRelation {
     pub indexes: Vec<ObservedIndex>,
     /// Its native retention policy, if any.
     pub retention: Option<ObservedPolicy>,
+    /// How its chunks go into the columnstore, where that is enabled.
+    pub columnstore: Option<ObservedColumnstore>,
+    /// The policy that sends them there, if any.
+    pub columnstore_policy: Option<ObservedPolicy>,
 }
 
 /// What makes a table a hypertable.
@@ -307,6 +312,16 @@ pub struct ObservedPolicy {
     pub check_interval: Duration,
     /// Whether it runs at all.
     pub scheduled: bool,
+}
+
+/// The settings of a columnstore, which hold for chunks that go there from now on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedColumnstore {
+    /// The columns that are the same in all rows of a segment.
+    pub segment_by: Vec<String>,
+    /// The order of the rows of a segment, each column with its direction; `None` where its NULLs are not where that
+    /// direction has them by itself.
+    pub order_by: Vec<(String, Option<SortOrder>)>,
 }
 
 /// Up to where a partition has become rows.

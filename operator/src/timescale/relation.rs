@@ -50,6 +50,8 @@ pub(super) struct RelationPlan {
     pub steps: Vec<TableStep>,
     pub attempts: Vec<Attempt>,
     pub refusals: Vec<Refusal>,
+    /// The wanted columns that are missing and stay so.
+    pub missing_columns: Vec<String>,
 }
 
 impl WantedRelation {
@@ -212,6 +214,7 @@ impl WantedRelation {
                 wanted.name,
                 self.display_name()
             )));
+            plan.missing_columns.push(wanted.name.clone());
             return;
         }
         // A hypertable with a columnstore takes no column that is NOT NULL from the first.

@@ -47,7 +47,7 @@ pub struct ExpiredChunks {
     pub number: i64,
     /// When the oldest of them begins.
     pub oldest: Option<Timestamp>,
-    /// About how many rows they have; `None` where the server has no statistics.
+    /// About how many rows they have; `None` where the server cannot tell.
     pub rows: Option<i64>,
 }
 

@@ -43,6 +43,7 @@ pub(super) fn wanted() -> Table {
                 ],
             }],
             drop_after: Some(90 * DAY),
+            columnstore: None,
         }),
     }
 }
@@ -119,6 +120,8 @@ pub(super) fn relation(wanted: &WantedRelation) -> ObservedRelation {
         columns: columns.collect(),
         indexes: wanted.indexes.iter().map(index).collect(),
         retention: None,
+        columnstore: None,
+        columnstore_policy: None,
     }
 }
 
