@@ -21,8 +21,8 @@ pub use self::mqtt::{MqttSpec, MqttTlsSpec, ProtocolVersion, Session, SpoolSpec,
 pub use self::processing::{AcceptTimeSpec, CodecSpec, CodecType, ProcessingSpec};
 pub use self::secrets::{CaSecretRef, PasswordSecretRef, SecretRef};
 pub use self::timescale::{
-    ColumnSpec, ColumnType, DatabaseTlsMode, DatabaseTlsSpec, DeadLettersSpec, IndexSpec, RetentionSpec,
-    TableRef, TimescaleSpec,
+    ColumnSpec, ColumnType, ColumnstoreSpec, DatabaseTlsMode, DatabaseTlsSpec, DeadLettersSpec, IndexSpec,
+    RetentionSpec, TableRef, TimescaleSpec,
 };
 pub use self::workers::{BridgeSpec, PodSpec, ProcessorMode, ProcessorSpec};
 use crate::status::IoTPipelineStatus;

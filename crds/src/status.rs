@@ -176,6 +176,10 @@ pub enum Reason {
     ResourceConflict,
     /// A change of the table is refused (a column's type, a dropped column); the message says what to do instead.
     TableChangeRefused,
+    /// The condition holds, but for `timescale.columnstore`: this TimescaleDB has no columnstore.
+    ColumnstoreUnsupported,
+    /// The condition holds; rows may come so late that their chunk is in the columnstore already, which is slower.
+    LateRowsInColumnstore,
     /// Pods do not become ready; the message says what they report.
     WorkersNotReady,
     /// Something the pipeline created could not be deleted yet.

@@ -27,6 +27,15 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// What a person should know of something that is as the spec says, as far as it can be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Note {
+    /// The reason of the condition, which holds all the same.
+    pub reason: Reason,
+    /// What is so, why, and what to do if that is not wanted, for a person.
+    pub message: String,
+}
+
 impl Change {
     /// What a person writes into the annotation to approve this very change: 12 hexadecimal digits.
     pub fn approval(&self) -> String {

@@ -107,6 +107,21 @@ pub struct WantedTable {
     pub indexes: Vec<Index>,
     /// How long rows stay; `None` for ever.
     pub drop_after: Option<Duration>,
+    /// How rows go into the columnstore; `None` where they do not.
+    pub columnstore: Option<Columnstore>,
+}
+
+/// How rows go into the columnstore.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Columnstore {
+    /// Chunks whose rows are all older than this go there.
+    pub after: Duration,
+    /// The columns that are the same in all rows of a segment, none of them in `order_by`; may be empty.
+    pub segment_by: Vec<SqlIdent>,
+    /// The order of the rows of a segment; the time column is in it.
+    pub order_by: Vec<(SqlIdent, SortOrder)>,
+    /// How late a row may come that is accepted; `None` for any time.
+    pub max_late: Option<Duration>,
 }
 
 /// A column as it shall be.
@@ -127,7 +142,7 @@ pub struct Index {
     pub columns: Vec<(SqlIdent, SortOrder)>,
 }
 
-/// The direction of a column in an index.
+/// The direction of a column in an order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SortOrder {
     /// Smallest first.

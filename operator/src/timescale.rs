@@ -10,12 +10,13 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::{
-    change::{Change, Refusal},
+    change::{Change, Note, Refusal},
     kafka::TopicKey,
     pipeline::{SortOrder, SqlIdent, Table},
 };
 
 mod bookkeeping;
+mod columnstore;
 mod effects;
 mod error;
 mod execute;
@@ -24,6 +25,7 @@ mod grants;
 mod lag;
 mod observe;
 mod plan;
+mod policy;
 mod relation;
 mod retention;
 mod rights;
@@ -35,7 +37,9 @@ mod test_support;
 pub use error::Error;
 pub use lag::lag;
 pub use plan::plan;
-pub use retention::{check_interval, drop_is_due, retentions_in_force};
+pub use retention::{
+    ExpiredChunks, KnownRetention, Retention, check_interval, drop_is_due, retentions_in_force,
+};
 pub use session::DirectDatabases;
 
 /// How long to wait before a contradicted [`Attempt`] is made again: it reads the whole table, and holds writers up.
@@ -160,35 +164,6 @@ pub struct ObservedFeed {
     pub pipeline: Option<PipelineId>,
 }
 
-/// What is known of how long the rows of a hypertable stay, beside its policy.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct KnownRetention {
-    /// What was last applied; `None` where nothing says so.
-    pub applied: Option<Retention>,
-    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before.
-    pub expired: Option<ExpiredChunks>,
-}
-
-/// How long rows stay. The shorter, the less.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Retention {
-    /// So long at least.
-    For(Duration),
-    /// Until somebody deletes them.
-    ForEver,
-}
-
-/// Chunks whose rows are all older than the spec wants them.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct ExpiredChunks {
-    /// How many.
-    pub number: i64,
-    /// When the oldest of them begins.
-    pub oldest: Option<Timestamp>,
-    /// About how many rows they have; `None` where the server has no statistics.
-    pub rows: Option<i64>,
-}
-
 /// What the workers' role may do, as far as workers need it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ObservedWriter {
@@ -282,7 +257,11 @@ pub struct ObservedRelation {
     /// Its usable indexes.
     pub indexes: Vec<ObservedIndex>,
     /// Its native retention policy, if any.
-    pub retention: Option<ObservedRetention>,
+    pub retention: Option<ObservedPolicy>,
+    /// How its chunks go into the columnstore, where that is enabled.
+    pub columnstore: Option<ObservedColumnstore>,
+    /// The policy that sends them there, if any.
+    pub columnstore_policy: Option<ObservedPolicy>,
 }
 
 /// What makes a table a hypertable.
@@ -324,15 +303,25 @@ pub struct ObservedIndex {
     pub unique_by: Vec<String>,
 }
 
-/// A native retention policy as it is.
+/// A policy of TimescaleDB: it looks now and then for chunks whose rows are all old enough.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ObservedRetention {
-    /// How long rows stay; `None` where the policy counts otherwise.
-    pub drop_after: Option<Duration>,
+pub struct ObservedPolicy {
+    /// How old that is; `None` where the policy counts otherwise.
+    pub after: Option<Duration>,
     /// How often it looks.
     pub check_interval: Duration,
     /// Whether it runs at all.
     pub scheduled: bool,
+}
+
+/// The settings of a columnstore, which hold for chunks that go there from now on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedColumnstore {
+    /// The columns that are the same in all rows of a segment.
+    pub segment_by: Vec<String>,
+    /// The order of the rows of a segment, each column with its direction; `None` where its NULLs are not where that
+    /// direction has them by itself.
+    pub order_by: Vec<(String, Option<SortOrder>)>,
 }
 
 /// Up to where a partition has become rows.
@@ -353,6 +342,8 @@ pub struct TablePlan {
     pub attempts: Vec<Attempt>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,
+    /// What a person should know although nothing is wrong.
+    pub notes: Vec<Note>,
     /// Whether there is more to plan once these steps are made: open a new session, observe and plan again.
     pub unfinished: bool,
 }

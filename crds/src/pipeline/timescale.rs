@@ -32,8 +32,14 @@ use crate::units::DurationText;
     validation = Rule::new("!has(self.uniqueBy) || self.columns.all(column, column.name == self.timeColumn || !(column.name in self.uniqueBy) || has(column.nullable) && !column.nullable)")
         .message("every column of uniqueBy but the timeColumn needs nullable: false, because NULL equals nothing")
         .field_path(".uniqueBy"),
-    validation = Rule::new("self.management != 'External' || !(has(self.chunkInterval) || has(self.indexes) || has(self.retention))")
-        .message("a table whose management is External is as somebody else made it; leave chunkInterval, indexes and retention out"),
+    validation = Rule::new("!has(self.columnstore) || !has(self.columnstore.segmentBy) || self.columnstore.segmentBy.all(name, name != self.timeColumn && self.columns.exists(column, column.name == name && column.type != 'jsonb'))")
+        .message("columnstore.segmentBy may hold declared columns only, not the timeColumn and none of type jsonb")
+        .field_path(".columnstore"),
+    validation = Rule::new("!has(self.columnstore) || !has(self.columnstore.orderBy) || self.columnstore.orderBy.all(entry, self.columns.exists(column, column.type != 'jsonb' && (entry == column.name || entry == column.name + ' DESC' || entry == column.name + ' ASC')))")
+        .message("columnstore.orderBy may hold declared columns only, none of type jsonb, each alone or followed by ASC or DESC")
+        .field_path(".columnstore"),
+    validation = Rule::new("self.management != 'External' || !(has(self.chunkInterval) || has(self.indexes) || has(self.retention) || has(self.columnstore))")
+        .message("a table whose management is External is as somebody else made it; leave chunkInterval, indexes, retention and columnstore out"),
 )]
 pub struct TimescaleSpec {
     /// A Secret of this namespace with `fqdn-uri`, `uri`, or `host`, `port`, `dbname`, `username` and `password`: the
@@ -82,6 +88,11 @@ pub struct TimescaleSpec {
     /// How long rows stay; without it for ever. A shorter time waits for approval, because it drops rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionSpec>,
+    /// When chunks go into the columnstore, and how: smaller, and faster to read. Only TimescaleDB's Community edition has
+    /// one; without it `TableReady` holds with the reason ColumnstoreUnsupported, and rows stay in the rowstore. Where this
+    /// block leaves the spec no more chunks go there, and those that are there stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columnstore: Option<ColumnstoreSpec>,
     /// The dead letters beside the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<DeadLettersSpec>,
@@ -221,6 +232,38 @@ pub struct IndexSpec {
 pub struct RetentionSpec {
     /// Chunks whose rows are all older than this are dropped.
     pub drop_after: DurationText,
+}
+
+/// When chunks go into the columnstore, and how.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.segmentBy) || !has(self.orderBy) || self.orderBy.all(entry, !(entry.split(' ')[0] in self.segmentBy))")
+        .message("a column is either in segmentBy or in orderBy: within a segment it is always the same")
+        .field_path(".orderBy"),
+)]
+pub struct ColumnstoreSpec {
+    /// Chunks whose rows are all older than this go into the columnstore. Less than `retention.dropAfter`. Rows that come
+    /// later are written there too, which takes longer: where `processing.acceptTime.maxLate` accepts such rows, or any,
+    /// `TableReady` holds with the reason LateRowsInColumnstore.
+    pub after: DurationText,
+    /// Columns that are the same in all rows of a segment, such as the device: what queries select by, with a hundred rows
+    /// and more of each value in a chunk; none by default. Neither the time column nor one of type jsonb. A change holds
+    /// for chunks that go into the columnstore from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b == a))")
+        .message("segmentBy may name each column once"))]
+    pub segment_by: Vec<String>,
+    /// The order of the rows of a segment: columns, each alone or followed by ` ASC` or ` DESC`, none of type jsonb. By
+    /// default the columns of `uniqueBy` that are not in `segmentBy`, in their order, or else the time column; and the
+    /// time column is DESC. Where it is not listed it comes last. A change holds for chunks that go into the columnstore
+    /// from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 70)))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.split(' ')[0] == a.split(' ')[0]))")
+        .message("orderBy may name each column once"))]
+    pub order_by: Vec<String>,
 }
 
 /// The dead letters of a table.

@@ -26,15 +26,17 @@ const MAX_ACTION_BYTES: usize = 128;
 /// The Events of one reconciliation.
 pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes: &[Change]) -> Vec<Event> {
     let changed = changes.iter().map(|change| event(EventType::Normal, "Changed", change.to_string()));
-    let refused =
+    // A store may hold and still have something to say.
+    let noteworthy =
         [ConditionType::TopicReady, ConditionType::TableReady].into_iter().filter_map(|condition_type| {
             let condition = find(&status.conditions, condition_type)?;
             let is_news = find(&previous.conditions, condition_type)
                 .is_none_or(|before| !says_the_same(before, condition));
-            (condition.status == "False" && is_news && !is_transient(&condition.reason))
+            let is_fine = condition.reason == Reason::AsSpecified.to_string();
+            (!is_fine && is_news && !is_transient(&condition.reason))
                 .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
         });
-    changed.chain(refused).chain(readiness(previous, status)).chain(lost_spool(previous, status)).collect()
+    changed.chain(noteworthy).chain(readiness(previous, status)).chain(lost_spool(previous, status)).collect()
 }
 
 /// The volume of a spool is gone with what was in it.
@@ -159,6 +161,17 @@ mod tests {
             told(&invalid, &[("Ready", "False", "InvalidSpec", "other")]),
             ["Warning InvalidSpec: other"]
         );
+    }
+
+    #[test]
+    fn what_is_to_know_of_a_store_that_holds_is_told_when_it_is_new() {
+        let fine = [("TableReady", "True", "AsSpecified", "fine")];
+        let noted = [("TableReady", "True", "ColumnstoreUnsupported", "it has none")];
+        for before in [&fine[..], &[]] {
+            assert_eq!(told(before, &noted), ["Warning ColumnstoreUnsupported: it has none"]);
+        }
+        assert_eq!(told(&noted, &noted), [""; 0]);
+        assert_eq!(told(&noted, &fine), [""; 0]);
     }
 
     #[test]

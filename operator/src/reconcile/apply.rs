@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     build::ChildKind,
-    change::{Change, Refusal},
+    change::{Change, Note, Refusal},
     context::Context,
     error::Error,
     kafka::{self, TopicKey, TopicPlan},
@@ -33,6 +33,8 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Why the table is not as the spec says; empty where it is.
     pub table_problems: Vec<Refusal>,
+    /// What a person should know of the table although it is as the spec says, as far as it can be.
+    pub table_notes: Vec<Note>,
     /// Why the topic is not as the spec says; empty where it is.
     pub topic_problems: Vec<Refusal>,
     /// The bridge; `None` where the pipeline has none.
@@ -161,6 +163,7 @@ async fn apply_table(
         }
     }
     outcome.table_problems.extend(plan.refusals);
+    outcome.table_notes.extend(plan.notes);
 }
 
 /// What the rows contradicted a while ago is not tried again yet: it reads them all, and holds writers up.

@@ -4,6 +4,7 @@
 //! The API server has already refused what CEL can see. It is checked again here, because the CRD in a cluster may
 //! be older than this operator.
 
+mod columnstore;
 mod connections;
 mod problems;
 mod stores;
@@ -101,7 +102,7 @@ fn parse(
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let writer = database.as_ref().map(|database| database.worker_role.clone());
-    let table = stores::table(&spec.timescale, writer, problems);
+    let table = stores::table(spec, writer, problems);
     let topic = stores::topic(&spec.kafka.topic, kafka.map(|kafka| kafka.access), max_packet_size, problems);
     let database = database?;
     Some(Pipeline {
@@ -233,6 +234,22 @@ mod tests {
             message("/timescale/indexes/0/columns", json!(["device; DROP"])),
             message("/timescale/uniqueBy", json!(["device", "device", "nothing"])),
             message("/timescale/retention/dropAfter", json!("90 days")),
+            message("/timescale/columnstore", json!({"after": "7"})),
+            message("/timescale/columnstore", json!({"after": "90d"})),
+            message(
+                "/timescale/columnstore",
+                json!({"after": "7d", "segmentBy": ["time", "extra", "nothing"]}),
+            ),
+            message("/timescale/columnstore", json!({"after": "7d", "segmentBy": ["device", "device"]})),
+            message(
+                "/timescale/columnstore",
+                json!({"after": "7d", "orderBy": ["time NULLS LAST", "extra"]}),
+            ),
+            message("/timescale/columnstore", json!({"after": "7d", "orderBy": ["time", "time DESC"]})),
+            message(
+                "/timescale/columnstore",
+                json!({"after": "7d", "segmentBy": ["device"], "orderBy": ["device"]}),
+            ),
             message("/timescale/deadLetters", json!({"retention": {"dropAfter": "1y"}})),
             message("/kafka/topic/name", json!("a b")),
             message("/kafka/topic/config", json!({"retention.ms": "1"})),
@@ -244,6 +261,36 @@ mod tests {
             message("/processing", json!({"program": ".x = unknown_function()"})),
         ];
         assert_snapshot!(cases.join("\n\n"));
+    }
+
+    #[test]
+    fn a_columnstore_has_every_setting() {
+        let settings = |unique_by: &[&str], columnstore: Value| {
+            let mut spec = spec();
+            spec["processing"] = json!({"acceptTime": {"maxLate": "2d"}});
+            let columns = spec["timescale"]["columns"].as_array_mut().unwrap();
+            columns.push(json!({"name": "seq", "type": "bigint", "nullable": false}));
+            spec["timescale"]["uniqueBy"] = json!(unique_by);
+            spec["timescale"]["columnstore"] = columnstore;
+            let table = check(spec, &secrets()).unwrap().table;
+            let columnstore = table.wanted.unwrap().columnstore.unwrap();
+            assert_eq!(columnstore.max_late, Some(std::time::Duration::from_secs(2 * 86_400)));
+            let segment_by: Vec<_> = columnstore.segment_by.iter().map(ToString::to_string).collect();
+            let order_by = columnstore.order_by.iter().map(|(name, order)| format!("{name} {order:?}"));
+            (segment_by.join(", "), order_by.collect::<Vec<_>>().join(", "))
+        };
+        let of = |segment_by: &str, order_by: &str| (segment_by.to_owned(), order_by.to_owned());
+        let bare = json!({"after": "7d"});
+        assert_eq!(settings(&[], bare.clone()), of("", "time Descending"));
+        let key = ["device", "time", "seq"];
+        assert_eq!(settings(&key, bare), of("", "device Ascending, time Descending, seq Ascending"));
+        let by_device = json!({"after": "7d", "segmentBy": ["device"]});
+        assert_eq!(settings(&key, by_device), of("device", "time Descending, seq Ascending"));
+        // Where it is written, it is as written, with the time.
+        let written = json!({"after": "7d", "segmentBy": ["device"], "orderBy": ["seq DESC"]});
+        assert_eq!(settings(&key, written), of("device", "seq Descending, time Descending"));
+        let written = json!({"after": "7d", "orderBy": ["time", "device DESC"]});
+        assert_eq!(settings(&[], written), of("", "time Ascending, device Descending"));
     }
 
     #[test]

@@ -38,10 +38,10 @@ pub(super) async fn observe(
         read_bookkeeping(connection, table, topic, &mut observed).await?;
     }
     observed.writer = read_writer(connection, table).await?;
-    let has_timescale = observed.extension.installed.is_some();
-    observed.table = read_relation(connection, schema, table.name.as_str(), has_timescale).await?;
+    let extension = observed.extension.installed.as_ref();
+    observed.table = read_relation(connection, schema, table.name.as_str(), extension).await?;
     let dead_letters = dead_letter_table(table.name.as_str());
-    observed.dead_letters = read_relation(connection, schema, &dead_letters, has_timescale).await?;
+    observed.dead_letters = read_relation(connection, schema, &dead_letters, extension).await?;
     let drop_after = table.wanted.as_ref().and_then(|wanted| wanted.drop_after);
     for (name, relation, drop_after, known) in [
         (table.name.as_str(), &observed.table, drop_after, &mut observed.retention),

@@ -3,7 +3,7 @@
 use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 
 use super::{
-    ObservedTable, TablePlan, TableStep, bookkeeping,
+    ObservedTable, TablePlan, TableStep, bookkeeping, columnstore,
     external::{foreign_dead_letters, kept_by_another, misfits},
     grants::{missing_role, plan_grants},
     relation::WantedRelation,
@@ -73,6 +73,7 @@ fn plan_managed(
     steps.extend(table.steps);
     steps.extend(dead_letters.steps);
 
+    steps.extend(columnstore::plan(wanted, wanted_table, observed, extension, &table.missing_columns));
     steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approval)));
     steps.extend(plan_grants(wanted, observed));
 
@@ -83,7 +84,8 @@ fn plan_managed(
     refusals.extend(missing_role(wanted, observed));
     refusals.extend(kept_by_another(wanted, pipeline, observed));
     refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approval)));
-    TablePlan { steps, attempts, refusals, unfinished: false }
+    let notes = columnstore::note(wanted_table, observed, extension).into_iter().collect();
+    TablePlan { steps, attempts, refusals, notes, unfinished: false }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.

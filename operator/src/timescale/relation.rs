@@ -50,6 +50,8 @@ pub(super) struct RelationPlan {
     pub steps: Vec<TableStep>,
     pub attempts: Vec<Attempt>,
     pub refusals: Vec<Refusal>,
+    /// The wanted columns that are missing and stay so.
+    pub missing_columns: Vec<String>,
 }
 
 impl WantedRelation {
@@ -212,22 +214,24 @@ impl WantedRelation {
                 wanted.name,
                 self.display_name()
             )));
+            plan.missing_columns.push(wanted.name.clone());
             return;
         }
+        // A hypertable with a columnstore takes no column that is NOT NULL from the first.
+        let (definition, set_not_null) = if wanted.nullable || wanted.default.is_some() {
+            (wanted.definition(), String::new())
+        } else {
+            let nullable = format!("{} {}", identifier(&wanted.name), wanted.sql_type);
+            (nullable, self.alter_nullability(wanted, "SET"))
+        };
         plan.steps.push(TableStep {
             changes: vec![self.change(&format!("column {}", wanted.name), "", wanted.sql_type)],
-            sql: format!("ALTER TABLE {} ADD COLUMN {};\n", self.sql_name(), wanted.definition()),
+            sql: format!("ALTER TABLE {} ADD COLUMN {definition};\n{set_not_null}", self.sql_name()),
         });
     }
 
     fn plan_nullability(&self, wanted: &WantedColumn, has_chunks: bool, plan: &mut RelationPlan) {
-        let alter = |verb: &str| {
-            format!(
-                "ALTER TABLE {} ALTER COLUMN {} {verb} NOT NULL;\n",
-                self.sql_name(),
-                identifier(&wanted.name)
-            )
-        };
+        let alter = |verb: &str| self.alter_nullability(wanted, verb);
         let field = format!("column {}", wanted.name);
         if wanted.nullable {
             plan.steps.push(TableStep {
@@ -248,6 +252,15 @@ impl WantedRelation {
                 sql: alter("SET"),
             });
         }
+    }
+
+    /// `verb` is `SET` or `DROP`.
+    fn alter_nullability(&self, column: &WantedColumn, verb: &str) -> String {
+        format!(
+            "ALTER TABLE {} ALTER COLUMN {} {verb} NOT NULL;\n",
+            self.sql_name(),
+            identifier(&column.name)
+        )
     }
 
     fn set_chunk_interval(&self, found: Duration, functions: &str) -> TableStep {

@@ -11,8 +11,7 @@ use crds::{
 use jiff::Timestamp;
 
 use super::{
-    Edition, InstalledExtension, KnownRetention, ObservedRelation, ObservedRetention, ObservedTable,
-    Retention, TableStep, bookkeeping,
+    Edition, InstalledExtension, ObservedRelation, ObservedTable, TableStep, bookkeeping, policy,
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
@@ -23,10 +22,40 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
+/// What is known of how long the rows of a hypertable stay, beside its policy.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct KnownRetention {
+    /// What was last applied; `None` where nothing says so.
+    pub applied: Option<Retention>,
+    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before.
+    pub expired: Option<ExpiredChunks>,
+}
+
+/// How long rows stay. The shorter, the less.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Retention {
+    /// So long at least.
+    For(Duration),
+    /// Until somebody deletes them.
+    ForEver,
+}
+
+/// Chunks whose rows are all older than the spec wants them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ExpiredChunks {
+    /// How many.
+    pub number: i64,
+    /// When the oldest of them begins.
+    pub oldest: Option<Timestamp>,
+    /// About how many rows they have; `None` where the server cannot tell.
+    pub rows: Option<i64>,
+}
+
 /// How often expired chunks are looked for: a 24th of the time that rows stay, at least once an hour and at
 /// most once a minute. Both editions keep to it, so rows go at the same time on both.
 pub fn check_interval(drop_after: Duration) -> Duration {
-    (drop_after / 24).clamp(Duration::from_secs(60), Duration::from_secs(3600))
+    // Whole seconds, as the server is told them: otherwise what it has would never be what is wanted.
+    Duration::from_secs((drop_after.as_secs() / 24).clamp(60, 3600))
 }
 
 /// Whether it is time to drop expired chunks, `last_run` being the last time this operator did.
@@ -195,7 +224,8 @@ impl<'a> Kept<'a> {
     /// would keep the old one and merely warn.
     fn plan_policy(&self, drop_after: Option<Duration>, extension: &InstalledExtension) -> Option<TableStep> {
         let found = self.relation.and_then(|relation| relation.retention.as_ref());
-        if extension.edition == Edition::Apache2 || is_as_wanted(drop_after, found) {
+        let wanted = drop_after.map(|drop_after| (drop_after, check_interval(drop_after)));
+        if extension.edition == Edition::Apache2 || policy::is_as_wanted(wanted, found) {
             return None;
         }
         let functions = identifier(&extension.schema);
@@ -211,7 +241,7 @@ impl<'a> Kept<'a> {
                 interval(check_interval(drop_after)),
             ));
         }
-        let from = found.map(describe).unwrap_or_default();
+        let from = found.map(policy::describe).unwrap_or_default();
         let to = drop_after.map(duration_text).unwrap_or_default();
         Some(TableStep { changes: vec![self.change("retention", from, to)], sql })
     }
@@ -232,7 +262,7 @@ fn former(
     known.applied.unwrap_or_else(|| match edition {
         Some(Edition::Community) => {
             let policy = relation.and_then(|relation| relation.retention.as_ref());
-            Retention::of(policy.and_then(|policy| policy.drop_after))
+            Retention::of(policy.and_then(|policy| policy.after))
         }
         Some(Edition::Apache2) | None => unnoted,
     })
@@ -265,22 +295,4 @@ impl fmt::Display for Retention {
             Self::ForEver => formatter.write_str("for ever"),
         }
     }
-}
-
-fn is_as_wanted(wanted: Option<Duration>, found: Option<&ObservedRetention>) -> bool {
-    match (wanted, found) {
-        (None, None) => true,
-        (Some(drop_after), Some(found)) => {
-            found.scheduled
-                && found.drop_after == Some(drop_after)
-                && found.check_interval == check_interval(drop_after)
-        }
-        _ => false,
-    }
-}
-
-fn describe(found: &ObservedRetention) -> String {
-    let time = found.drop_after.map_or_else(|| "another rule".to_owned(), duration_text);
-    let pause = if found.scheduled { "" } else { ", paused" };
-    format!("{time} (looked for every {}{pause})", duration_text(found.check_interval))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::pipeline::SortOrder;
+
 /// A name as SQL takes it, whatever is in it.
 pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -10,6 +12,15 @@ pub(super) fn identifier(name: &str) -> String {
 /// Names, one after the other.
 pub(super) fn identifiers(names: &[String]) -> String {
     names.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// An order of rows: names, each with its direction.
+pub(super) fn ordering(columns: &[(String, SortOrder)]) -> String {
+    let list = columns.iter().map(|(name, order)| match order {
+        SortOrder::Ascending => identifier(name),
+        SortOrder::Descending => format!("{} DESC", identifier(name)),
+    });
+    list.collect::<Vec<_>>().join(", ")
 }
 
 /// A name in a schema.

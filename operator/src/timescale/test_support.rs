@@ -6,7 +6,7 @@ use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 
 use super::{
     Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension, ObservedFeed,
-    ObservedHypertable, ObservedIndex, ObservedRelation, ObservedRetention, ObservedTable, ObservedWriter,
+    ObservedHypertable, ObservedIndex, ObservedPolicy, ObservedRelation, ObservedTable, ObservedWriter,
     Retention, Rights, TablePlan, bookkeeping, relation::WantedRelation,
 };
 use crate::{
@@ -43,6 +43,7 @@ pub(super) fn wanted() -> Table {
                 ],
             }],
             drop_after: Some(90 * DAY),
+            columnstore: None,
         }),
     }
 }
@@ -119,13 +120,15 @@ pub(super) fn relation(wanted: &WantedRelation) -> ObservedRelation {
         columns: columns.collect(),
         indexes: wanted.indexes.iter().map(index).collect(),
         retention: None,
+        columnstore: None,
+        columnstore_policy: None,
     }
 }
 
 pub(super) fn as_wanted() -> ObservedTable {
     let mut table = relation(&target(&wanted()));
-    table.retention = Some(ObservedRetention {
-        drop_after: Some(90 * DAY),
+    table.retention = Some(ObservedPolicy {
+        after: Some(90 * DAY),
         check_interval: Duration::from_secs(3600),
         scheduled: true,
     });

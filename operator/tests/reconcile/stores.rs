@@ -327,6 +327,8 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
         columns,
         indexes,
         retention: None,
+        columnstore: None,
+        columnstore_policy: None,
     };
     ObservedTable {
         server_version: "17.5".to_owned(),

@@ -31,3 +31,31 @@ async fn a_natural_key_that_rows_contradict_is_refused_and_not_tried_at_every_lo
     assert_eq!(world.condition("TableReady"), "True AsSpecified");
     assert_ne!(configuration(), before);
 }
+
+#[tokio::test]
+async fn a_columnstore_that_the_edition_does_not_have_is_told_once_and_stops_nothing() {
+    let world = World::at_rest(PIPELINE).await;
+    world.edit(|spec| {
+        spec["timescale"]["columnstore"] = json!({"after": "7d", "segmentBy": ["device"]});
+        spec["processing"] = json!({"program": ".device = \"x\""});
+    });
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"apply deployments/line-processor".to_owned()), "{log:?}");
+    let told = |log: &[String]| log.iter().filter(|entry| entry.contains("ColumnstoreUnsupported")).count();
+    assert_eq!(told(&log), 1, "{log:?}");
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True ColumnstoreUnsupported");
+    let message = world.message("TableReady");
+    assert!(message.contains("2.19.3 in database iot is of the Apache-2 edition"), "{message}");
+    assert_eq!(world.condition("Ready"), "True AsSpecified");
+    assert_eq!(world.status()["appliedGeneration"], world.status()["observedGeneration"]);
+    world.log();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), [""; 0]);
+
+    world.edit(|spec| drop(spec["timescale"].as_object_mut().unwrap().remove("columnstore")));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+}

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod bookkeeping;
 #[cfg(test)]
+mod columnstore;
+#[cfg(test)]
 mod connections;
 #[cfg(test)]
 mod external;
@@ -36,6 +38,9 @@ async fn community_edition() {
     Test::community().await.run(retention::dead_letters_beside_a_table_of_somebody_else_go_too).await;
     Test::community().await.run(external::a_table_of_somebody_else_is_checked_and_left_as_it_is).await;
     Test::community().await.run(external::one_pipeline_feeds_a_table_from_a_topic).await;
+    Test::community().await.run(columnstore::settings_and_policy_follow_the_spec).await;
+    Test::community().await.run(columnstore::what_somebody_changed_in_it_is_mended).await;
+    Test::community().await.run(columnstore::the_rest_of_the_table_changes_as_before).await;
     Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;
     Test::community().await.run(rights::another_role_is_granted_what_workers_need).await;
 }

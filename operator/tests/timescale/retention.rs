@@ -201,6 +201,6 @@ async fn in_force(test: &Test, table: &Table, approval: Option<&str>, expected: 
     assert_eq!(in_force["readings"], Retention::For(expected));
     if test.edition == Edition::Community {
         let policy = observed.table.unwrap().retention.unwrap();
-        assert_eq!((policy.drop_after, policy.scheduled), (Some(expected), true));
+        assert_eq!((policy.after, policy.scheduled), (Some(expected), true));
     }
 }

@@ -122,6 +122,7 @@ impl Test {
                     ],
                 }],
                 drop_after: None,
+                columnstore: None,
             }),
         }
     }

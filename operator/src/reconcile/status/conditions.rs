@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use super::Assessment;
 use crate::{
     build::workload_kind,
-    change::Refusal,
+    change::{Note, Refusal},
     reconcile::{
         fetch::Workers,
         health::{Finding, judge_worker},
@@ -44,7 +44,8 @@ pub fn conditions(
         // A refused spec says nothing about what is there.
         Assessment::Refused(_) => (None, None),
         Assessment::Applied { outcome, .. } => {
-            (Some(judge_store(&outcome.topic_problems)), Some(judge_store(&outcome.table_problems)))
+            let table = judge_store(&outcome.table_problems, &outcome.table_notes);
+            (Some(judge_store(&outcome.topic_problems, &[])), Some(table))
         }
     };
     let mut parts = vec![
@@ -74,11 +75,15 @@ pub fn find(conditions: &[Condition], condition_type: ConditionType) -> Option<&
     conditions.iter().find(|condition| condition.type_ == name)
 }
 
-fn judge_store(problems: &[Refusal]) -> Finding {
+fn judge_store(problems: &[Refusal], notes: &[Note]) -> Finding {
     let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
-    match problems.first() {
-        Some(first) => Finding::fails(first.reason, messages.join("; ")),
-        None => Finding {
+    let told: Vec<&str> = notes.iter().map(|note| note.message.as_str()).collect();
+    match (problems.first(), notes.first()) {
+        (Some(first), _) => Finding::fails(first.reason, messages.join("; ")),
+        (None, Some(first)) => {
+            Finding { holds: true, reason: first.reason.to_string(), message: told.join("; ") }
+        }
+        (None, None) => Finding {
             holds: true,
             reason: Reason::AsSpecified.to_string(),
             message: "as the spec says".to_owned(),
@@ -188,6 +193,22 @@ mod tests {
             summary(&[fine, fine, (false, Reason::Progressing)]),
             "false Progressing: BridgeReady: so it is"
         );
+    }
+
+    #[test]
+    fn a_store_that_holds_may_have_something_to_say() {
+        let note = Note { reason: Reason::ColumnstoreUnsupported, message: "it has none".into() };
+        let problem = Refusal { reason: Reason::ApprovalRequired, message: "rows would go".into() };
+        let judged = |problems: &[Refusal], notes: &[Note]| {
+            let Finding { holds, reason, message } = judge_store(problems, notes);
+            format!("{holds} {reason}: {message}")
+        };
+        assert_eq!(judged(&[], &[]), "true AsSpecified: as the spec says");
+        assert_eq!(
+            judged(&[], &[note.clone(), note.clone()]),
+            "true ColumnstoreUnsupported: it has none; it has none"
+        );
+        assert_eq!(judged(&[problem], &[note]), "false ApprovalRequired: rows would go");
     }
 
     #[test]

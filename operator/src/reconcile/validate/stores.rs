@@ -7,11 +7,11 @@ use std::{
 
 use access::kafka::KafkaAccess;
 use crds::{
-    names,
+    IoTPipelineSpec, names,
     pipeline::{ColumnType, Management, MqttSpec, RetentionSpec, TimescaleSpec, TopicSpec},
 };
 
-use super::problems::Problems;
+use super::{columnstore::columnstore, problems::Problems};
 use crate::pipeline::{
     Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName, WantedTable, WantedTopic,
 };
@@ -71,7 +71,12 @@ fn wanted_topic(spec: &TopicSpec, problems: &mut Problems) -> Option<WantedTopic
     Some(WantedTopic { partitions, allow_reorder, replication_factor, config })
 }
 
-pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut Problems) -> Option<Table> {
+pub(super) fn table(
+    whole: &IoTPipelineSpec,
+    writer: Option<String>,
+    problems: &mut Problems,
+) -> Option<Table> {
+    let spec = &whole.timescale;
     let schema = problems.require(SqlIdent::parse_schema(&spec.table.schema), || {
         format!(
             "timescale.table.schema {:?} is no schema to write to; use a-z 0-9 _, at most 63, and none of PostgreSQL's own",
@@ -92,7 +97,7 @@ pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut
         problems,
     );
     let wanted = match spec.management {
-        Management::Managed => wanted_table(spec, problems).map(Some),
+        Management::Managed => wanted_table(whole, problems).map(Some),
         Management::External => Some(None),
     };
     Some(Table {
@@ -107,13 +112,20 @@ pub(super) fn table(spec: &TimescaleSpec, writer: Option<String>, problems: &mut
     })
 }
 
-fn wanted_table(spec: &TimescaleSpec, problems: &mut Problems) -> Option<WantedTable> {
+fn wanted_table(whole: &IoTPipelineSpec, problems: &mut Problems) -> Option<WantedTable> {
+    let spec = &whole.timescale;
     let default_chunk_interval = DEFAULT_CHUNK_INTERVAL.into();
     let chunk_interval = spec.chunk_interval.as_ref().unwrap_or(&default_chunk_interval);
     let chunk_interval = problems.duration("timescale.chunkInterval", chunk_interval);
     let indexes = indexes(spec, problems);
     let drop_after = drop_after("timescale.retention.dropAfter", spec.retention.as_ref(), problems);
-    Some(WantedTable { chunk_interval: chunk_interval?, indexes: indexes?, drop_after: drop_after? })
+    let columnstore = columnstore(spec, &whole.processing.accept_time, problems);
+    Some(WantedTable {
+        chunk_interval: chunk_interval?,
+        indexes: indexes?,
+        drop_after: drop_after?,
+        columnstore: columnstore?,
+    })
 }
 
 /// `Some(None)` where rows stay for ever.
@@ -187,25 +199,30 @@ fn unique_by(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<SqlIde
 }
 
 fn indexes(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<Index>> {
-    let declared = |name: &str| spec.columns.iter().any(|column| column.name == name);
+    let declared = |name: &SqlIdent| spec.columns.iter().any(|column| column.name == name.as_str());
     let mut indexes = Vec::with_capacity(spec.indexes.len());
     for index in &spec.indexes {
         let mut columns = Vec::with_capacity(index.columns.len());
         for entry in &index.columns {
-            let (name, order) = match entry.split_once(' ') {
-                None => (entry.as_str(), SortOrder::Ascending),
-                Some((name, "ASC")) => (name, SortOrder::Ascending),
-                Some((name, "DESC")) => (name, SortOrder::Descending),
-                Some(_) => (entry.as_str(), SortOrder::Ascending),
-            };
-            let name = problems.require(SqlIdent::parse(name).filter(|_| declared(name)), || {
+            let column = problems.require(ordered_column(entry).filter(|(name, _)| declared(name)), || {
                 format!("timescale.indexes entry {entry:?} must be a declared column, alone or followed by ASC or DESC")
             })?;
-            columns.push((name, order));
+            columns.push(column);
         }
         indexes.push(Index { columns });
     }
     Some(indexes)
+}
+
+/// A column alone, or followed by ` ASC` or ` DESC`.
+pub(super) fn ordered_column(entry: &str) -> Option<(SqlIdent, SortOrder)> {
+    let (name, order) = match entry.split_once(' ') {
+        None => (entry, SortOrder::Ascending),
+        Some((name, "ASC")) => (name, SortOrder::Ascending),
+        Some((name, "DESC")) => (name, SortOrder::Descending),
+        Some(_) => return None,
+    };
+    Some((SqlIdent::parse(name)?, order))
 }
 
 pub(super) fn max_packet_size(spec: &MqttSpec, problems: &mut Problems) -> Option<u32> {

@@ -8,8 +8,8 @@ use sqlx::{PgConnection, Row, postgres::types::Oid};
 use crate::{
     pipeline::SortOrder,
     timescale::{
-        ExpiredChunks, ObservedColumn, ObservedHypertable, ObservedIndex, ObservedRelation,
-        ObservedRetention, execute::statement, sql::interval,
+        ExpiredChunks, InstalledExtension, ObservedColumn, ObservedColumnstore, ObservedHypertable,
+        ObservedIndex, ObservedPolicy, ObservedRelation, execute::statement, sql::interval,
     },
 };
 
@@ -18,7 +18,7 @@ pub(super) async fn read_relation(
     connection: &mut PgConnection,
     schema: &str,
     name: &str,
-    has_timescale: bool,
+    extension: Option<&InstalledExtension>,
 ) -> sqlx::Result<Option<ObservedRelation>> {
     let row = statement(
         "SELECT pg_class.oid, relkind = 'r' AS is_table, pg_has_role(relowner, 'USAGE') AS owned \
@@ -37,10 +37,17 @@ pub(super) async fn read_relation(
         columns: read_columns(connection, oid).await?,
         indexes: read_indexes(connection, oid).await?,
         retention: None,
+        columnstore: None,
+        columnstore_policy: None,
     };
-    if has_timescale {
+    if let Some(extension) = extension {
         relation.hypertable = read_hypertable(connection, schema, name).await?;
-        relation.retention = read_retention(connection, schema, name).await?;
+        relation.retention = read_policy(connection, schema, name, "policy_retention", "drop_after").await?;
+        if extension.has_columnstore() {
+            relation.columnstore = read_columnstore(connection, schema, name, oid).await?;
+            relation.columnstore_policy =
+                read_policy(connection, schema, name, "policy_compression", "compress_after").await?;
+        }
     }
     Ok(Some(relation))
 }
@@ -136,24 +143,67 @@ async fn read_hypertable(
     .transpose()
 }
 
-async fn read_retention(
+async fn read_columnstore(
     connection: &mut PgConnection,
     schema: &str,
     name: &str,
-) -> sqlx::Result<Option<ObservedRetention>> {
+    table: Oid,
+) -> sqlx::Result<Option<ObservedColumnstore>> {
+    // Not by the view of these settings: it looks up every hypertable of the database by its name, and fails where the role
+    // may not use the schema of one.
     let row = statement(
-        "SELECT extract(epoch FROM (config ->> 'drop_after')::interval)::bigint AS drop_after, \
-           extract(epoch FROM schedule_interval)::bigint AS check_interval, scheduled \
-         FROM timescaledb_information.jobs \
-         WHERE proc_name = 'policy_retention' AND hypertable_schema = $1 AND hypertable_name = $2",
+        "SELECT coalesce(segmentby, '{}') AS segment_by, coalesce(orderby, '{}') AS order_by, \
+           coalesce(orderby_desc, '{}') AS descending, coalesce(orderby_nullsfirst, '{}') AS nulls_first \
+         FROM timescaledb_information.hypertables \
+           LEFT JOIN _timescaledb_catalog.compression_settings ON relid = $3 \
+         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND compression_enabled",
     )
     .bind(schema.to_owned())
     .bind(name.to_owned())
+    .bind(table)
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        Ok(ObservedRetention {
-            drop_after: row.try_get::<Option<i64>, _>("drop_after")?.and_then(seconds),
+        let order_by: Vec<String> = row.try_get("order_by")?;
+        let descending: Vec<bool> = row.try_get("descending")?;
+        let nulls_first: Vec<bool> = row.try_get("nulls_first")?;
+        // NULLS LAST for ascending and NULLS FIRST for descending, as an order has it by itself.
+        let orders = descending.into_iter().zip(nulls_first).map(|order| match order {
+            (false, false) => Some(SortOrder::Ascending),
+            (true, true) => Some(SortOrder::Descending),
+            _ => None,
+        });
+        Ok(ObservedColumnstore {
+            segment_by: row.try_get("segment_by")?,
+            order_by: order_by.into_iter().zip(orders).collect(),
+        })
+    })
+    .transpose()
+}
+
+/// The policy of the hypertable whose job runs `procedure` on chunks that are as old as `age` of its settings says.
+async fn read_policy(
+    connection: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    procedure: &str,
+    age: &str,
+) -> sqlx::Result<Option<ObservedPolicy>> {
+    let row = statement(
+        "SELECT extract(epoch FROM (config ->> $4)::interval)::bigint AS after, \
+           extract(epoch FROM schedule_interval)::bigint AS check_interval, scheduled \
+         FROM timescaledb_information.jobs \
+         WHERE proc_name = $3 AND hypertable_schema = $1 AND hypertable_name = $2",
+    )
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .bind(procedure.to_owned())
+    .bind(age.to_owned())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(ObservedPolicy {
+            after: row.try_get::<Option<i64>, _>("after")?.and_then(seconds),
             check_interval: seconds(row.try_get("check_interval")?).unwrap_or_default(),
             scheduled: row.try_get("scheduled")?,
         })
@@ -161,7 +211,8 @@ async fn read_retention(
     .transpose()
 }
 
-/// The chunks that TimescaleDB would drop now, if rows older than `drop_after` were to go.
+/// The chunks that TimescaleDB would drop now, if rows older than `drop_after` were to go. PostgreSQL's statistics know
+/// nothing of rows in the columnstore, and so there is no number of rows where one of the chunks is there.
 pub(super) async fn read_expired(
     connection: &mut PgConnection,
     schema: &str,
@@ -170,7 +221,7 @@ pub(super) async fn read_expired(
 ) -> sqlx::Result<ExpiredChunks> {
     let row = statement(format!(
         "SELECT count(*) AS number, extract(epoch FROM min(range_start))::bigint AS oldest, \
-           CASE WHEN bool_and(reltuples >= 0) THEN sum(reltuples)::bigint END AS rows \
+           CASE WHEN bool_and(reltuples >= 0 AND NOT is_compressed) THEN sum(reltuples)::bigint END AS rows \
          FROM timescaledb_information.chunks \
            LEFT JOIN pg_namespace ON nspname = chunk_schema \
            LEFT JOIN pg_class ON relnamespace = pg_namespace.oid AND relname = chunk_name \

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     pipeline::{Index, SortOrder},
     timescale::{
-        Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedRetention,
+        Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedPolicy,
         test_support::{DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
     },
 };
@@ -56,7 +56,7 @@ fn drift_is_repaired() {
         table.hypertable.as_mut().unwrap().has_chunks = false;
         table.hypertable.as_mut().unwrap().chunk_interval = Some(7 * DAY);
         table.indexes[0].columns.pop();
-        table.retention.as_mut().unwrap().drop_after = Some(30 * DAY);
+        table.retention.as_mut().unwrap().after = Some(30 * DAY);
         observed.dead_letters = None;
     });
     insta::assert_snapshot!(sql(&plan));
@@ -79,8 +79,8 @@ fn a_retention_that_the_spec_no_longer_has_is_removed() {
 #[test]
 fn a_paused_policy_or_another_schedule_is_drift() {
     for change in [
-        |retention: &mut ObservedRetention| retention.scheduled = false,
-        |retention: &mut ObservedRetention| retention.check_interval = DAY,
+        |retention: &mut ObservedPolicy| retention.scheduled = false,
+        |retention: &mut ObservedPolicy| retention.check_interval = DAY,
     ] {
         let plan = plan_after(|observed| change(table_of(observed).retention.as_mut().unwrap()));
         assert_eq!(plan.steps.len(), 1);
@@ -118,7 +118,8 @@ fn a_new_column_is_not_null_only_where_no_row_lacks_it() {
     };
     assert_eq!(
         sql(&missing(false)),
-        "ALTER TABLE \"plant_7\".\"line\" ADD COLUMN \"device\" text NOT NULL;\n"
+        "ALTER TABLE \"plant_7\".\"line\" ADD COLUMN \"device\" text;\n\
+         ALTER TABLE \"plant_7\".\"line\" ALTER COLUMN \"device\" SET NOT NULL;\n"
     );
     assert_eq!(only_refusal(&missing(true)).0, Reason::TableChangeRefused);
 }

@@ -8,7 +8,7 @@ use crate::{
     pipeline::SortOrder,
     timescale::{
         ATTEMPT_INTERVAL, Attempt, ObservedRelation, TableStep,
-        sql::{identifier, identifiers, qualified},
+        sql::{identifier, identifiers, ordering, qualified},
     },
 };
 
@@ -36,18 +36,11 @@ impl WantedRelation {
     }
 
     pub(super) fn create_index(&self, columns: &[(String, SortOrder)]) -> String {
-        let list: Vec<_> = columns
-            .iter()
-            .map(|(name, order)| match order {
-                SortOrder::Ascending => identifier(name),
-                SortOrder::Descending => format!("{} DESC", identifier(name)),
-            })
-            .collect();
         format!(
             "CREATE INDEX {} ON {} ({});\n",
             identifier(&self.index_name(columns)),
             self.sql_name(),
-            list.join(", ")
+            ordering(columns)
         )
     }
 

@@ -210,6 +210,7 @@ fn only_what_the_pipeline_made_is_kept_by_it() {
 fn expired_chunks_are_looked_for_between_every_minute_and_every_hour() {
     let seconds = |drop_after| check_interval(Duration::from_secs(drop_after)).as_secs();
     assert_eq!([seconds(90 * 24 * HOUR), seconds(12 * HOUR), seconds(60)], [HOUR, HOUR / 2, 60]);
+    assert_eq!(check_interval(Duration::from_secs(25 * 60)), Duration::from_secs(62));
 }
 
 #[test]
