@@ -205,7 +205,7 @@ impl Processor {
     }
 
     /// Tells when the worker stops, when the Secrets are other ones than `access` was made of, and when Kafka refuses
-    /// what it may allow by now.
+    /// what it may allow by now or has not been there for long.
     fn is_over(
         &self,
         access: KafkaAccess,
@@ -227,7 +227,11 @@ impl Processor {
             if is_rotated {
                 tracing::info!("The Secrets for Kafka have changed; connecting anew");
             }
-            is_rotated || consumer.context().is_refused()
+            let is_cut_off = consumer.context().is_cut_off();
+            if is_cut_off {
+                tracing::info!("Kafka has not been there for long; trying with a new client");
+            }
+            is_rotated || is_cut_off || consumer.context().is_refused()
         })
     }
 

@@ -5,12 +5,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use access::kafka::cause::Cause;
 use crds::worker::{KafkaConfig, WorkerProblem};
-
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -32,6 +31,9 @@ use crate::{
 /// database has answered; the group must not wait for a slow database.
 const POSITION_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a client may be without any broker. While Kafka is away a new client each time costs little.
+const CUT_OFF: Duration = Duration::from_secs(60);
+
 /// Follows the consumer group.
 #[derive(Debug)]
 pub struct SourceContext {
@@ -49,6 +51,8 @@ pub struct SourceContext {
     cause: Mutex<Cause>,
     /// Whether a broker has refused something for want of a right.
     refused: AtomicBool,
+    /// When a broker was connected last, or this client was made.
+    connected: Mutex<Instant>,
 }
 
 impl ClientContext for SourceContext {
@@ -132,6 +136,7 @@ impl SourceContext {
             bootstrap_servers: kafka.bootstrap_servers.clone(),
             cause: Mutex::new(Cause::Silence),
             refused: AtomicBool::new(false),
+            connected: Mutex::new(Instant::now()),
         }
     }
 
@@ -139,6 +144,12 @@ impl SourceContext {
     /// succeeds; a new client does.
     pub fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether no broker has been connected for so long that another client had better try: now and then librdkafka does not
+    /// go on trying once all brokers were away.
+    pub fn is_cut_off(&self) -> bool {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > CUT_OFF
     }
 
     fn refuse(&self, code: RDKafkaErrorCode, refusal: WorkerProblem) {
@@ -193,6 +204,7 @@ impl SourceContext {
 
     fn watch_brokers(&self, statistics: &Statistics) {
         if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             *self.cause() = Cause::Silence;
             return self.readiness.clear(Obstacle::Connection);
         }
