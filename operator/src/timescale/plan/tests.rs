@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    pipeline::{Index, SortOrder},
+    pipeline::{Column, Index, SortOrder},
     timescale::{
         Edition, ObservedColumn, ObservedExtension, ObservedIndex, ObservedPolicy,
         test_support::{DAY, as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
@@ -106,6 +106,21 @@ fn refused_columns_leave_the_other_steps() {
     assert!(plan.refusals.iter().all(|refusal| refusal.reason == Reason::TableChangeRefused));
     let messages: Vec<_> = plan.refusals.iter().map(|refusal| refusal.message.as_str()).collect();
     insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[test]
+fn an_index_over_a_refused_column_does_not_keep_the_rest_from_being_made() {
+    let mut table = wanted();
+    table.columns.push(Column { name: ident("shift"), nullable: false, ..table.columns[1].clone() });
+    let columns = vec![(ident("shift"), SortOrder::Ascending)];
+    table.wanted.as_mut().unwrap().indexes.push(Index { columns });
+    table.unique_by = vec![ident("shift"), ident("time")];
+    let mut observed = as_wanted();
+    table_of(&mut observed).hypertable.as_mut().unwrap().chunk_interval = Some(7 * DAY);
+    let plan = plan(&table, &pipeline("line"), &observed, None);
+    assert!(only_refusal(&plan).1.starts_with("column shift cannot be added"), "{plan:?}");
+    assert!(sql(&plan).contains("set_chunk_time_interval"), "{}", sql(&plan));
+    assert!(!sql(&plan).contains("shift") && plan.attempts.is_empty(), "{plan:?}");
 }
 
 #[test]

@@ -16,6 +16,10 @@ impl WantedRelation {
     /// Makes the indexes that are missing. One of another name serves as well.
     pub(super) fn plan_indexes(&self, relation: &ObservedRelation, plan: &mut RelationPlan) {
         for columns in &self.indexes {
+            // What is wrong with the column is said of the column.
+            if columns.iter().any(|(name, _)| plan.missing_columns.contains(name)) {
+                continue;
+            }
             if relation.indexes.iter().any(|found| found.columns == *columns) {
                 continue;
             }
@@ -72,7 +76,8 @@ impl WantedRelation {
             )));
             return;
         }
-        if self.unique_by.is_empty() || is_unique_by(relation, &self.unique_by) {
+        let lacks_column = self.unique_by.iter().any(|name| plan.missing_columns.contains(name));
+        if self.unique_by.is_empty() || lacks_column || is_unique_by(relation, &self.unique_by) {
             return;
         }
         let name = self.unique_index_name(&self.unique_by);
