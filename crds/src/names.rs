@@ -15,7 +15,8 @@ pub const FINALIZER: &str = "iotpipeline.dev/cleanup";
 /// `kubectl annotate iotp NAME iotpipeline.dev/skip-cleanup=true`.
 pub const SKIP_CLEANUP_ANNOTATION: &str = "iotpipeline.dev/skip-cleanup";
 
-/// Annotation that lets a change through that would destroy data: its value is the hash that the condition shows.
+/// Annotation that lets changes through that would destroy data: its value is the hashes that the condition and
+/// `status.plan` show, with commas between them.
 pub const APPROVE_ANNOTATION: &str = "iotpipeline.dev/approve";
 
 /// Label on every child object: the name of the pipeline it belongs to.

@@ -127,6 +127,9 @@ pub struct IoTPipelineSpec {
     /// gather in Kafka) or All (they gather at the MQTT broker as far as its limits allow).
     #[serde(default)]
     pub suspend: Suspend,
+    /// Enforce (default), or Observe: nothing is created, changed or deleted, and `status.plan` lists what would be.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 /// Who keeps a topic or a table as the spec says.
@@ -159,6 +162,16 @@ pub enum DeletionPolicy {
     Retain,
     /// Delete it, if this pipeline created it.
     Delete,
+}
+
+/// Whether the spec is brought about.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Mode {
+    /// It is.
+    #[default]
+    Enforce,
+    /// It is only compared with what there is.
+    Observe,
 }
 
 /// Which workers stand still.

@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumIter, IntoStaticStr};
 
@@ -34,6 +35,47 @@ pub struct IoTPipelineStatus {
     /// How far the table is behind the topic, refreshed at most once a minute. The exact figures are metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<LagStatus>,
+    /// What the spec asks for and was not done yet: with `mode: Observe` everything that would be done, otherwise what
+    /// waits. At most 50 steps, in the order in which they would be made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<PlannedChange>,
+    /// The last 20 approvals that were used, or whose change is gone. They approve nothing any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_approvals: Vec<String>,
+}
+
+/// One step that was not made yet.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedChange {
+    /// What is changed, such as `topic plant-7.line-telemetry` or `Deployment line-processor`.
+    pub object: String,
+    /// Which property of it; left out where the object itself is created or deleted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    /// The value found; left out where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub from: String,
+    /// The value that the spec wants; left out where it wants none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub to: String,
+    /// What the step does to what runs and to data.
+    pub class: ChangeClass,
+    /// The hash that approves the step, where it waits for that: a value for the annotation `iotpipeline.dev/approve`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+}
+
+/// What a step does to what runs and to data.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ChangeClass {
+    /// Nothing stands still and nothing is deleted.
+    #[default]
+    Safe,
+    /// Messages wait meanwhile: pods restart, writers are held up, or rows are refused that were taken before.
+    Disruptive,
+    /// Data is deleted.
+    Destructive,
 }
 
 /// The Kafka topic as it is.
@@ -132,6 +174,8 @@ pub enum Reason {
     Progressing,
     /// `suspend` says so.
     Suspended,
+    /// `mode: Observe`, and something would be changed; `status.plan` lists it.
+    Observing,
     /// The spec is refused; the message says which field and why. Workers keep the last valid configuration.
     InvalidSpec,
     /// The VRL program does not compile; the message holds the compiler's diagnostic.

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crds::status::Reason;
+use crds::status::{ChangeClass, Reason};
 use sha2::{Digest, Sha256};
 
-/// One change that the operator makes to the world outside Kubernetes, for logs, Events and messages.
+/// One change that the operator makes to the world, for the plan, logs, Events and messages.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Change {
     /// What is changed, such as `topic plant-7.line-telemetry` or `table plant_7.line_telemetry`.
@@ -16,6 +16,8 @@ pub struct Change {
     pub from: String,
     /// The value written; empty where it is removed.
     pub to: String,
+    /// What it does to what runs and to data.
+    pub class: ChangeClass,
 }
 
 /// A change that the spec asks for and the operator does not make.
@@ -36,18 +38,100 @@ pub struct Note {
     pub message: String,
 }
 
+/// What a person lets through. An approval is of one change, of one generation of the spec, and holds once.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Approvals {
+    generation: i64,
+    /// The hashes in the annotation.
+    given: Vec<String>,
+    /// Those that approve nothing any more, the oldest first.
+    used: Vec<String>,
+}
+
+/// How many approvals are read from the annotation, and how many used ones are remembered.
+const MAX_APPROVALS: usize = 20;
+
+/// The length of an approval in hexadecimal digits.
+const HASH_DIGITS: usize = 12;
+
 impl Change {
-    /// What a person writes into the annotation to approve this very change: 12 hexadecimal digits.
-    pub fn approval(&self) -> String {
-        let whole = [&self.object, &self.field, &self.from, &self.to].map(String::as_str).join("\n");
-        Sha256::digest(whole).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    /// A change that holds nothing up and deletes nothing.
+    pub fn new(
+        object: impl Into<String>,
+        field: impl Into<String>,
+        from: impl Into<String>,
+        to: impl Into<String>,
+    ) -> Self {
+        Self {
+            object: object.into(),
+            field: field.into(),
+            from: from.into(),
+            to: to.into(),
+            class: ChangeClass::Safe,
+        }
     }
 
-    /// Whether the value of a pipeline's annotation approves this change: it is one of the values in it, which stand
-    /// between commas.
-    pub fn is_approved_by(&self, annotation: Option<&str>) -> bool {
-        let approval = self.approval();
-        annotation.is_some_and(|value| value.split(',').any(|one| one.trim() == approval))
+    /// The same change, of another class.
+    pub fn classed(self, class: ChangeClass) -> Self {
+        Self { class, ..self }
+    }
+}
+
+impl Approvals {
+    /// Reads them from a pipeline's generation, the value of its annotation and its status.
+    pub fn new(generation: i64, annotation: Option<&str>, used: &[String]) -> Self {
+        // What cannot approve anything is not worth remembering.
+        let is_hash = |word: &&str| {
+            word.len() == HASH_DIGITS && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let words = annotation.unwrap_or_default().split(',').map(str::trim).filter(is_hash);
+        let mut given: Vec<String> = Vec::new();
+        for word in words.take(MAX_APPROVALS) {
+            if !given.iter().any(|one| one == word) {
+                given.push(word.to_owned());
+            }
+        }
+        Self { generation, given, used: used.to_vec() }
+    }
+
+    /// What a person writes into the annotation to approve this very change.
+    ///
+    /// A change that was approved and then undone by somebody's hand can be approved once more, and not by what is still
+    /// in the annotation: its hash is another one.
+    pub fn hash(&self, change: &Change) -> String {
+        (0..=self.used.len())
+            .map(|times| self.hash_after(change, times))
+            .find(|hash| !self.used.contains(hash))
+            .unwrap_or_default()
+    }
+
+    /// Whether a person has approved the change.
+    pub fn include(&self, change: &Change) -> bool {
+        self.given.contains(&self.hash(change))
+    }
+
+    /// What approves nothing any more, now that everything was done but for the changes that are held: used, or of a
+    /// change that is gone.
+    pub fn used_after(&self, held: &[Change]) -> Vec<String> {
+        let waiting: Vec<String> = held.iter().map(|change| self.hash(change)).collect();
+        let is_over = |hash: &&String| !waiting.contains(hash) && !self.used.contains(hash);
+        let mut used = self.used.clone();
+        used.extend(self.given.iter().filter(is_over).cloned());
+        while used.len() > MAX_APPROVALS {
+            // One that is still in the annotation would be taken for a new one.
+            let oldest = used.iter().position(|hash| !self.given.contains(hash)).unwrap_or(0);
+            used.remove(oldest);
+        }
+        used
+    }
+
+    fn hash_after(&self, change: &Change, times: usize) -> String {
+        let Change { object, field, from, to, class: _ } = change;
+        let mut text = format!("{}\n{object}\n{field}\n{from}\n{to}", self.generation);
+        if times > 0 {
+            text.push_str(&format!("\n{times}"));
+        }
+        Sha256::digest(text).iter().take(HASH_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -67,44 +151,81 @@ impl fmt::Display for Change {
 mod tests {
     use super::*;
 
+    fn to(to: &str) -> Change {
+        Change::new("table a.b", "retention", "90 days", to).classed(ChangeClass::Destructive)
+    }
+
+    fn given(annotation: &str, used: &[String]) -> Approvals {
+        Approvals::new(3, Some(annotation), used)
+    }
+
     #[test]
-    fn an_approval_is_of_one_change_alone() {
-        let change = Change {
-            object: "table a.b".into(),
-            field: "retention".into(),
-            from: "90 days".into(),
-            to: "30 days".into(),
-        };
-        // Of the text `table a.b`, `retention`, `90 days` and `30 days`, a line each.
-        assert_eq!(change.approval(), "1a1990446fc0");
+    fn an_approval_is_of_one_change_of_one_generation_alone() {
+        let change = to("30 days");
+        let approvals = given("", &[]);
+        // Of the text `3`, `table a.b`, `retention`, `90 days` and `30 days`, a line each.
+        assert_eq!(approvals.hash(&change), "6a291e76fa98");
         for other in [
             Change { object: "table a.c".into(), ..change.clone() },
             Change { field: "other".into(), ..change.clone() },
             Change { from: "60 days".into(), ..change.clone() },
             Change { to: "7 days".into(), ..change.clone() },
         ] {
-            assert_ne!(other.approval(), change.approval(), "{other}");
+            assert_ne!(approvals.hash(&other), approvals.hash(&change), "{other}");
         }
+        let next = Approvals::new(4, Some(&approvals.hash(&change)), &[]);
+        assert!(!next.include(&change));
     }
 
     #[test]
     fn an_annotation_approves_every_change_that_it_names() {
-        let change = |to: &str| Change {
-            object: "table a.b".into(),
-            field: "retention".into(),
-            from: "90 days".into(),
-            to: to.into(),
-        };
-        let both = format!("{}, {}", change("30 days").approval(), change("7 days").approval());
+        let hash = |days| given("", &[]).hash(&to(days));
+        let both = format!("{}, {}", hash("30 days"), hash("7 days"));
         for (annotation, approved) in [
-            (None, [false, false]),
-            (Some(""), [false, false]),
-            (Some(change("7 days").approval().as_str()), [false, true]),
-            (Some(both.as_str()), [true, true]),
-            (Some(both.replace(',', "").as_str()), [false, false]),
+            ("", [false, false]),
+            (&hash("7 days"), [false, true]),
+            (&both, [true, true]),
+            (&both.replace(',', ""), [false, false]),
         ] {
-            let is_approved = |to| change(to).is_approved_by(annotation);
-            assert_eq!([is_approved("30 days"), is_approved("7 days")], approved, "{annotation:?}");
+            let approvals = given(annotation, &[]);
+            let includes = |days| approvals.include(&to(days));
+            assert_eq!([includes("30 days"), includes("7 days")], approved, "{annotation:?}");
         }
+        assert!(!Approvals::new(3, None, &[]).include(&to("30 days")));
+    }
+
+    #[test]
+    fn an_approval_holds_once_and_the_same_change_can_be_approved_anew() {
+        let first = given("", &[]).hash(&to("30 days"));
+        let made = given(&first, &[]);
+        assert!(made.include(&to("30 days")));
+        let used = made.used_after(&[]);
+        assert_eq!(used, std::slice::from_ref(&first));
+
+        let undone = given(&first, &used);
+        assert!(!undone.include(&to("30 days")));
+        let second = undone.hash(&to("30 days"));
+        assert_ne!(second, first);
+        assert_eq!(undone.used_after(&[to("30 days")]), used);
+        let approved_anew = given(&format!("{first},{second}"), &used);
+        assert!(approved_anew.include(&to("30 days")));
+        assert_eq!(approved_anew.used_after(&[]), [first, second]);
+    }
+
+    #[test]
+    fn what_still_waits_is_not_used_and_what_is_no_hash_is_not_remembered() {
+        let waiting = given("", &[]).hash(&to("30 days"));
+        let approvals = given(&format!("yes please, 000000000000 ,{waiting},000000000000"), &[]);
+        assert_eq!(approvals.used_after(&[to("30 days")]), ["000000000000"]);
+    }
+
+    #[test]
+    fn of_many_used_ones_those_in_the_annotation_are_remembered() {
+        let hashes: Vec<String> = (0..30).map(|number| format!("{number:012x}")).collect();
+        let approvals = given(&hashes[..15].join(","), &hashes[..20]);
+        let annotation = hashes[5..30].join(",");
+        let used = given(&annotation, &approvals.used_after(&[])).used_after(&[]);
+        assert_eq!(used, hashes[5..25], "20 are read");
+        assert_eq!(given(&annotation, &used).used_after(&[]), used);
     }
 }

@@ -112,6 +112,8 @@ pub struct TopicPlan {
     pub claim: bool,
     /// The steps, in the order in which to make them.
     pub steps: Vec<TopicStep>,
+    /// What waits for a better moment; each has a refusal too.
+    pub held: Vec<Change>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,
 }

@@ -75,6 +75,11 @@ impl Memory {
         other_manager(&pipelines, key, topic)
     }
 
+    /// Which other pipeline manages a topic, for one that has no say in it.
+    pub fn other_manager(&self, key: &PipelineKey, topic: &TopicKey) -> Option<PipelineKey> {
+        other_manager(&self.lock(), key, topic)
+    }
+
     /// Forgets a pipeline that is gone.
     pub fn forget(&self, key: &PipelineKey) {
         self.lock().remove(key);
@@ -154,6 +159,8 @@ mod tests {
         assert_eq!(memory.claim_topic(&a, &topic("t")), None);
         assert_eq!(memory.claim_topic(&b, &topic("t")), Some(a.clone()));
         assert_eq!(memory.disclaim_topic(&b, &topic("t")), Some(a.clone()));
+        assert_eq!(memory.other_manager(&b, &topic("t")), Some(a.clone()));
+        assert_eq!(memory.other_manager(&b, &topic("u")), None);
         assert_eq!(memory.claim_topic(&b, &topic("u")), None);
         assert_eq!(memory.disclaim_topic(&a, &topic("u")), Some(b.clone()));
         assert_eq!(memory.claim_topic(&b, &topic("t")), None);

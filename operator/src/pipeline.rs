@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use access::{database::DatabaseAccess, kafka::KafkaAccess};
 use crds::{
     names::{MAX_IDENTIFIER_BYTES, MAX_TABLE_NAME_BYTES, SecretPurpose},
-    pipeline::{ColumnType, DeletionPolicySpec, PodSpec, Suspend},
+    pipeline::{ColumnType, DeletionPolicySpec, Mode, PodSpec, Suspend},
     worker::{Component, PipelineId, WorkerConfig},
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
@@ -34,6 +34,8 @@ pub struct Pipeline {
     pub deletion_policy: DeletionPolicySpec,
     /// Which workers stand still.
     pub suspend: Suspend,
+    /// Whether the spec is brought about, or only compared with what there is.
+    pub mode: Mode,
 }
 
 impl Pipeline {

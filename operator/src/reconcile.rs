@@ -1,7 +1,8 @@
 //! The story on one page: what happens whenever something may have changed.
 //!
 //! fetch → validate → plan → apply → status. Of these only `fetch` reads the world, and only `apply` and `cleanup`
-//! change it; `validate`, `plan` and `status` are synchronous functions without clients.
+//! change it; `validate`, `plan` and `status` are synchronous functions without clients. Where the spec says
+//! `mode: Observe`, `observe` stands in the place of `apply`: it only says what would be done.
 
 pub mod announce;
 pub mod apply;
@@ -9,6 +10,7 @@ pub mod cleanup;
 pub mod drift;
 pub mod fetch;
 pub mod health;
+pub mod observe;
 pub mod plan;
 pub mod report;
 pub mod rollout;
@@ -18,7 +20,7 @@ pub mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use crds::{IoTPipeline, IoTPipelineStatus, names::APPROVE_ANNOTATION, status::Reason};
+use crds::{IoTPipeline, IoTPipelineStatus, names::APPROVE_ANNOTATION, pipeline::Mode, status::Reason};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use snafu::ResultExt;
@@ -29,7 +31,7 @@ use self::{
     validate::{Invalid, Secrets, validate},
 };
 use crate::{
-    change::Change,
+    change::{Approvals, Change},
     context::Context,
     error::{BuildSnafu, Error, ReadPipelineSnafu, ValidateSnafu},
     memory::about,
@@ -95,12 +97,21 @@ async fn keep(
 ) -> Result<Action, Error> {
     let (stores, session) = fetch_stores(pipeline, context).await;
     let now = Timestamp::now();
-    let approval = object.annotations().get(APPROVE_ANNOTATION).map(String::as_str);
+    let approvals = approvals(object, pipeline);
     let (finalizers, settings) = (object.finalizers(), &context.workers);
     let plan =
-        plan::plan(pipeline, finalizers, approval, workers, &stores, settings, now).context(BuildSnafu)?;
-    let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
-    let assessment = Assessment::Applied { pipeline, stores: &stores, outcome: &outcome };
+        plan::plan(pipeline, finalizers, &approvals, workers, &stores, settings, now).context(BuildSnafu)?;
+    let outcome = match pipeline.mode {
+        Mode::Enforce => apply::apply(plan, pipeline, object, &stores, session, context).await?,
+        Mode::Observe => {
+            if let Some(session) = session {
+                session.close().await;
+            }
+            observe::observe(plan, pipeline, workers, &stores)
+        }
+    };
+    let assessment =
+        Assessment::Applied { pipeline, stores: &stores, outcome: &outcome, approvals: &approvals };
     let status = status::status(object, workers, &assessment, now);
     report_status(object, &status, &outcome.changes, context).await?;
     match outcome.failure.or(stores.into_failure()) {
@@ -108,6 +119,13 @@ async fn keep(
         None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
         None => Ok(Action::requeue(about(if is_settled(&status) { context.resync } else { SETTLING }))),
     }
+}
+
+/// What a person lets through, and what of it is used.
+fn approvals(object: &IoTPipeline, pipeline: &Pipeline) -> Approvals {
+    let annotation = object.annotations().get(APPROVE_ANNOTATION).map(String::as_str);
+    let used = object.status.as_ref().map(|status| status.used_approvals.as_slice());
+    Approvals::new(pipeline.generation, annotation, used.unwrap_or_default())
 }
 
 /// Leaves everything as it is and says why.

@@ -38,7 +38,8 @@ pub use error::Error;
 pub use lag::lag;
 pub use plan::plan;
 pub use retention::{
-    ExpiredChunks, KnownRetention, Retention, check_interval, drop_is_due, retentions_in_force,
+    ExpiredChunks, KnownRetention, Retention, check_interval, drop_is_due, expired_chunks,
+    hypertables_with_expired_chunks, retentions_in_force,
 };
 pub use session::DirectDatabases;
 
@@ -340,12 +341,16 @@ pub struct TablePlan {
     pub steps: Vec<TableStep>,
     /// What to try after them.
     pub attempts: Vec<Attempt>,
+    /// What would delete data and waits for a person; each has a refusal too.
+    pub held: Vec<Change>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,
     /// What a person should know although nothing is wrong.
     pub notes: Vec<Note>,
     /// Whether there is more to plan once these steps are made: open a new session, observe and plan again.
     pub unfinished: bool,
+    /// Whether the refusals stand before everything else, so that nothing was compared.
+    pub is_refused: bool,
 }
 
 /// One step of a [`TablePlan`].

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crds::{status::Reason, worker::PipelineId};
+use crds::{
+    status::{ChangeClass, Reason},
+    worker::PipelineId,
+};
 
 use super::{
     ExistingTopic, ObservedTopic, TopicAction, TopicPlan, TopicSetting, TopicStep, external, found,
@@ -39,7 +42,7 @@ pub fn plan(
     match (&observed.topic, marker) {
         (_, Some(owner)) if owner != pipeline => refused(resource_conflict(wanted, owner)),
         (None, marker) => {
-            TopicPlan { claim: marker.is_none(), steps: vec![create(wanted, topic)], refusals: Vec::new() }
+            TopicPlan { claim: marker.is_none(), steps: vec![create(wanted, topic)], ..TopicPlan::default() }
         }
         (Some(_), None) => refused(not_owned(wanted)),
         (Some(existing), Some(_)) => repair(wanted, topic, existing),
@@ -55,7 +58,7 @@ pub fn plan_deletion(
     manager: Option<&PipelineKey>,
 ) -> Option<Change> {
     let is_ours = wanted.wanted.is_some() && marker == Some(pipeline) && manager.is_none();
-    is_ours.then(|| change(wanted, "", wanted.name.as_str(), ""))
+    is_ours.then(|| change(wanted, "", wanted.name.as_str(), "").classed(ChangeClass::Destructive))
 }
 
 /// The refusal of a topic that another pipeline of this operator manages.
@@ -100,20 +103,21 @@ fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> Topi
 
     let config = settings_to_change(wanted, topic, settings);
     if !config.is_empty() {
-        let changes =
-            config.iter().map(|(name, value)| change(wanted, name, found(existing, name), value)).collect();
+        let changes = config.iter().map(|(name, value)| {
+            let found = found(existing, name);
+            change(wanted, name, found, value).classed(class_of_setting(name, found, value))
+        });
+        let changes = changes.collect();
         plan.steps.push(TopicStep { changes, action: TopicAction::AlterConfig { config } });
     }
 
     // When that may be done, `reconcile::plan` knows: it is about workers too.
     if topic.partitions > existing.partitions {
         plan.steps.push(TopicStep {
-            changes: vec![change(
-                wanted,
-                "partitions",
-                &existing.partitions.to_string(),
-                &topic.partitions.to_string(),
-            )],
+            changes: vec![
+                change(wanted, "partitions", &existing.partitions.to_string(), &topic.partitions.to_string())
+                    .classed(ChangeClass::Disruptive),
+            ],
             action: TopicAction::AddPartitions { total: topic.partitions },
         });
     }
@@ -152,13 +156,16 @@ fn settings_to_change(
     config
 }
 
+/// What is kept for a shorter time, or less of it, is deleted.
+fn class_of_setting(name: &str, from: &str, to: &str) -> ChangeClass {
+    // -1 stands for no limit.
+    let limit = |value: &str| value.parse().ok().filter(|limit| *limit >= 0).unwrap_or(i64::MAX);
+    let is_retention = matches!(name, "retention.ms" | "retention.bytes");
+    if is_retention && limit(to) < limit(from) { ChangeClass::Destructive } else { ChangeClass::Safe }
+}
+
 fn change(wanted: &Topic, field: &str, from: &str, to: &str) -> Change {
-    Change {
-        object: format!("topic {}", wanted.name),
-        field: field.to_owned(),
-        from: from.to_owned(),
-        to: to.to_owned(),
-    }
+    Change::new(format!("topic {}", wanted.name), field, from, to)
 }
 
 fn refused(refusal: Refusal) -> TopicPlan {
@@ -359,6 +366,20 @@ mod tests {
             plan.steps[0].changes[0].to_string(),
             "topic plant-7.line: partitions changed from 2 to 6"
         );
+    }
+
+    #[test]
+    fn what_is_kept_for_a_shorter_time_is_deleted() {
+        let class = |name, from, to| class_of_setting(name, from, to);
+        for name in ["retention.ms", "retention.bytes"] {
+            for (from, to) in [("2000", "1000"), ("-1", "1000")] {
+                assert_eq!(class(name, from, to), ChangeClass::Destructive, "{name} {from} {to}");
+                assert_eq!(class(name, to, from), ChangeClass::Safe, "{name} {to} {from}");
+            }
+        }
+        assert_eq!(class("segment.ms", "2000", "1000"), ChangeClass::Safe);
+        let growth = plan_ours(ExistingTopic { partitions: 2, ..as_wanted() });
+        assert_eq!(growth.steps[0].changes[0].class, ChangeClass::Disruptive);
     }
 
     #[test]

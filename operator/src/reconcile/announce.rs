@@ -12,7 +12,7 @@ use kube::{
 };
 
 use super::{
-    status::{find, is_transient},
+    status::{find, is_no_trouble},
     write,
 };
 use crate::{change::Change, context::Context};
@@ -33,7 +33,7 @@ pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes:
             let is_news = find(&previous.conditions, condition_type)
                 .is_none_or(|before| !says_the_same(before, condition));
             let is_fine = condition.reason == Reason::AsSpecified.to_string();
-            (!is_fine && is_news && !is_transient(&condition.reason))
+            (!is_fine && is_news && !is_no_trouble(&condition.reason))
                 .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
         });
     changed.chain(noteworthy).chain(readiness(previous, status)).chain(lost_spool(previous, status)).collect()
@@ -91,7 +91,7 @@ fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option
         (false, true) => Some(event(EventType::Normal, "Ready", after.message.clone())),
         _ if is_refused && is_news => Some(event(EventType::Warning, &after.reason, after.message.clone())),
         (true, false) => {
-            let is_expected = is_transient(&after.reason) || after.reason == Reason::Suspended.to_string();
+            let is_expected = is_no_trouble(&after.reason) || after.reason == Reason::Suspended.to_string();
             let type_ = if is_expected { EventType::Normal } else { EventType::Warning };
             Some(event(type_, "NotReady", after.message.clone()))
         }
@@ -202,8 +202,7 @@ mod tests {
 
     #[test]
     fn changes_are_told_one_by_one_and_never_too_long() {
-        let change =
-            Change { object: "ä".repeat(900), field: String::new(), from: String::new(), to: "x".into() };
+        let change = Change::new("ä".repeat(900), "", "", "x");
         let events = events(&status(&[]), &status(&[]), &[change.clone(), change]);
         assert_eq!(events.len(), 2);
         assert!(events[0].note.as_ref().unwrap().len() <= MAX_NOTE_BYTES);

@@ -5,7 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use crds::{IoTPipeline, status::Reason};
+use crds::{
+    IoTPipeline,
+    status::{ChangeClass, Reason},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -43,6 +46,10 @@ pub struct Outcome {
     pub processor: WorkerOutcome,
     /// Whether a step has only made room for the next: look again at once.
     pub unfinished: bool,
+    /// What the spec asks for and was not done; `None` where that is not known.
+    pub pending: Option<Vec<Change>>,
+    /// What of the table waits for approval, all else of it being done; `None` where something failed or is not known.
+    pub held: Option<Vec<Change>>,
     /// What failed and shall be tried again; the first one where there are several.
     pub failure: Option<Error>,
 }
@@ -73,10 +80,11 @@ pub async fn apply(
     mut session: Option<Box<dyn Session>>,
     context: &Context,
 ) -> Result<Outcome, Error> {
-    if let Some(finalizers) = plan.finalizers {
-        write::write_finalizers(context, &object.metadata, &finalizers).await?;
+    if let Some(finalizers) = &plan.finalizers {
+        write::write_finalizers(context, &object.metadata, finalizers).await?;
     }
     let mut outcome = Outcome {
+        pending: plan.held(),
         unfinished: plan.table.as_ref().is_some_and(|table| table.unfinished)
             // Messages wait.
             || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
@@ -107,13 +115,13 @@ pub async fn apply(
 impl Outcome {
     /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) or waits (more of
     /// them) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
-    fn topic_fits(&self) -> bool {
+    pub fn topic_fits(&self) -> bool {
         let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing];
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
     /// Whether workers may rely on the table. A change that waits for approval leaves one that serves as before.
-    fn table_fits(&self) -> bool {
+    pub fn table_fits(&self) -> bool {
         self.table_problems.iter().all(|problem| problem.reason == Reason::ApprovalRequired)
     }
 
@@ -135,11 +143,10 @@ async fn apply_table(
     outcome: &mut Outcome,
 ) {
     let (Some(mut plan), Some(session)) = (plan, session) else {
-        if let Err(error) = &stores.table {
-            outcome.table_problems.push(Refusal { reason: error.reason(), message: chain(error) });
-        }
+        outcome.table_problems.extend(table_is_unknown(stores));
         return;
     };
+    let mut is_done = !plan.unfinished && !plan.is_refused;
     if plan.unfinished {
         outcome.table_problems.push(progressing("the database is being prepared"));
     }
@@ -159,9 +166,11 @@ async fn apply_table(
             Err(source) => {
                 outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Database { source });
+                is_done = false;
             }
         }
     }
+    outcome.held = is_done.then_some(plan.held);
     outcome.table_problems.extend(plan.refusals);
     outcome.table_notes.extend(plan.notes);
 }
@@ -209,12 +218,8 @@ async fn apply_topic(
 ) {
     let (plan, observed) = match (plan, &stores.topic) {
         (Some(plan), Ok(observed)) => (plan, observed),
-        (_, Err(error)) => {
-            outcome.topic_problems.push(Refusal { reason: error.reason(), message: chain(error) });
-            return;
-        }
-        (None, Ok(_)) => {
-            outcome.topic_problems.push(whose_topic_is_unknown(pipeline, stores));
+        _ => {
+            outcome.topic_problems.push(topic_is_unknown(pipeline, stores));
             return;
         }
     };
@@ -295,18 +300,19 @@ async fn apply_worker(
 
 async fn remove_stranded(pods: &[Pod], context: &Context, outcome: &mut Outcome) {
     for pod in pods {
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
-        let name = pod.name_any();
         match write::remove_pod(context, pod).await {
-            Ok(()) => outcome.changes.push(Change {
-                object: format!("pod {name} on node {node}, which does not answer,"),
-                field: String::new(),
-                from: name,
-                to: String::new(),
-            }),
+            Ok(()) => outcome.changes.push(removal_of(pod)),
             Err(error) => outcome.fail(error),
         }
     }
+}
+
+/// The removal of a pod on a node that does not answer.
+pub fn removal_of(pod: &Pod) -> Change {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let name = pod.name_any();
+    let object = format!("pod {name} on node {node}, which does not answer,");
+    Change::new(object, "", name, "").classed(ChangeClass::Disruptive)
 }
 
 async fn remove_orphans(
@@ -326,7 +332,16 @@ fn progressing(message: &str) -> Refusal {
     Refusal { reason: Reason::Progressing, message: message.to_owned() }
 }
 
-fn whose_topic_is_unknown(pipeline: &Pipeline, stores: &Stores) -> Refusal {
+/// Why nothing is known of the table.
+pub fn table_is_unknown(stores: &Stores) -> Option<Refusal> {
+    stores.table.as_ref().err().map(|error| Refusal { reason: error.reason(), message: chain(error) })
+}
+
+/// Why the topic cannot be planned.
+pub fn topic_is_unknown(pipeline: &Pipeline, stores: &Stores) -> Refusal {
+    if let Err(error) = &stores.topic {
+        return Refusal { reason: error.reason(), message: chain(error) };
+    }
     Refusal {
         reason: stores.table.as_ref().err().map_or(Reason::Pending, crate::timescale::Error::reason),
         message: format!(

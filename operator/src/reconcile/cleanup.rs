@@ -1,6 +1,8 @@
 //! What happens when an IoTPipeline is deleted: its MQTT session is ended, then its workers go, then the topic and the
 //! table, where it says `Delete` of them and created them.
 //!
+//! Where it says `mode: Observe`, nothing is ended and nothing deleted; Kubernetes itself removes the workers.
+//!
 //! Nothing is held for long: each of these is given up after a while, at once where the namespace goes too, and an
 //! Event says what was left.
 
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use crds::{
     IoTPipeline,
     names::{FINALIZER, SKIP_CLEANUP_ANNOTATION},
-    pipeline::DeletionPolicy,
+    pipeline::{DeletionPolicy, Mode},
     status::Reason,
 };
 use jiff::Timestamp;
@@ -67,6 +69,9 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
     if object.annotations().get(SKIP_CLEANUP_ANNOTATION).is_some_and(|value| value == "true") {
         return give_up(object, "the annotation says so", &key, context).await;
     }
+    if let Some(observed) = observed(object) {
+        return leave(object, observed, &key, context).await;
+    }
     let namespace_goes = is_namespace_terminating(&key.0, context).await?;
     if let Some(message) = end_session(object, namespace_goes, &key, context).await? {
         say_pending(object, &message, &key, context).await?;
@@ -98,6 +103,29 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
             Err(Error::CleanUp { message })
         }
     }
+}
+
+/// The object, if it says that nothing is to be changed.
+fn observed(object: &DeserializeGuard<IoTPipeline>) -> Option<&IoTPipeline> {
+    object.0.as_ref().ok().filter(|object| object.spec.mode == Mode::Observe)
+}
+
+/// Lets the pipeline go and leaves everything outside Kubernetes as it is, whatever the deletion policy says.
+async fn leave(
+    object: &DeserializeGuard<IoTPipeline>,
+    observed: &IoTPipeline,
+    key: &PipelineKey,
+    context: &Context,
+) -> Result<Action, Error> {
+    if let Some(event) = session::leave_observed(observed, context) {
+        write::publish(context, object, event).await;
+    }
+    let stores = stores_to_delete(observed);
+    if !stores.is_empty() {
+        let note = format!("Left as they are, because spec.mode is Observe: {}", stores.join(", "));
+        write::publish(context, object, announce::event(EventType::Normal, "Retained", note)).await;
+    }
+    let_go(object, key, context).await
 }
 
 /// Ends the MQTT session, or gives it up, once; says what it waits for until then.
@@ -267,12 +295,18 @@ fn left_behind(object: &DeserializeGuard<IoTPipeline>, key: &PipelineKey, contex
     let spec = &object.spec;
     let mqtt = spec.mqtt.as_ref().filter(|_| !context.memory.recall(key).session_is_over);
     let session = mqtt.map(|mqtt| session::describe(object, mqtt, &context.settings.cluster_name));
+    let parts: Vec<String> = session.into_iter().chain(stores_to_delete(object)).collect();
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+}
+
+/// Topic and table, as far as the policy says that they go.
+fn stores_to_delete(object: &IoTPipeline) -> Vec<String> {
+    let spec = &object.spec;
     let is_deleted = |policy| policy == DeletionPolicy::Delete;
     let topic = is_deleted(spec.deletion_policy.topic).then(|| format!("topic {}", spec.kafka.topic.name));
     let table = is_deleted(spec.deletion_policy.table)
         .then(|| format!("table {}.{}", spec.timescale.table.schema, spec.timescale.table.name));
-    let parts: Vec<String> = session.into_iter().chain(topic).chain(table).collect();
-    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+    topic.into_iter().chain(table).collect()
 }
 
 async fn let_go(

@@ -3,7 +3,7 @@
 //! The answer agrees with server-side apply: it counts what an apply would change and nothing else. What the API
 //! server fills in, and what others added beside ours, is no drift; otherwise the operator would write for ever.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Lists whose entries Kubernetes merges by a key. Others may own further entries; all other lists are ours as a
 /// whole.
@@ -13,16 +13,81 @@ const KEYED_LISTS: &[&str] =
 /// Maps whose values are quantities, which the API server may have spelled in another way.
 const QUANTITY_MAPS: &[&str] = &["limits", "requests"];
 
+/// A field that an apply would change.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Difference {
+    /// Such as `spec.template.spec.containers[worker].image`.
+    pub path: String,
+    /// The value found; empty where there is none.
+    pub found: String,
+    /// The value wanted.
+    pub wanted: String,
+}
+
 /// Whether applying `desired` would change `live`.
 pub fn differs(desired: &Value, live: &Value) -> bool {
-    let Value::Object(fields) = desired else { return true };
-    // Lists from the API server do not repeat the type in each of their items.
-    let typeless: Map<String, Value> = fields
-        .iter()
-        .filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind"))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    !holds(&Value::Object(typeless), live, "")
+    !holds(&typeless(desired), live, "")
+}
+
+/// Which fields of `live` applying `desired` would change.
+pub fn differences(desired: &Value, live: &Value) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    collect(&typeless(desired), live, "", "", &mut differences);
+    differences
+}
+
+/// Lists from the API server do not repeat the type in each of their items.
+fn typeless(desired: &Value) -> Value {
+    let mut desired = desired.clone();
+    if let Value::Object(fields) = &mut desired {
+        fields.retain(|name, _| !matches!(name.as_str(), "apiVersion" | "kind"));
+    }
+    desired
+}
+
+/// Goes down to the fields that do not hold. `field` is the name under which both stand, `path` the whole way there.
+fn collect(desired: &Value, live: &Value, field: &str, path: &str, differences: &mut Vec<Difference>) {
+    if holds(desired, live, field) {
+        return;
+    }
+    let is_keyed = KEYED_LISTS.contains(&field);
+    match (desired, live) {
+        (Value::Object(desired), Value::Object(live)) => {
+            for (name, value) in desired {
+                let live = live.get(name).unwrap_or(&Value::Null);
+                if !(QUANTITY_MAPS.contains(&field) && is_same_quantity(value, live)) {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    collect(value, live, name, &path, differences);
+                }
+            }
+        }
+        (Value::Array(desired), Value::Array(live)) if is_keyed || desired.len() == live.len() => {
+            for (index, entry) in desired.iter().enumerate() {
+                let name = entry["name"].as_str().filter(|_| is_keyed);
+                let found = match name {
+                    Some(name) => live.iter().find(|live| live["name"] == name),
+                    None => live.get(index),
+                };
+                if !(is_keyed && live.iter().any(|live| holds(entry, live, ""))) {
+                    let path = format!("{path}[{}]", name.map_or(index.to_string(), str::to_owned));
+                    collect(entry, found.unwrap_or(&Value::Null), "", &path, differences);
+                }
+            }
+        }
+        (desired, live) => differences.push(Difference {
+            path: path.to_owned(),
+            found: describe(live),
+            wanted: describe(desired),
+        }),
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Whether everything in `desired` is in `live`; `field` is the name under which both stand.
@@ -171,5 +236,32 @@ mod tests {
         for (a, b) in [("1", "1001m"), ("1M", "1Mi"), ("one", "one "), ("", "0")] {
             assert!(!is_same_quantity(&json!(a), &json!(b)), "{a} {b}");
         }
+    }
+
+    #[test]
+    fn what_differs_is_told_by_its_path() {
+        let mut live = desired();
+        live["spec"]["replicas"] = json!(3);
+        live["metadata"]["labels"] = json!({});
+        live["metadata"]["ownerReferences"] = json!([{"uid": "2"}]);
+        let container = &mut live["spec"]["template"]["spec"]["containers"][0];
+        container["image"] = json!("evil:1");
+        container["args"] = json!(["process", "more"]);
+        container["resources"]["limits"]["cpu"] = json!("1");
+        let told: Vec<String> = differences(&desired(), &live)
+            .into_iter()
+            .map(|Difference { path, found, wanted }| format!("{path}: {found} -> {wanted}"))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "metadata.labels.a:  -> b",
+                "metadata.ownerReferences[0].uid: 2 -> 1",
+                "spec.replicas: 3 -> 2",
+                "spec.template.spec.containers[worker].args: [\"process\",\"more\"] -> [\"process\"]",
+                "spec.template.spec.containers[worker].image: evil:1 -> worker:1",
+            ]
+        );
+        assert_eq!(differences(&desired(), &desired()), []);
     }
 }

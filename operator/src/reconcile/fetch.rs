@@ -10,6 +10,7 @@ use std::{
 use crds::{
     IoTPipeline,
     names::{self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_CONFIG_KEY},
+    pipeline::Mode,
     status::LagStatus,
     worker::{Component, RoleConfig, WorkerStatus},
 };
@@ -132,7 +133,10 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         Err(error) => (Err(error), None),
     };
     let topic_manager = topic_key.zip(table.as_ref().ok()).and_then(|(topic, table)| {
-        if pipeline.topic.wanted.is_some() && table.topic_marker.as_ref() == Some(&pipeline.id) {
+        if pipeline.mode == Mode::Observe {
+            // It takes no topic from others, nor leaves its own to them.
+            context.memory.other_manager(&pipeline.key(), &topic)
+        } else if pipeline.topic.wanted.is_some() && table.topic_marker.as_ref() == Some(&pipeline.id) {
             context.memory.claim_topic(&pipeline.key(), &topic)
         } else {
             context.memory.disclaim_topic(&pipeline.key(), &topic)

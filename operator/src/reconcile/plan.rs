@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     names::FINALIZER,
-    pipeline::{DeletionPolicy, DeletionPolicySpec},
+    pipeline::{DeletionPolicy, DeletionPolicySpec, Mode},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -30,6 +30,7 @@ use self::{
 use super::fetch::{LiveChild, Stores, Workers};
 use crate::{
     build::{self, WorkerSettings},
+    change::{Approvals, Change},
     kafka::{self, TopicPlan},
     pipeline::Pipeline,
     timescale::{self, Edition, TablePlan},
@@ -43,7 +44,7 @@ pub struct Plan {
     /// What to do with the table; `None` where the database does not answer.
     pub table: Option<TablePlan>,
     /// The hypertables whose expired chunks the operator itself drops now, because this edition has no policies, and
-    /// after which time rows go.
+    /// after which time rows go. Where it only observes: those that have expired chunks, due or not.
     pub drop_expired_chunks: BTreeMap<String, Duration>,
     /// What to do with the topic; `None` where Kafka does not answer, or the database, which knows whose it is.
     pub topic: Option<TopicPlan>,
@@ -57,14 +58,22 @@ pub struct Plan {
     pub orphans: Vec<LiveChild>,
 }
 
-/// Plans everything for a valid pipeline. `approval` is the value of its annotation that lets a change through.
+impl Plan {
+    /// What the spec asks for and waits, for a person or a better moment; `None` where that is not known.
+    pub fn held(&self) -> Option<Vec<Change>> {
+        let (table, topic) = (self.table.as_ref()?, self.topic.as_ref()?);
+        Some(table.held.iter().chain(&topic.held).cloned().collect())
+    }
+}
+
+/// Plans everything for a valid pipeline.
 ///
 /// # Errors
 /// Fails where an object cannot be built, which is a bug.
 pub fn plan(
     pipeline: &Pipeline,
     finalizers: &[String],
-    approval: Option<&str>,
+    approvals: &Approvals,
     workers: &Workers,
     stores: &Stores,
     settings: &WorkerSettings,
@@ -83,8 +92,8 @@ pub fn plan(
     }
     Ok(Plan {
         finalizers: plan_finalizers(pipeline, finalizers),
-        table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approval)),
-        drop_expired_chunks: due_drops_of_chunks(pipeline, approval, stores, now),
+        table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approvals)),
+        drop_expired_chunks: due_drops_of_chunks(pipeline, approvals, stores, now),
         topic: plan_topic(pipeline, stores).map(|plan| growth.restrain(plan)),
         bridge,
         processor,
@@ -122,16 +131,19 @@ fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
 
 fn due_drops_of_chunks(
     pipeline: &Pipeline,
-    approval: Option<&str>,
+    approvals: &Approvals,
     stores: &Stores,
     now: Timestamp,
 ) -> BTreeMap<String, Duration> {
     let table = stores.table.as_ref().ok().filter(|table| table.edition() == Some(Edition::Apache2));
     let Some(table) = table else { return BTreeMap::new() };
+    if pipeline.mode == Mode::Observe {
+        return timescale::hypertables_with_expired_chunks(&pipeline.table, &pipeline.id, table, approvals);
+    }
     let is_due = |(hypertable, drop_after): &(String, Duration)| {
         timescale::drop_is_due(stores.chunks_dropped_at.get(hypertable).copied(), now, *drop_after)
     };
-    timescale::retentions_in_force(&pipeline.table, &pipeline.id, table, approval)
+    timescale::retentions_in_force(&pipeline.table, &pipeline.id, table, approvals)
         .into_iter()
         .filter_map(|(hypertable, retention)| Some((hypertable, retention.drop_after()?)))
         .filter(is_due)

@@ -5,16 +5,17 @@
 
 mod conditions;
 
-pub use conditions::{find, is_transient};
+pub use conditions::{find, is_no_trouble, is_transient};
 
 use std::collections::BTreeSet;
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
     names::{SKIP_CLEANUP_ANNOTATION, worker_name},
-    pipeline::MqttSpec,
+    pipeline::{Mode, MqttSpec},
     status::{
-        BridgeStatus, ConditionType, LagStatus, ProcessorStatus, Reason, SpoolLevel, TableStatus, TopicStatus,
+        BridgeStatus, ChangeClass, ConditionType, LagStatus, PlannedChange, ProcessorStatus, Reason,
+        SpoolLevel, TableStatus, TopicStatus,
     },
     worker::Component,
 };
@@ -31,14 +32,21 @@ use super::{
 };
 use crate::{
     build::{ChildKind, selector_text, workload_kind},
+    change::{Approvals, Change},
     pipeline::Pipeline,
 };
+
+/// How many steps of a plan are listed.
+const MAX_PLANNED: usize = 50;
+
+/// How much of each of its values is, in bytes.
+const MAX_PLANNED_BYTES: usize = 256;
 
 /// What a reconciliation found and did.
 pub enum Assessment<'a> {
     /// The spec is refused; nothing was done.
     Refused(&'a Invalid),
-    /// The spec was applied, as far as possible.
+    /// The spec was applied, as far as possible, or compared with what there is.
     Applied {
         /// What the spec says.
         pipeline: &'a Pipeline,
@@ -46,6 +54,8 @@ pub enum Assessment<'a> {
         stores: &'a Stores,
         /// What was done.
         outcome: &'a Outcome,
+        /// What a person lets through.
+        approvals: &'a Approvals,
     },
 }
 
@@ -71,15 +81,43 @@ pub fn status(
         // What this reconciliation does not know stays as it was.
         ..previous
     };
-    if let Assessment::Applied { pipeline, stores, outcome } = assessment {
+    if let Assessment::Applied { pipeline, stores, outcome, approvals } = assessment {
         if outcome.bridge.as_ref().is_none_or(|bridge| bridge.is_current) && outcome.processor.is_current {
             status.applied_generation = Some(pipeline.generation);
         }
         status.topic = topic_status(pipeline, stores, outcome).or(status.topic);
         status.table = table_status(pipeline, stores).or(status.table);
         status.lag = stores.lag.as_ref().map(coarse).or(status.lag);
+        if let Some(pending) = &outcome.pending {
+            status.plan = planned(pending, pipeline.mode, approvals);
+        }
+        if let Some(held) = &outcome.held {
+            status.used_approvals = approvals.used_after(held);
+        }
     }
     status
+}
+
+/// What was not done yet.
+fn planned(pending: &[Change], mode: Mode, approvals: &Approvals) -> Vec<PlannedChange> {
+    let planned = pending.iter().take(MAX_PLANNED).map(|change| PlannedChange {
+        object: shortened(&change.object),
+        field: shortened(&change.field),
+        from: shortened(&change.from),
+        to: shortened(&change.to),
+        class: change.class,
+        // Where the spec is only compared, an approval would be of a generation that is not brought about.
+        approval: (mode == Mode::Enforce && change.class == ChangeClass::Destructive)
+            .then(|| approvals.hash(change)),
+    });
+    planned.collect()
+}
+
+fn shortened(text: &str) -> String {
+    if text.len() <= MAX_PLANNED_BYTES {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAX_PLANNED_BYTES)])
 }
 
 /// What to report of a deleted pipeline whose clean-up takes a while: the last report, and what is waited for.

@@ -116,6 +116,7 @@ fn parse(
         processor: processor?,
         deletion_policy: spec.deletion_policy.clone(),
         suspend: spec.suspend,
+        mode: spec.mode,
         id,
     })
 }

@@ -171,7 +171,7 @@ fn plan_policy(
 }
 
 fn change(table: &Table, setting: &str, from: String, to: String) -> Change {
-    Change { object: format!("table {table}"), field: format!("columnstore {setting}"), from, to }
+    Change::new(format!("table {table}"), format!("columnstore {setting}"), from, to)
 }
 
 fn describe_order(columns: &[(String, Option<SortOrder>)]) -> String {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     names::{FEED_TABLE, MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, dead_letter_table},
+    status::ChangeClass,
     worker::PipelineId,
 };
 use jiff::Timestamp;
@@ -14,7 +15,8 @@ use super::{
     bookkeeping::{forget_feeds, forget_positions},
     execute::{lock_schema, run, statement, tables_exist},
     observe::{bookkeeping_version, dead_letter_marker, functions_schema, table_marker, topic_marker},
-    sql::{duration_text, identifier, interval, qualified, regclass},
+    retention::expired_chunks,
+    sql::{identifier, interval, qualified, regclass},
 };
 use crate::{
     change::{Change, Refusal},
@@ -132,15 +134,8 @@ pub(super) async fn drop_expired_chunks(
         return Ok(Vec::new());
     }
     let number = chunks.len();
-    Ok(vec![Change {
-        object: format!(
-            "{number} chunks of table {schema}.{hypertable} older than {}",
-            duration_text(drop_after)
-        ),
-        field: String::new(),
-        from: number.to_string(),
-        to: String::new(),
-    }])
+    let object = format!("{number} {}", expired_chunks(schema, hypertable, drop_after));
+    Ok(vec![Change::new(object, "", number.to_string(), "").classed(ChangeClass::Destructive)])
 }
 
 pub(super) async fn positions(
@@ -254,7 +249,7 @@ async fn forget_marker(connection: &mut PgConnection, schema: &str, name: &str) 
 }
 
 fn deleted(table: String) -> Change {
-    Change { object: format!("table {table}"), field: String::new(), from: table, to: String::new() }
+    Change::new(format!("table {table}"), "", table, "").classed(ChangeClass::Destructive)
 }
 
 /// Whether there is bookkeeping in the schema; an older operator's is brought up first.

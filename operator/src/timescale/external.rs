@@ -146,9 +146,12 @@ fn unfit(message: String) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timescale::{
-        KnownRetention, ObservedFeed, ObservedIndex, Retention, TablePlan, plan,
-        test_support::{DAY, as_wanted, ident, only_refusal, pipeline, sql, table_of, topic, wanted},
+    use crate::{
+        change::Approvals,
+        timescale::{
+            KnownRetention, ObservedFeed, ObservedIndex, Retention, TablePlan, plan,
+            test_support::{DAY, as_wanted, ident, only_refusal, pipeline, sql, table_of, topic, wanted},
+        },
     };
 
     fn external() -> Table {
@@ -174,7 +177,7 @@ mod tests {
     fn plan_after(change: impl FnOnce(&mut ObservedTable)) -> TablePlan {
         let mut observed = theirs();
         change(&mut observed);
-        plan(&external(), &pipeline("line"), &observed, None)
+        plan(&external(), &pipeline("line"), &observed, &Approvals::default())
     }
 
     #[test]
@@ -197,12 +200,21 @@ mod tests {
             observed.feed = Some(ObservedFeed { topic: topic(), pipeline: Some(pipeline(name)) });
             observed
         };
-        assert_eq!(plan(&external(), &pipeline("line"), &ours("line"), None), TablePlan::default());
-        assert_eq!(plan(&external(), &pipeline("other"), &ours("other"), None), TablePlan::default());
+        assert_eq!(
+            plan(&external(), &pipeline("line"), &ours("line"), &Approvals::default()),
+            TablePlan::default()
+        );
+        assert_eq!(
+            plan(&external(), &pipeline("other"), &ours("other"), &Approvals::default()),
+            TablePlan::default()
+        );
         // Those of a table that another pipeline manages serve as well.
         let mut managed = ours("other");
         managed.marker = Some(pipeline("line"));
-        assert_eq!(plan(&external(), &pipeline("other"), &managed, None), TablePlan::default());
+        assert_eq!(
+            plan(&external(), &pipeline("other"), &managed, &Approvals::default()),
+            TablePlan::default()
+        );
     }
 
     #[test]
@@ -263,7 +275,7 @@ mod tests {
             let unique_by = unique_by.iter().map(|name| (*name).to_owned()).collect();
             let index = ObservedIndex { name: "theirs".into(), columns: Vec::new(), unique_by };
             table_of(&mut observed).indexes.push(index);
-            plan(&wanted, &pipeline("line"), &observed, None)
+            plan(&wanted, &pipeline("line"), &observed, &Approvals::default())
         };
         assert_eq!(plan_with(&["time", "device"]).refusals, []);
         for columns in [&[][..], &["time"], &["time", "device", "temperature"]] {
@@ -288,7 +300,7 @@ mod tests {
     #[test]
     fn dead_letters_go_after_a_time_where_the_pipeline_keeps_them() {
         let keeping = Table { dead_letters_drop_after: Some(7 * DAY), ..external() };
-        let made = plan(&keeping, &pipeline("line"), &theirs(), None);
+        let made = plan(&keeping, &pipeline("line"), &theirs(), &Approvals::default());
         assert!(
             sql(&made).contains("('line_dead_letters', 'c', 'plant-7', 'line', 604800, true);"),
             "{made:?}"
@@ -300,10 +312,11 @@ mod tests {
         observed.dead_letters = as_wanted().dead_letters;
         observed.dead_letter_retention = as_wanted().dead_letter_retention;
         observed.dead_letter_marker = Some(pipeline("line"));
-        let first = plan(&keeping, &pipeline("line"), &observed, None);
+        let first = plan(&keeping, &pipeline("line"), &observed, &Approvals::default());
         assert_eq!(first.refusals[0].reason, Reason::ApprovalRequired);
         observed.dead_letters.as_mut().unwrap().owned = false;
-        let message = only_refusal(&plan(&keeping, &pipeline("line"), &observed, None)).1.to_owned();
+        let message =
+            only_refusal(&plan(&keeping, &pipeline("line"), &observed, &Approvals::default())).1.to_owned();
         assert!(
             message.ends_with(": ALTER TABLE \"plant_7\".\"line_dead_letters\" OWNER TO \"app\";"),
             "{message}"
@@ -314,7 +327,7 @@ mod tests {
         for marker in [None, Some(pipeline("line"))] {
             observed.marker = marker;
             observed.feed = None;
-            let plan = plan(&keeping, &pipeline("other"), &observed, None);
+            let plan = plan(&keeping, &pipeline("other"), &observed, &Approvals::default());
             let (reason, message) = only_refusal(&plan);
             assert_eq!(reason, Reason::TableChangeRefused);
             messages.push(message.to_owned());

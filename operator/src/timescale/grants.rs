@@ -75,12 +75,8 @@ pub(super) fn plan_grants(wanted: &Table, observed: &ObservedTable) -> Vec<Table
                 None => format!("schema {}", wanted.schema),
                 Some(table) => format!("table {}.{table}", wanted.schema),
             };
-            let change = Change {
-                object: name,
-                field: format!("rights of role {}", wanted.writer),
-                from: String::new(),
-                to: privileges.join(", "),
-            };
+            let field = format!("rights of role {}", wanted.writer);
+            let change = Change::new(name, field, "", privileges.join(", "));
             let is_bookkeeping = object == GrantObject::Positions;
             Some(TableStep {
                 changes: if is_bookkeeping { Vec::new() } else { vec![change] },
@@ -129,9 +125,12 @@ fn lacking(observed: &ObservedTable, object: GrantObject) -> Option<&LackingRigh
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timescale::{
-        Edition, TablePlan, plan,
-        test_support::{as_wanted, empty, ident, only_refusal, pipeline, sql, wanted},
+    use crate::{
+        change::Approvals,
+        timescale::{
+            Edition, TablePlan, plan,
+            test_support::{as_wanted, empty, ident, only_refusal, pipeline, sql, wanted},
+        },
     };
 
     fn written_by(writer: &str) -> Table {
@@ -139,7 +138,7 @@ mod tests {
     }
 
     fn plan_for(wanted: &Table, observed: &ObservedTable) -> TablePlan {
-        plan(wanted, &pipeline("line"), observed, None)
+        plan(wanted, &pipeline("line"), observed, &Approvals::default())
     }
 
     /// As wanted, but the role lacks all it needs.

@@ -42,6 +42,7 @@ pub(super) async fn observe(
     observed.table = read_relation(connection, schema, table.name.as_str(), extension).await?;
     let dead_letters = dead_letter_table(table.name.as_str());
     observed.dead_letters = read_relation(connection, schema, &dead_letters, extension).await?;
+    let edition = observed.edition();
     let drop_after = table.wanted.as_ref().and_then(|wanted| wanted.drop_after);
     for (name, relation, drop_after, known) in [
         (table.name.as_str(), &observed.table, drop_after, &mut observed.retention),
@@ -52,7 +53,9 @@ pub(super) async fn observe(
             &mut observed.dead_letter_retention,
         ),
     ] {
-        if let Some(drop_after) = drop_after.filter(|drop_after| is_shorter(*drop_after, relation, known)) {
+        if let Some(drop_after) =
+            drop_after.filter(|drop_after| matters(*drop_after, relation, known, edition))
+        {
             known.expired = Some(read_expired(connection, schema, name, drop_after).await?);
         }
     }
@@ -60,10 +63,16 @@ pub(super) async fn observe(
     Ok(observed)
 }
 
-/// Whether rows would stay for a shorter time than before, if they do not already.
-fn is_shorter(drop_after: Duration, relation: &Option<ObservedRelation>, known: &KnownRetention) -> bool {
+/// Whether rows would stay for a shorter time than before, if they do not already, or go by the operator's own hand.
+fn matters(
+    drop_after: Duration,
+    relation: &Option<ObservedRelation>,
+    known: &KnownRetention,
+    edition: Option<Edition>,
+) -> bool {
     relation.as_ref().is_some_and(|relation| relation.hypertable.is_some())
-        && known.applied.is_none_or(|applied| Retention::For(drop_after) < applied)
+        && (edition == Some(Edition::Apache2)
+            || known.applied.is_none_or(|applied| Retention::For(drop_after) < applied))
 }
 
 /// The version of the bookkeeping tables; 0 where there are none.

@@ -12,7 +12,7 @@ use super::{
     sql::identifier,
 };
 use crate::{
-    change::{Change, Refusal},
+    change::{Approvals, Change, Refusal},
     pipeline::{Table, WantedTable},
 };
 
@@ -20,17 +20,16 @@ use crate::{
 mod tests;
 
 /// What to do so that `wanted` holds. Where the table is not this pipeline's to change, or cannot be made, the
-/// plan has no steps at all; a change that is refused leaves the other steps. `approval` is the value of the
-/// pipeline's annotation.
+/// plan has no steps at all; a change that is refused leaves the other steps.
 pub fn plan(
     wanted: &Table,
     pipeline: &PipelineId,
     observed: &ObservedTable,
-    approval: Option<&str>,
+    approvals: &Approvals,
 ) -> TablePlan {
     match &wanted.wanted {
-        Some(wanted_table) => plan_managed(wanted, wanted_table, pipeline, observed, approval),
-        None => plan_external(wanted, pipeline, observed, approval),
+        Some(wanted_table) => plan_managed(wanted, wanted_table, pipeline, observed, approvals),
+        None => plan_external(wanted, pipeline, observed, approvals),
     }
 }
 
@@ -39,7 +38,7 @@ fn plan_managed(
     wanted_table: &WantedTable,
     pipeline: &PipelineId,
     observed: &ObservedTable,
-    approval: Option<&str>,
+    approvals: &Approvals,
 ) -> TablePlan {
     let refusal = missing_extension(observed)
         .or_else(|| missing_rights(wanted, pipeline, observed))
@@ -61,7 +60,7 @@ fn plan_managed(
         steps.push(create_schema(schema));
     }
     steps.extend(bookkeeping::migrate(schema, observed.bookkeeping_version));
-    steps.extend(kept.iter().filter_map(|kept| kept.claim(pipeline, approval)));
+    steps.extend(kept.iter().filter_map(|kept| kept.claim(pipeline, approvals)));
     if observed.table.is_none() {
         steps.push(bookkeeping::forget_positions(schema, name));
     }
@@ -74,7 +73,7 @@ fn plan_managed(
     steps.extend(dead_letters.steps);
 
     steps.extend(columnstore::plan(wanted, wanted_table, observed, extension, &table.missing_columns));
-    steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approval)));
+    steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approvals)));
     steps.extend(plan_grants(wanted, observed));
 
     let mut refusals = table.refusals;
@@ -83,9 +82,10 @@ fn plan_managed(
     }
     refusals.extend(missing_role(wanted, observed));
     refusals.extend(kept_by_another(wanted, pipeline, observed));
-    refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approval)));
+    refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approvals)));
+    let held = kept.iter().filter_map(|kept| kept.held(approvals)).collect();
     let notes = columnstore::note(wanted_table, observed, extension).into_iter().collect();
-    TablePlan { steps, attempts, refusals, notes, unfinished: false }
+    TablePlan { steps, attempts, held, refusals, notes, ..TablePlan::default() }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
@@ -93,7 +93,7 @@ fn plan_external(
     wanted: &Table,
     pipeline: &PipelineId,
     observed: &ObservedTable,
-    approval: Option<&str>,
+    approvals: &Approvals,
 ) -> TablePlan {
     let refusal = missing_extension(observed)
         .or_else(|| extension_not_created(observed))
@@ -114,11 +114,12 @@ fn plan_external(
     }
 
     let mut steps = Vec::new();
+    let mut held = Vec::new();
     steps.extend(bookkeeping::migrate(wanted.schema.as_str(), observed.bookkeeping_version));
     // Those of another pipeline's table are that pipeline's to keep.
     if observed.marker.is_none() {
         let kept = Kept::of(wanted, pipeline, observed);
-        steps.extend(kept.iter().filter_map(|kept| kept.claim(pipeline, approval)));
+        steps.extend(kept.iter().filter_map(|kept| kept.claim(pipeline, approvals)));
         let dead_letters =
             WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
         let is_ours_to_keep = observed.dead_letters.as_ref().is_none_or(|relation| relation.owned);
@@ -127,19 +128,20 @@ fn plan_external(
         }
         if is_ours_to_keep {
             steps.extend(dead_letters.steps);
-            steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approval)));
+            steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approvals)));
         }
-        refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approval)));
+        held.extend(kept.iter().filter_map(|kept| kept.held(approvals)));
+        refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approvals)));
     }
     refusals.extend(kept_by_another(wanted, pipeline, observed));
     steps.extend(claim_feed(wanted, pipeline, observed));
     steps.extend(plan_grants(wanted, observed));
     refusals.extend(missing_role(wanted, observed));
-    TablePlan { steps, refusals, ..TablePlan::default() }
+    TablePlan { steps, held, refusals, ..TablePlan::default() }
 }
 
 fn refused(refusals: Vec<Refusal>) -> TablePlan {
-    TablePlan { refusals, ..TablePlan::default() }
+    TablePlan { refusals, is_refused: true, ..TablePlan::default() }
 }
 
 /// The note that this pipeline writes into the table from its topic, where it is missing.
@@ -150,24 +152,14 @@ fn claim_feed(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -
 
 fn create_extension() -> TableStep {
     TableStep {
-        changes: vec![Change {
-            object: "extension timescaledb".to_owned(),
-            field: String::new(),
-            from: String::new(),
-            to: "timescaledb".to_owned(),
-        }],
+        changes: vec![Change::new("extension timescaledb", "", "", "timescaledb")],
         sql: "CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public;\n".to_owned(),
     }
 }
 
 fn create_schema(schema: &str) -> TableStep {
     TableStep {
-        changes: vec![Change {
-            object: format!("schema {schema}"),
-            field: String::new(),
-            from: String::new(),
-            to: schema.to_owned(),
-        }],
+        changes: vec![Change::new(format!("schema {schema}"), "", "", schema)],
         sql: format!("CREATE SCHEMA IF NOT EXISTS {};\n", identifier(schema)),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crds::status::Reason;
+use crds::status::{ChangeClass, Reason};
 
 use super::{
     Attempt, ObservedColumn, ObservedHypertable, ObservedRelation, TableStep,
@@ -124,7 +124,7 @@ impl WantedRelation {
                     if chunk_interval != self.chunk_interval {
                         plan.steps.push(self.set_chunk_interval(chunk_interval, functions));
                     }
-                    self.plan_indexes(relation, &mut plan);
+                    self.plan_indexes(relation, hypertable.has_chunks, &mut plan);
                     self.plan_unique_index(relation, &mut plan);
                     plan
                 }
@@ -248,7 +248,8 @@ impl WantedRelation {
             )));
         } else {
             plan.steps.push(TableStep {
-                changes: vec![self.change(&field, "nullable", "NOT NULL")],
+                // Rows that lack a value were taken so far.
+                changes: vec![self.change(&field, "nullable", "NOT NULL").classed(ChangeClass::Disruptive)],
                 sql: alter("SET"),
             });
         }
@@ -295,12 +296,7 @@ impl WantedRelation {
     }
 
     fn change(&self, field: &str, from: &str, to: &str) -> Change {
-        Change {
-            object: format!("table {}", self.display_name()),
-            field: field.to_owned(),
-            from: from.to_owned(),
-            to: to.to_owned(),
-        }
+        Change::new(format!("table {}", self.display_name()), field, from, to)
     }
 
     fn display_name(&self) -> String {

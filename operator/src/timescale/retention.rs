@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crds::{
     names::{APPROVE_ANNOTATION, dead_letter_table},
-    status::Reason,
+    status::{ChangeClass, Reason},
     worker::PipelineId,
 };
 use jiff::Timestamp;
@@ -15,8 +15,8 @@ use super::{
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
-    change::{Change, Refusal},
-    pipeline::Table,
+    change::{Approvals, Change, Refusal},
+    pipeline::{SqlIdent, Table},
 };
 
 #[cfg(test)]
@@ -27,7 +27,8 @@ mod tests;
 pub struct KnownRetention {
     /// What was last applied; `None` where nothing says so.
     pub applied: Option<Retention>,
-    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before.
+    /// What would go now if rows stayed as long as the spec says; read only where that is a shorter time than before, and
+    /// where the operator itself drops chunks.
     pub expired: Option<ExpiredChunks>,
 }
 
@@ -67,18 +68,38 @@ pub fn drop_is_due(last_run: Option<Timestamp>, now: Timestamp, drop_after: Dura
     })
 }
 
-/// How long the rows of each hypertable that the pipeline keeps stay for now, by the hypertable's name. `approval` is the
-/// value of the pipeline's annotation.
+/// How long the rows of each hypertable that the pipeline keeps stay for now, by the hypertable's name.
 pub fn retentions_in_force(
     table: &Table,
     pipeline: &PipelineId,
     observed: &ObservedTable,
-    approval: Option<&str>,
+    approvals: &Approvals,
 ) -> BTreeMap<String, Retention> {
     Kept::of(table, pipeline, observed)
         .into_iter()
         .filter(|kept| kept.is_marked && kept.hypertable_has_chunks().is_some())
-        .map(|kept| (kept.name.clone(), kept.in_force(approval)))
+        .map(|kept| (kept.name.clone(), kept.in_force(approvals)))
+        .collect()
+}
+
+/// The chunks of a hypertable whose rows are all older than that, for a person.
+pub fn expired_chunks(schema: &SqlIdent, hypertable: &str, drop_after: Duration) -> String {
+    format!("chunks of table {schema}.{hypertable} older than {}", duration_text(drop_after))
+}
+
+/// The hypertables with chunks that have expired by what is in force, and after which time they do.
+pub fn hypertables_with_expired_chunks(
+    table: &Table,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+    approvals: &Approvals,
+) -> BTreeMap<String, Duration> {
+    Kept::of(table, pipeline, observed)
+        .into_iter()
+        .filter(|kept| kept.is_marked && kept.known.expired.is_some_and(|expired| expired.number > 0))
+        // Those that go by a time that is held are not in force, and others were not counted.
+        .filter(|kept| kept.in_force(approvals) == kept.wanted)
+        .filter_map(|kept| Some((kept.name.clone(), kept.wanted.drop_after()?)))
         .collect()
 }
 
@@ -138,24 +159,24 @@ impl<'a> Kept<'a> {
     }
 
     /// How long rows stay for now: as the spec says, or as before where the spec's shorter time waits for approval.
-    pub fn in_force(&self, approval: Option<&str>) -> Retention {
-        if self.held(approval).is_some() { self.former } else { self.wanted }
+    pub fn in_force(&self, approvals: &Approvals) -> Retention {
+        if self.held(approvals).is_some() { self.former } else { self.wanted }
     }
 
     /// Says that the hypertable is this pipeline's, where nothing does.
-    pub fn claim(&self, pipeline: &PipelineId, approval: Option<&str>) -> Option<TableStep> {
-        let retention = self.in_force(approval);
+    pub fn claim(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<TableStep> {
+        let retention = self.in_force(approvals);
         (!self.is_marked)
             .then(|| bookkeeping::claim(self.schema, &self.name, pipeline, retention, self.is_dead_letters))
     }
 
     /// Brings about that rows stay as long as they shall for now, and notes it.
-    pub fn plan(&self, extension: &InstalledExtension, approval: Option<&str>) -> Vec<TableStep> {
+    pub fn plan(&self, extension: &InstalledExtension, approvals: &Approvals) -> Vec<TableStep> {
         // Something else that has its name is refused, and has no retention.
         if self.relation.is_some_and(|relation| relation.hypertable.is_none()) {
             return Vec::new();
         }
-        let retention = self.in_force(approval);
+        let retention = self.in_force(approvals);
         self.plan_note(retention, extension.edition)
             .into_iter()
             .chain(self.plan_policy(retention.drop_after(), extension))
@@ -163,12 +184,12 @@ impl<'a> Kept<'a> {
     }
 
     /// What the spec asks for and a person must approve first, because it deletes data.
-    pub fn approval_required(&self, pipeline: &PipelineId, approval: Option<&str>) -> Option<Refusal> {
-        let change = self.held(approval)?;
+    pub fn approval_required(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<Refusal> {
+        let change = self.held(approvals)?;
         let expired = self.known.expired.unwrap_or_default();
         let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
         let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
-        let Change { object, field, from, to } = &change;
+        let Change { object, field, from, to, class: _ } = &change;
         Some(Refusal {
             reason: Reason::ApprovalRequired,
             message: format!(
@@ -178,7 +199,7 @@ impl<'a> Kept<'a> {
                 number = expired.number,
                 name = pipeline.name,
                 namespace = pipeline.namespace,
-                hash = change.approval(),
+                hash = approvals.hash(&change),
             ),
         })
     }
@@ -190,11 +211,16 @@ impl<'a> Kept<'a> {
     }
 
     /// The change of the spec that waits for approval.
-    fn held(&self, approval: Option<&str>) -> Option<Change> {
-        let may_delete = self.hypertable_has_chunks() == Some(true) && self.wanted < self.former;
-        let change =
-            may_delete.then(|| self.change(self.field, self.former.to_string(), self.wanted.to_string()))?;
-        (!change.is_approved_by(approval)).then_some(change)
+    pub fn held(&self, approvals: &Approvals) -> Option<Change> {
+        let class = self.class_of(self.former, self.wanted);
+        let change = self.change(self.field, self.former.to_string(), self.wanted.to_string()).classed(class);
+        (class == ChangeClass::Destructive && !approvals.include(&change)).then_some(change)
+    }
+
+    /// A shorter time deletes rows, where there may be any.
+    fn class_of(&self, from: Retention, to: Retention) -> ChangeClass {
+        let may_delete = self.hypertable_has_chunks() == Some(true) && to < from;
+        if may_delete { ChangeClass::Destructive } else { ChangeClass::Safe }
     }
 
     /// `None` where there is no hypertable.
@@ -209,11 +235,10 @@ impl<'a> Kept<'a> {
         }
         // With policies, their change is the one to tell.
         let is_change = |applied: &Retention| edition == Edition::Apache2 && *applied != retention;
-        let change = self
-            .known
-            .applied
-            .filter(is_change)
-            .map(|applied| self.change("retention", applied.change_text(), retention.change_text()));
+        let change = self.known.applied.filter(is_change).map(|applied| {
+            self.change("retention", applied.change_text(), retention.change_text())
+                .classed(self.class_of(applied, retention))
+        });
         Some(TableStep {
             changes: change.into_iter().collect(),
             sql: bookkeeping::record_retention(self.schema, &self.name, retention),
@@ -243,12 +268,14 @@ impl<'a> Kept<'a> {
         }
         let from = found.map(policy::describe).unwrap_or_default();
         let to = drop_after.map(duration_text).unwrap_or_default();
-        Some(TableStep { changes: vec![self.change("retention", from, to)], sql })
+        // A policy that is paused keeps all rows.
+        let so_far = Retention::of(found.filter(|found| found.scheduled).and_then(|found| found.after));
+        let class = self.class_of(so_far, Retention::of(drop_after));
+        Some(TableStep { changes: vec![self.change("retention", from, to).classed(class)], sql })
     }
 
     fn change(&self, field: &str, from: String, to: String) -> Change {
-        let object = format!("table {}.{}", self.schema, self.name);
-        Change { object, field: field.to_owned(), from, to }
+        Change::new(format!("table {}.{}", self.schema, self.name), field, from, to)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use access::{database::DatabaseAccess, kafka::KafkaAccess};
-use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
+use crds::{names::dead_letter_table, worker::PipelineId};
 use futures::{FutureExt, future::BoxFuture};
 use operator::{
     change::{Change, Refusal},
@@ -171,6 +171,12 @@ impl FakeDatabases {
         self.0.lock().unwrap().positions.insert(0, position);
     }
 
+    /// Somebody writes another retention into the bookkeeping.
+    pub fn set_retention(&self, days: u64) {
+        let retention = Retention::For(Duration::from_secs(days * 86_400));
+        self.0.lock().unwrap().retention = Some(retention);
+    }
+
     pub fn give_topic_to(&self, name: &str) {
         self.0.lock().unwrap().topic_marker.as_mut().unwrap().name = name.to_owned();
     }
@@ -228,7 +234,7 @@ impl Session for FakeDatabases {
         let contradicted: Vec<Refusal> = contradicted.map(|attempt| attempt.refusal.clone()).collect();
         state.is_unique = contradicted.is_empty();
         state.table = Some(table.clone());
-        if !plan.refusals.iter().any(|refusal| refusal.reason == Reason::ApprovalRequired) {
+        if plan.held.is_empty() {
             let retention =
                 |drop_after: Option<Duration>| Some(drop_after.map_or(Retention::ForEver, Retention::For));
             state.retention = retention(table.wanted.as_ref().unwrap().drop_after);
@@ -288,12 +294,7 @@ impl Session for FakeDatabases {
     ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
         self.note(format!("{table} deleted"));
         self.0.lock().unwrap().table = None;
-        let change = Change {
-            object: format!("table {table}"),
-            field: String::new(),
-            from: table.to_string(),
-            to: String::new(),
-        };
+        let change = Change::new(format!("table {table}"), "", table.to_string(), "");
         async { Ok(vec![change]) }.boxed()
     }
 

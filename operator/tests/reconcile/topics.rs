@@ -115,6 +115,10 @@ async fn a_topic_grows_once_the_bridge_holds_and_everything_is_rows() {
     assert_eq!(bridges(&world), 0);
     assert_eq!(world.condition("TopicReady"), "False TopicGrowing");
     assert_eq!(world.status()["topic"]["partitions"], 3);
+    let waiting = json!({
+        "object": "topic plant-7.line", "field": "partitions", "from": "3", "to": "6", "class": "Disruptive",
+    });
+    assert_eq!(world.status()["plan"], json!([waiting]));
 
     // It may still pass something on.
     world.databases.set_position(1_234);
@@ -132,6 +136,7 @@ async fn a_topic_grows_once_the_bridge_holds_and_everything_is_rows() {
     assert_eq!((bridges(&world), has_grown(&world)), (json!(1), true));
     assert_eq!(world.condition("TopicReady"), "True AsSpecified");
     assert_eq!(world.status()["topic"]["partitions"], 6);
+    assert_eq!(world.status()["plan"], json!(null));
 }
 
 #[tokio::test]

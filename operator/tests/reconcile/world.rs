@@ -221,9 +221,13 @@ impl World {
     /// A pipeline of another namespace, with another database, manages the topic.
     pub fn let_another_manage_the_topic(&self) {
         let other = ("plant-8".to_owned(), "other".to_owned());
-        let topic =
-            TopicKey { cluster_id: "kafka-1".to_owned(), topic: TopicName::parse("plant-7.line").unwrap() };
-        assert_eq!(self.context.memory.claim_topic(&other, &topic), None);
+        assert_eq!(self.context.memory.claim_topic(&other, &topic()), None);
+    }
+
+    /// Whether the operator would refuse the topic to another pipeline, for this one.
+    pub fn is_topic_managed(&self) -> bool {
+        let other = ("plant-8".to_owned(), "other".to_owned());
+        self.context.memory.other_manager(&other, &topic()).is_some()
     }
 
     /// What was written since the last look.
@@ -276,4 +280,8 @@ impl World {
         let conditions = status["conditions"].as_array().unwrap();
         conditions.iter().find(|condition| condition["type"] == condition_type).unwrap().clone()
     }
+}
+
+fn topic() -> TopicKey {
+    TopicKey { cluster_id: "kafka-1".to_owned(), topic: TopicName::parse("plant-7.line").unwrap() }
 }

@@ -2,6 +2,7 @@
 
 use crds::{status::Reason, worker::PipelineId};
 use operator::{
+    change::Approvals,
     kafka::TopicKey,
     pipeline::{SqlIdent, Table, TopicName},
     timescale::{TablePlan, plan},
@@ -128,8 +129,9 @@ pub async fn one_pipeline_feeds_a_table_from_a_topic(test: &Test) {
     // Two that look at the same time: one of them is first.
     let mut session = test.open().await;
     let observed = session.observe(&table, Some(&topic("c"))).await.unwrap();
-    session.apply(&table, &plan(&table, &test.pipeline, &observed, None)).await.unwrap();
-    let late = session.apply(&table, &plan(&table, &second, &observed, None)).await.unwrap_err();
+    session.apply(&table, &plan(&table, &test.pipeline, &observed, &Approvals::default())).await.unwrap();
+    let late =
+        session.apply(&table, &plan(&table, &second, &observed, &Approvals::default())).await.unwrap_err();
     assert!(late.to_string().contains("the next try looks again"), "{late}");
     session.close().await;
 

@@ -2,7 +2,7 @@
 
 use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 use operator::{
-    change::Change,
+    change::{Approvals, Change},
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, TopicName},
     timescale::{Edition, Position, TablePlan, plan},
@@ -129,9 +129,9 @@ async fn apache2_two_pipelines_make_one_schema_at_once() {
             let pipeline = PipelineId { name: name.into(), ..test.pipeline.clone() };
             let mut session = test.open().await;
             let observed = session.observe(&table, None).await.unwrap();
-            session.apply(&table, &plan(&table, &pipeline, &observed, None)).await.unwrap();
+            session.apply(&table, &plan(&table, &pipeline, &observed, &Approvals::default())).await.unwrap();
             let observed = session.observe(&table, None).await.unwrap();
-            assert_eq!(plan(&table, &pipeline, &observed, None), TablePlan::default());
+            assert_eq!(plan(&table, &pipeline, &observed, &Approvals::default()), TablePlan::default());
         })
     });
     for result in work {
@@ -416,7 +416,10 @@ pub async fn what_is_not_ours_is_refused(test: &Test) {
     let table = test.table("ours");
     test.bring_about(&table).await;
     let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
-    assert_eq!(refusal(plan(&table, &other, &test.observe(&table).await, None)), Reason::ResourceConflict);
+    assert_eq!(
+        refusal(plan(&table, &other, &test.observe(&table).await, &Approvals::default())),
+        Reason::ResourceConflict
+    );
 
     // Ours by its marker, but somebody made something else of it.
     test.sql(&format!("DROP TABLE {table}; CREATE TABLE {table} (time timestamptz NOT NULL)")).await;
@@ -431,7 +434,7 @@ pub async fn only_our_own_is_deleted(test: &Test) {
     assert_eq!(session.delete_table(&ours, &test.pipeline).await.unwrap(), []);
     for (table, pipeline) in [(&ours, &test.pipeline), (&theirs, &other)] {
         let observed = session.observe(table, None).await.unwrap();
-        session.apply(table, &plan(table, pipeline, &observed, None)).await.unwrap();
+        session.apply(table, &plan(table, pipeline, &observed, &Approvals::default())).await.unwrap();
     }
     assert_eq!(session.delete_table(&theirs, &test.pipeline).await.unwrap(), []);
     session.close().await;
@@ -455,7 +458,7 @@ pub async fn only_our_own_is_deleted(test: &Test) {
     let left = session.observe(&ours, None).await.unwrap();
     assert_eq!((left.table, left.dead_letters, left.marker), (None, None, None));
     let theirs_left = session.observe(&theirs, None).await.unwrap();
-    assert_eq!(plan(&theirs, &other, &theirs_left, None), TablePlan::default());
+    assert_eq!(plan(&theirs, &other, &theirs_left, &Approvals::default()), TablePlan::default());
     session.close().await;
     assert_eq!(test.number(&format!("SELECT count(*) FROM {schema}._iotpipeline_positions")).await, 1);
 

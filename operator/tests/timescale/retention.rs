@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crds::{status::Reason, worker::PipelineId};
 use operator::{
+    change::Approvals,
     pipeline::Table,
     timescale::{Edition, Retention, TablePlan, plan, retentions_in_force},
 };
@@ -188,7 +189,7 @@ async fn dead_letters_go(test: &Test, keeping: impl Fn(Option<u32>) -> Table) {
 async fn approve(test: &Test, table: &Table, approval: &str) {
     let mut session = test.open().await;
     let observed = session.observe(table, None).await.unwrap();
-    let plan = plan(table, &test.pipeline, &observed, Some(approval));
+    let plan = plan(table, &test.pipeline, &observed, &Approvals::new(0, Some(approval), &[]));
     assert_eq!(plan.refusals, []);
     session.apply(table, &plan).await.unwrap();
     session.close().await;
@@ -197,7 +198,7 @@ async fn approve(test: &Test, table: &Table, approval: &str) {
 /// How long rows stay: by the server's policy, and by the operator's own hand.
 async fn in_force(test: &Test, table: &Table, approval: Option<&str>, expected: Duration) {
     let observed = test.observe(table).await;
-    let in_force = retentions_in_force(table, &test.pipeline, &observed, approval);
+    let in_force = retentions_in_force(table, &test.pipeline, &observed, &Approvals::new(0, approval, &[]));
     assert_eq!(in_force["readings"], Retention::For(expected));
     if test.edition == Edition::Community {
         let policy = observed.table.unwrap().retention.unwrap();

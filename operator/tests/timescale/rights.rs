@@ -1,6 +1,7 @@
 //! The workers' own role: what it is granted, and that it needs no more.
 
 use operator::{
+    change::Approvals,
     pipeline::SqlIdent,
     timescale::{TablePlan, plan},
 };
@@ -154,7 +155,7 @@ pub async fn another_role_is_granted_what_workers_need(test: &Test) {
     test.sql(&format!("REVOKE INSERT ON {table}_dead_letters FROM {writer}")).await;
     let mut session = test.open().await;
     let observed = session.observe(&table, None).await.unwrap();
-    let plan = plan(&table, &test.pipeline, &observed, None);
+    let plan = plan(&table, &test.pipeline, &observed, &Approvals::default());
     assert_eq!(plan.steps.len(), 1, "{plan:?}");
     session.apply(&table, &plan).await.unwrap();
     session.close().await;

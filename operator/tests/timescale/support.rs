@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use access::database::{DatabaseAccess, DatabaseTls};
 use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 use operator::{
-    change::Change,
+    change::{Approvals, Change},
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
     timescale::{
@@ -139,7 +139,7 @@ impl Test {
     }
 
     pub async fn plan(&self, table: &Table) -> TablePlan {
-        plan(table, &self.pipeline, &self.observe(table).await, None)
+        plan(table, &self.pipeline, &self.observe(table).await, &Approvals::default())
     }
 
     /// Plans and applies until nothing is left, as reconciliations do; answers what changed.
@@ -162,7 +162,7 @@ impl Test {
         let mut session = self.open().await;
         let observed = session.observe(table, Some(topic)).await.unwrap();
         session.close().await;
-        plan(table, pipeline, &observed, None)
+        plan(table, pipeline, &observed, &Approvals::default())
     }
 
     /// Applies the plan of a pipeline that reads the topic.
@@ -190,7 +190,8 @@ impl Test {
     /// Lets expired rows go now: by the server's jobs, or by the operator where the edition has none.
     pub async fn drop_expired(&self, table: &Table) {
         let observed = self.observe(table).await;
-        for (name, retention) in retentions_in_force(table, &self.pipeline, &observed, None) {
+        for (name, retention) in retentions_in_force(table, &self.pipeline, &observed, &Approvals::default())
+        {
             match (self.edition, retention.drop_after()) {
                 (Edition::Community, _) => self.run_job(&name).await,
                 (Edition::Apache2, None) => {}

@@ -110,6 +110,12 @@ pub fn leave_in_terminating_namespace(object: &IoTPipeline, context: &Context) -
     Some(leave(object, mqtt, "the namespace is being deleted", None, context))
 }
 
+/// What to tell of a session that nobody ends, because the spec says that nothing is to be changed.
+pub fn leave_observed(object: &IoTPipeline, context: &Context) -> Option<Event> {
+    let mqtt = object.spec.mqtt.as_ref().filter(|_| is_known(object))?;
+    Some(leave(object, mqtt, "spec.mode is Observe", None, context))
+}
+
 fn leave(
     object: &IoTPipeline,
     mqtt: &MqttSpec,

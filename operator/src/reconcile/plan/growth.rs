@@ -5,12 +5,12 @@
 //! on: messages wait at the MQTT broker meanwhile. What was done so far is seen in what there is, so nothing is
 //! remembered, and whoever goes on in the middle does the right thing.
 
-use crds::{names::worker_name, status::Reason, worker::Component};
+use crds::{names::worker_name, pipeline::Mode, status::Reason, worker::Component};
 
 use crate::{
     build::workload_kind,
     change::Refusal,
-    kafka::{TopicAction, TopicPlan},
+    kafka::{TopicAction, TopicPlan, TopicStep},
     pipeline::{Pipeline, Topic},
     reconcile::fetch::{Stores, Workers},
 };
@@ -49,6 +49,10 @@ impl Growth {
         if pipeline.bridge.is_none() {
             let why = "others write into it, and nobody can hold them until everything is rows";
             return waits(Reason::TopicChangeRefused, why);
+        }
+        if pipeline.mode == Mode::Observe {
+            // What would be done in the end does not depend on the lag of the moment.
+            return Self::Free;
         }
         let Some(lag) = &stores.lag else {
             return waits(Reason::TopicGrowing, "how much of it is rows is not known");
@@ -93,7 +97,9 @@ impl Growth {
     /// What may be done about the topic meanwhile.
     pub fn restrain(&self, mut plan: TopicPlan) -> TopicPlan {
         if let Self::Waits(refusal) | Self::Holds(refusal) = self {
-            plan.steps.retain(|step| !matches!(step.action, TopicAction::AddPartitions { .. }));
+            let is_growth = |step: &mut TopicStep| matches!(step.action, TopicAction::AddPartitions { .. });
+            let growth = plan.steps.extract_if(.., is_growth);
+            plan.held.extend(growth.flat_map(|step| step.changes));
             plan.refusals.push(refusal.clone());
         }
         plan

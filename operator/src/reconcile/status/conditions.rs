@@ -99,7 +99,7 @@ fn summarise(parts: &[(ConditionType, Option<Finding>)]) -> Finding {
         .filter_map(|(condition_type, finding)| Some((condition_type, finding.as_ref()?)))
         .filter(|(_, finding)| !finding.holds)
         .collect();
-    let first = failing.iter().find(|(_, finding)| !is_transient(&finding.reason)).or(failing.first());
+    let first = failing.iter().find(|(_, finding)| !is_no_trouble(&finding.reason)).or(failing.first());
     match first {
         Some((condition_type, finding)) => Finding {
             holds: false,
@@ -119,6 +119,11 @@ pub fn is_transient(reason: &str) -> bool {
     [Reason::Pending, Reason::Progressing, Reason::TopicGrowing]
         .iter()
         .any(|transient| reason == transient.to_string())
+}
+
+/// Whether a reason stands for something that passes by itself, or that is as a person wants it for now.
+pub fn is_no_trouble(reason: &str) -> bool {
+    is_transient(reason) || reason == Reason::Observing.to_string()
 }
 
 /// One condition; without a finding it stays as it was before.
@@ -192,6 +197,10 @@ mod tests {
         assert_eq!(
             summary(&[fine, fine, (false, Reason::Progressing)]),
             "false Progressing: BridgeReady: so it is"
+        );
+        assert_eq!(
+            summary(&[(false, Reason::Observing), fine, (false, Reason::WorkersNotReady)]),
+            "false WorkersNotReady: BridgeReady: so it is"
         );
     }
 

@@ -1,9 +1,12 @@
 //! When and how chunks go into the columnstore.
 
 use super::*;
-use crate::timescale::{
-    ObservedPolicy, TablePlan, plan,
-    test_support::{DAY, as_wanted, empty, ident, pipeline, sql, table_of, wanted},
+use crate::{
+    change::Approvals,
+    timescale::{
+        ObservedPolicy, TablePlan, plan,
+        test_support::{DAY, as_wanted, empty, ident, pipeline, sql, table_of, wanted},
+    },
 };
 
 /// The table, with chunks of more than seven days in the columnstore.
@@ -39,7 +42,7 @@ fn with_columnstore_made() -> ObservedTable {
 }
 
 fn plan_for(wanted: &Table, observed: &ObservedTable) -> TablePlan {
-    plan(wanted, &pipeline("line"), observed, None)
+    plan(wanted, &pipeline("line"), observed, &Approvals::default())
 }
 
 /// What is changed where the spec is as `with_columnstore`, after a change of it, and the world as it was made before.

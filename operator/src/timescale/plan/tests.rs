@@ -1,5 +1,7 @@
 //! What is planned for a table that the operator makes and keeps.
 
+use crds::status::ChangeClass;
+
 use super::*;
 use crate::{
     pipeline::{Column, Index, SortOrder},
@@ -13,7 +15,7 @@ use crate::{
 fn plan_after(change: impl FnOnce(&mut ObservedTable)) -> TablePlan {
     let mut observed = as_wanted();
     change(&mut observed);
-    plan(&wanted(), &pipeline("line"), &observed, None)
+    plan(&wanted(), &pipeline("line"), &observed, &Approvals::default())
 }
 
 #[test]
@@ -23,9 +25,9 @@ fn a_table_as_wanted_needs_nothing() {
 
 #[test]
 fn everything_is_made_from_nothing_in_both_editions() {
-    let community = plan(&wanted(), &pipeline("line"), &empty(Edition::Community), None);
+    let community = plan(&wanted(), &pipeline("line"), &empty(Edition::Community), &Approvals::default());
     insta::assert_snapshot!(sql(&community));
-    let apache2 = plan(&wanted(), &pipeline("line"), &empty(Edition::Apache2), None);
+    let apache2 = plan(&wanted(), &pipeline("line"), &empty(Edition::Apache2), &Approvals::default());
     assert!(sql(&community).starts_with(&sql(&apache2)), "the native policy comes last");
     assert!(!sql(&apache2).contains("retention"));
 }
@@ -34,7 +36,7 @@ fn everything_is_made_from_nothing_in_both_editions() {
 fn the_extension_comes_first_and_alone() {
     let mut observed = empty(Edition::Community);
     observed.extension.installed = None;
-    let plan = plan(&wanted(), &pipeline("line"), &observed, None);
+    let plan = plan(&wanted(), &pipeline("line"), &observed, &Approvals::default());
     assert!(plan.unfinished);
     assert_eq!(sql(&plan), "CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public;\n");
 }
@@ -43,7 +45,7 @@ fn the_extension_comes_first_and_alone() {
 fn a_server_without_the_extension_is_refused() {
     let mut observed = empty(Edition::Community);
     observed.extension = ObservedExtension::default();
-    let plan = plan(&wanted(), &pipeline("line"), &observed, None);
+    let plan = plan(&wanted(), &pipeline("line"), &observed, &Approvals::default());
     assert_eq!(only_refusal(&plan).0, Reason::ExtensionMissing);
 }
 
@@ -68,7 +70,7 @@ fn drift_is_repaired() {
 fn a_retention_that_the_spec_no_longer_has_is_removed() {
     let mut table = wanted();
     table.wanted.as_mut().unwrap().drop_after = None;
-    let plan = plan(&table, &pipeline("line"), &as_wanted(), None);
+    let plan = plan(&table, &pipeline("line"), &as_wanted(), &Approvals::default());
     assert_eq!(
         sql(&plan),
         "UPDATE \"plant_7\".\"_iotpipeline_tables\" SET drop_after_seconds = 0 WHERE table_name = 'line';\n\
@@ -117,10 +119,36 @@ fn an_index_over_a_refused_column_does_not_keep_the_rest_from_being_made() {
     table.unique_by = vec![ident("shift"), ident("time")];
     let mut observed = as_wanted();
     table_of(&mut observed).hypertable.as_mut().unwrap().chunk_interval = Some(7 * DAY);
-    let plan = plan(&table, &pipeline("line"), &observed, None);
+    let plan = plan(&table, &pipeline("line"), &observed, &Approvals::default());
     assert!(only_refusal(&plan).1.starts_with("column shift cannot be added"), "{plan:?}");
     assert!(sql(&plan).contains("set_chunk_time_interval"), "{}", sql(&plan));
     assert!(!sql(&plan).contains("shift") && plan.attempts.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn a_step_that_holds_writers_up_or_refuses_rows_is_disruptive() {
+    let changes_after = |change: &dyn Fn(&mut ObservedTable)| -> Vec<(String, ChangeClass)> {
+        let plan = plan_after(change);
+        assert_eq!(plan.refusals, []);
+        plan.steps.into_iter().flat_map(|step| step.changes).map(|made| (made.field, made.class)).collect()
+    };
+    for (has_chunks, class) in [(true, ChangeClass::Disruptive), (false, ChangeClass::Safe)] {
+        let indexes = changes_after(&|observed| {
+            table_of(observed).indexes.clear();
+            table_of(observed).hypertable.as_mut().unwrap().has_chunks = has_chunks;
+        });
+        assert!(!indexes.is_empty() && indexes.iter().all(|(_, found)| *found == class), "{indexes:?}");
+    }
+    let device = |nullable: bool| {
+        changes_after(&move |observed| {
+            let table = table_of(observed);
+            table.hypertable.as_mut().unwrap().has_chunks = false;
+            let column = table.columns.iter_mut().find(|column| column.nullable != nullable).unwrap();
+            column.nullable = nullable;
+        })
+    };
+    assert_eq!(device(true)[0].1, ChangeClass::Disruptive, "becomes NOT NULL");
+    assert_eq!(device(false)[0].1, ChangeClass::Safe, "takes NULL");
 }
 
 #[test]
@@ -178,7 +206,7 @@ fn long_index_names_are_cut_and_stay_apart() {
         let column = ident(&format!("{}{letter}", "c".repeat(62)));
         table.wanted.as_mut().unwrap().indexes.push(Index { columns: vec![(column, SortOrder::Ascending)] });
     }
-    let plan = plan(&table, &pipeline("line"), &as_wanted(), None);
+    let plan = plan(&table, &pipeline("line"), &as_wanted(), &Approvals::default());
     let names: Vec<_> = plan.steps.iter().map(|step| step.changes[0].to.as_str()).collect();
     assert!(names.iter().all(|name| name.len() == 63), "{names:?}");
     assert_ne!(names[0], names[1]);
@@ -196,7 +224,7 @@ fn what_somebody_else_made_is_not_touched() {
     assert_eq!(reason, Reason::TableNotOwned);
     assert!(message.starts_with("table plant_7.line_dead_letters exists"), "{message}");
 
-    let conflict = plan(&wanted(), &pipeline("another"), &as_wanted(), None);
+    let conflict = plan(&wanted(), &pipeline("another"), &as_wanted(), &Approvals::default());
     let (reason, message) = only_refusal(&conflict);
     assert_eq!(reason, Reason::ResourceConflict);
     assert!(message.contains("IoTPipeline line in namespace plant-7"), "{message}");
@@ -238,7 +266,8 @@ fn missing_rights_are_told_with_the_sql_that_grants_them() {
     let mut bare = empty(Edition::Community);
     bare.extension.installed = None;
     bare.rights.create_in_database = false;
-    let plan_of = |observed: &ObservedTable| plan(&wanted(), &pipeline("line"), observed, None);
+    let plan_of =
+        |observed: &ObservedTable| plan(&wanted(), &pipeline("line"), observed, &Approvals::default());
     let nothing = plan_of(&bare);
     let untrusted = {
         let mut observed = empty(Edition::Community);

@@ -1,6 +1,6 @@
 //! The indexes of a hypertable: recognised by what they index, made under a name that follows from it. Pure.
 
-use crds::names::MAX_IDENTIFIER_BYTES;
+use crds::{names::MAX_IDENTIFIER_BYTES, status::ChangeClass};
 use sha2::{Digest, Sha256};
 
 use super::{RelationPlan, WantedRelation};
@@ -14,7 +14,14 @@ use crate::{
 
 impl WantedRelation {
     /// Makes the indexes that are missing. One of another name serves as well.
-    pub(super) fn plan_indexes(&self, relation: &ObservedRelation, plan: &mut RelationPlan) {
+    pub(super) fn plan_indexes(
+        &self,
+        relation: &ObservedRelation,
+        has_chunks: bool,
+        plan: &mut RelationPlan,
+    ) {
+        // Writers wait until all rows are in it.
+        let class = if has_chunks { ChangeClass::Disruptive } else { ChangeClass::Safe };
         for columns in &self.indexes {
             // What is wrong with the column is said of the column.
             if columns.iter().any(|(name, _)| plan.missing_columns.contains(name)) {
@@ -33,7 +40,7 @@ impl WantedRelation {
                 continue;
             }
             plan.steps.push(TableStep {
-                changes: vec![self.change("index", "", &name)],
+                changes: vec![self.change("index", "", &name).classed(class)],
                 sql: self.create_index(columns),
             });
         }
@@ -91,7 +98,7 @@ impl WantedRelation {
         }
         plan.attempts.push(Attempt {
             step: TableStep {
-                changes: vec![self.change("unique index", "", &name)],
+                changes: vec![self.change("unique index", "", &name).classed(ChangeClass::Disruptive)],
                 sql: self.create_unique_index(),
             },
             refusal: self.refused(self.has_repeats()),
@@ -151,6 +158,7 @@ mod tests {
     use crds::status::Reason;
 
     use crate::{
+        change::Approvals,
         pipeline::Table,
         timescale::{
             Edition, ObservedIndex, TablePlan, plan,
@@ -171,7 +179,7 @@ mod tests {
     fn plan_with(wanted: &Table, index: Option<ObservedIndex>) -> TablePlan {
         let mut observed = as_wanted();
         table_of(&mut observed).indexes.extend(index);
-        plan(wanted, &pipeline("line"), &observed, None)
+        plan(wanted, &pipeline("line"), &observed, &Approvals::default())
     }
 
     const CREATE_UNIQUE: &str =
@@ -179,7 +187,12 @@ mod tests {
 
     #[test]
     fn a_new_table_gets_its_unique_index_with_the_others() {
-        let plan = plan(&unique_by(&["device", "time"]), &pipeline("line"), &empty(Edition::Apache2), None);
+        let plan = plan(
+            &unique_by(&["device", "time"]),
+            &pipeline("line"),
+            &empty(Edition::Apache2),
+            &Approvals::default(),
+        );
         assert_eq!(plan.attempts, []);
         let at = |part: &str| sql(&plan).find(part).unwrap();
         assert!(at("create_hypertable") < at(CREATE_UNIQUE));

@@ -41,11 +41,12 @@ impl Hypertable {
     }
 
     fn plan(self, days: Option<u32>, observed: &ObservedTable, approval: Option<&str>) -> TablePlan {
-        plan(&self.keeping(days), &pipeline("line"), observed, approval)
+        plan(&self.keeping(days), &pipeline("line"), observed, &approvals(approval))
     }
 
     fn in_force(self, days: Option<u32>, observed: &ObservedTable, approval: Option<&str>) -> Retention {
-        retentions_in_force(&self.keeping(days), &pipeline("line"), observed, approval)[self.name()]
+        let approvals = approvals(approval);
+        retentions_in_force(&self.keeping(days), &pipeline("line"), observed, &approvals)[self.name()]
     }
 
     fn relation(self, observed: &mut ObservedTable) -> &mut ObservedRelation {
@@ -78,6 +79,10 @@ impl Hypertable {
     }
 }
 
+fn approvals(annotation: Option<&str>) -> Approvals {
+    Approvals::new(3, annotation, &[])
+}
+
 fn approval_in(plan: &TablePlan) -> String {
     let message = &plan.refusals[0].message;
     message.rsplit_once('=').unwrap().1.to_owned()
@@ -90,6 +95,7 @@ fn a_shorter_time_waits_for_its_own_approval_and_the_old_one_stays_in_force() {
         let held = hypertable.plan(Some(30), &observed, None);
         assert_eq!((held.steps.len(), held.refusals.len()), (0, 1), "{held:?}");
         assert_eq!(held.refusals[0].reason, Reason::ApprovalRequired);
+        assert_eq!((held.held.len(), held.held[0].class), (1, ChangeClass::Destructive));
         insta::assert_snapshot!(format!("held_{}", hypertable.name()), held.refusals[0].message);
         assert_eq!(hypertable.in_force(Some(30), &observed, None), Retention::For(90 * DAY));
 
@@ -98,11 +104,13 @@ fn a_shorter_time_waits_for_its_own_approval_and_the_old_one_stays_in_force() {
         assert_eq!(hypertable.plan(Some(7), &observed, Some(&approval)).refusals.len(), 1);
 
         let approved = hypertable.plan(Some(30), &observed, Some(&approval));
+        assert_eq!(approved.held, []);
         let noted = format!("SET drop_after_seconds = 2592000 WHERE table_name = '{}'", hypertable.name());
         assert!(sql(&approved).contains(&noted), "{approved:?}");
         let policy = format!("add_retention_policy('\"plant_7\".\"{}\"'", hypertable.name());
         assert_eq!(sql(&approved).contains(&policy), edition == Edition::Community);
-        assert_eq!(approved.steps.iter().flat_map(|step| &step.changes).count(), 1);
+        let changes: Vec<_> = approved.steps.iter().flat_map(|step| &step.changes).collect();
+        assert_eq!((changes.len(), changes[0].class), (1, ChangeClass::Destructive));
         assert_eq!(hypertable.in_force(Some(30), &observed, Some(&approval)), Retention::For(30 * DAY));
     }
 }
@@ -112,18 +120,18 @@ fn rows_and_dead_letters_that_wait_at_once_are_approved_apart_or_together() {
     let mut observed = DeadLetters.ninety(Edition::Community);
     observed.retention.expired = observed.dead_letter_retention.expired;
     let both = Table { dead_letters_drop_after: Some(7 * DAY), ..Target.keeping(Some(30)) };
-    let plan_with = |approval: Option<&str>| plan(&both, &pipeline("line"), &observed, approval);
+    let plan_with = |approval: Option<&str>| plan(&both, &pipeline("line"), &observed, &approvals(approval));
     let held = plan_with(None);
-    let approvals: Vec<_> =
+    let hashes: Vec<_> =
         held.refusals.iter().map(|refusal| refusal.message.rsplit_once('=').unwrap().1).collect();
-    assert_eq!((held.steps.len(), approvals.len()), (0, 2), "{held:?}");
+    assert_eq!((held.steps.len(), hashes.len()), (0, 2), "{held:?}");
     for (approved, waiting) in [(0, 1), (1, 0)] {
-        let plan = plan_with(Some(approvals[approved]));
+        let plan = plan_with(Some(hashes[approved]));
         assert_eq!(plan.refusals, [held.refusals[waiting].clone()]);
         assert_eq!(plan.steps.len(), 2, "the note and the policy: {plan:?}");
     }
-    assert_eq!(plan_with(Some(&approvals.join(","))).steps.len(), 4);
-    assert_eq!(plan_with(Some(&approvals.join(", "))).refusals, []);
+    assert_eq!(plan_with(Some(&hashes.join(","))).steps.len(), 4);
+    assert_eq!(plan_with(Some(&hashes.join(", "))).refusals, []);
 }
 
 #[test]
@@ -139,6 +147,8 @@ fn a_first_retention_waits_too_and_a_longer_one_does_not() {
         for longer in [Some(91), None] {
             let plan = hypertable.plan(longer, &hypertable.ninety(edition), None);
             assert!(sql(&plan).contains("SET drop_after_seconds"), "{plan:?}");
+            let mut changes = plan.steps.iter().flat_map(|step| &step.changes);
+            assert!(changes.all(|change| change.class == ChangeClass::Safe), "{plan:?}");
         }
     }
 }
@@ -191,10 +201,33 @@ fn without_policies_an_older_operator_dropped_rows_as_the_spec_says_and_no_dead_
 }
 
 #[test]
+fn expired_chunks_are_told_where_they_go_by_what_is_in_force() {
+    for hypertable in [Target, DeadLetters] {
+        let mut observed = hypertable.ninety(Edition::Apache2);
+        let expired = |days, observed: &ObservedTable, approval: Option<&str>| {
+            let approvals = approvals(approval);
+            hypertables_with_expired_chunks(
+                &hypertable.keeping(Some(days)),
+                &pipeline("line"),
+                observed,
+                &approvals,
+            )
+        };
+        let named = |days: u32| BTreeMap::from([(hypertable.name().to_owned(), days * DAY)]);
+        assert_eq!(expired(90, &observed, None), named(90));
+        assert_eq!(expired(30, &observed, None), BTreeMap::new(), "that waits for approval");
+        let approval = approval_in(&hypertable.plan(Some(30), &observed, None));
+        assert_eq!(expired(30, &observed, Some(&approval)), named(30));
+        hypertable.known(&mut observed).expired = Some(ExpiredChunks::default());
+        assert_eq!(expired(90, &observed, None), BTreeMap::new());
+    }
+}
+
+#[test]
 fn only_what_the_pipeline_made_is_kept_by_it() {
     let keeping = Table { dead_letters_drop_after: Some(7 * DAY), ..wanted() };
     let names = |table: &Table, observed: &ObservedTable| -> Vec<String> {
-        retentions_in_force(table, &pipeline("line"), observed, None).into_keys().collect()
+        retentions_in_force(table, &pipeline("line"), observed, &Approvals::default()).into_keys().collect()
     };
     let mut observed = as_wanted();
     assert_eq!(names(&keeping, &observed), ["line", "line_dead_letters"]);

@@ -37,6 +37,16 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
             .take_while(char::is_ascii_hexdigit)
             .collect();
 
+        let planned = test
+            .wait_for("lists the change that waits", |pipeline| {
+                let plan = pipeline.status.as_ref().map(|status| status.plan.as_slice());
+                plan.is_some_and(|plan| {
+                    plan.iter().any(|step| step.approval.as_deref() == Some(hash.as_str()))
+                })
+            })
+            .await?;
+        assert_eq!(planned.status.map(|status| status.plan.len()), Some(1));
+
         // Meanwhile everything works, and nothing is deleted; the word of another change does not count.
         test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: "0123456789ab"}}})).await?;
         let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
@@ -50,14 +60,24 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
         test.not_ready(Reason::ApprovalRequired).await?;
         assert_eq!(test.database.number(&old_rows).await?, 1, "dropped without approval");
 
-        test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: hash}}})).await?;
+        test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: &hash}}})).await?;
         test.ready().await?;
         // Expired chunks are looked for every 75 seconds then.
         eventually(Duration::from_secs(150), "the row of three days ago is dropped", async || {
             let rows = test.database.number(&old_rows).await?;
             Ok((rows == 0).then_some(()).ok_or(format!("{rows} old rows")))
         })
-        .await
+        .await?;
+
+        // The annotation is still there; undone by an edit and asked for once more, the change waits again.
+        test.patch(json!({"spec": {"timescale": {"retention": {"dropAfter": "90d"}}}})).await?;
+        test.ready().await?;
+        test.patch(json!({"spec": {"timescale": {"retention": {"dropAfter": "30m"}}}})).await?;
+        test.not_ready(Reason::ApprovalRequired).await?;
+        let pipeline = test.wait_for("remembers what was used", |_| true).await?;
+        let used = pipeline.status.map(|status| status.used_approvals).unwrap_or_default();
+        assert!(used.contains(&hash), "{hash} in {used:?}");
+        Ok(())
     })
     .await
 }

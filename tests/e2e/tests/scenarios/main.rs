@@ -14,6 +14,7 @@ mod drift;
 mod external;
 mod lifecycle;
 mod nodes;
+mod observing;
 mod secrets;
 mod secured;
 mod sessions;
