@@ -8,6 +8,8 @@ mod bridge;
 #[cfg(test)]
 mod deletion;
 #[cfg(test)]
+mod processor;
+#[cfg(test)]
 mod retention;
 #[cfg(test)]
 mod stores;
