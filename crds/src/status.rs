@@ -1,6 +1,6 @@
 //! What the operator reports: conditions with reasons, and the few facts a person asks for first.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -136,6 +136,34 @@ pub struct ProcessorStatus {
     pub ready_replicas: i32,
     /// The label selector of their pods, for the scale subresource.
     pub selector: String,
+    /// The fields that no column takes, where there are any: they are in `extraColumn`, or left out. Counted since the
+    /// processors started; one that comes no more is forgotten after a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmapped: Option<UnmappedStatus>,
+}
+
+/// Fields that no column takes.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnmappedStatus {
+    /// The most frequent ones, at most 10.
+    #[serde(default)]
+    pub fields: Vec<UnmappedField>,
+    /// How often there were others, in one digit.
+    #[serde(default)]
+    pub others: i64,
+}
+
+/// A field that no column takes.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnmappedField {
+    /// Its path, as `from` of a column takes it (`.sensor.humidity`). A name that `from` does not take is in quotes.
+    pub path: String,
+    /// How often it was met, in one digit: 40000 is 40,000 to 49,999.
+    pub count: i64,
+    /// When a processor met it first.
+    pub since: Time,
 }
 
 /// How far the table is behind the topic.

@@ -316,6 +316,31 @@ pub struct WorkerStatus {
     /// The partitions this worker owns (processor only).
     #[serde(default)]
     pub partitions: Vec<i32>,
+    /// The fields that no column takes, of what was committed since the worker started (processor only).
+    #[serde(default)]
+    pub unmapped: UnmappedFields,
+}
+
+/// Fields that no column takes: they are in the extra column, where there is one, or left out.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnmappedFields {
+    /// Those that are told apart, by path.
+    pub fields: Vec<UnmappedField>,
+    /// How often there were others.
+    pub others: u64,
+}
+
+/// A field that no column takes.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnmappedField {
+    /// Its path, as `from` of a column says it (`.sensor.value`); a name that `from` does not take is in quotes.
+    pub path: String,
+    /// How often it was met.
+    pub count: u64,
+    /// Since when, seconds since 1970.
+    pub since_seconds: i64,
 }
 
 /// How full the bridge's spool is.

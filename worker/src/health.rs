@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::worker::{Component, Retirement, SpoolStatus, SubscriptionStatus, WorkerProblem, WorkerStatus};
+use crds::worker::{
+    Component, Retirement, SpoolStatus, SubscriptionStatus, UnmappedFields, WorkerProblem, WorkerStatus,
+};
 
 /// A worker whose data path has not turned for so long is dead.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
@@ -34,6 +36,7 @@ impl Health {
                 spool: None,
                 subscriptions: Vec::new(),
                 partitions: Vec::new(),
+                unmapped: UnmappedFields::default(),
             },
             last_turn: Instant::now(),
         })))
@@ -72,6 +75,11 @@ impl Health {
     /// The partitions that this worker owns (processor).
     pub fn set_partitions(&self, partitions: Vec<i32>) {
         self.lock().status.partitions = partitions;
+    }
+
+    /// The fields that no column takes (processor).
+    pub fn set_unmapped(&self, unmapped: UnmappedFields) {
+        self.lock().status.unmapped = unmapped;
     }
 
     /// The data path still turns. To be said at least every few seconds, also while waiting for an outage to end.

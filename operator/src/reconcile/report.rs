@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 use crds::{
     names::WORKER_HTTP_PORT,
     status::Reason,
-    worker::{WorkerProblem, WorkerStatus},
+    worker::{UnmappedField, WorkerProblem, WorkerStatus},
 };
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
@@ -25,6 +25,9 @@ const MAX_REASON_BYTES: usize = 63;
 
 /// How much of a message is passed on.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024;
+
+/// How much of a field's path is passed on: where `from` of a column can lead, and a name in quotes.
+const MAX_PATH_BYTES: usize = 640;
 
 /// What workers say of themselves.
 pub trait Reports: Send + Sync {
@@ -76,6 +79,9 @@ async fn ask(client: &Client, url: &str) -> Option<WorkerStatus> {
     }
     let mut report: WorkerStatus = serde_json::from_slice(&body).ok()?;
     report.problem = report.problem.map(harmless);
+    for UnmappedField { path, .. } in &mut report.unmapped.fields {
+        *path = harmless_text(path, MAX_PATH_BYTES);
+    }
     Some(report)
 }
 
@@ -83,9 +89,13 @@ async fn ask(client: &Client, url: &str) -> Option<WorkerStatus> {
 fn harmless(problem: WorkerProblem) -> WorkerProblem {
     let WorkerProblem { reason, message } = problem;
     let reason = if is_reason(&reason) { reason } else { Reason::WorkersNotReady.to_string() };
-    let mut message = message.replace(char::is_control, " ");
-    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-    WorkerProblem { reason, message }
+    WorkerProblem { reason, message: harmless_text(&message, MAX_MESSAGE_BYTES) }
+}
+
+fn harmless_text(text: &str, max_bytes: usize) -> String {
+    let mut text = text.replace(char::is_control, " ");
+    text.truncate(text.floor_char_boundary(max_bytes));
+    text
 }
 
 fn is_reason(text: &str) -> bool {
@@ -108,15 +118,19 @@ mod tests {
         })
     }
 
-    /// What is heard from a server that answers with this report at `/status` and points there from `/moved`.
+    /// The problem that is heard from a server that answers with this report at `/status` and points there from `/moved`.
     async fn heard(path: &str, report: Value) -> Option<WorkerProblem> {
+        heard_report(path, report).await?.problem
+    }
+
+    async fn heard_report(path: &str, report: Value) -> Option<WorkerStatus> {
         let routes = Router::new()
             .route("/status", get(async move || report.to_string()))
             .route("/moved", get(async || Redirect::temporary("/status")));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}{path}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, routes).await });
-        ask(&HttpReports::new().unwrap().0, &url).await?.problem
+        ask(&HttpReports::new().unwrap().0, &url).await
     }
 
     #[tokio::test]
@@ -142,6 +156,16 @@ mod tests {
         assert_eq!(problem.reason, "WorkersNotReady");
         assert!(problem.message.starts_with("line and  [31mred"), "{}", problem.message);
         assert!(problem.message.len() <= MAX_MESSAGE_BYTES);
+    }
+
+    #[tokio::test]
+    async fn what_would_spoil_a_status_is_left_out() {
+        let path = format!(".a\u{1b}[31m{}", "ä".repeat(MAX_PATH_BYTES));
+        let mut report = report("A", "b");
+        report["unmapped"] = json!({"fields": [{"path": path, "count": 1, "sinceSeconds": 0}], "others": 0});
+        let heard = heard_report("/status", report).await.unwrap().unmapped;
+        assert!(heard.fields[0].path.starts_with(".a [31mä"), "{heard:?}");
+        assert!(heard.fields[0].path.len() <= MAX_PATH_BYTES);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! tells the time of the last look.
 
 mod conditions;
+mod unmapped;
 
 pub use conditions::{find, is_no_trouble, is_transient};
 
@@ -23,7 +24,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use self::conditions::{condition, conditions};
+use self::{
+    conditions::{condition, conditions},
+    unmapped::unmapped,
+};
 use super::{
     apply::Outcome,
     fetch::{LiveChild, Stores, Workers},
@@ -77,7 +81,7 @@ pub fn status(
             .mqtt
             .as_ref()
             .map(|mqtt| bridge_status(mqtt, workload(Component::Bridge), workers, &previous)),
-        processor: Some(processor_status(workload(Component::Processor), &name)),
+        processor: Some(processor_status(workload(Component::Processor), &name, workers, &previous)),
         // What this reconciliation does not know stays as it was.
         ..previous
     };
@@ -179,8 +183,8 @@ fn bridge_status(
     let bridges = workers.pods.iter().filter(|pod| pod.component == Component::Bridge);
     let mut reports = bridges.filter_map(|pod| pod.report.as_ref()).peekable();
     let spool = reports.clone().find_map(|report| report.spool).map(|spool| SpoolLevel {
-        messages: coarse_number(i64::try_from(spool.messages).unwrap_or(i64::MAX)),
-        bytes: coarse_number(i64::try_from(spool.bytes).unwrap_or(i64::MAX)),
+        messages: coarse_number(i64::try_from(spool.messages).unwrap_or(i64::MAX), 2),
+        bytes: coarse_number(i64::try_from(spool.bytes).unwrap_or(i64::MAX), 2),
     });
     let has_spool = workers.children.iter().any(|child| child.kind == ChildKind::PersistentVolumeClaim);
     let filters = if reports.peek().is_some() {
@@ -206,22 +210,37 @@ fn bridge_status(
     }
 }
 
-fn processor_status(workload: Option<&LiveChild>, pipeline: &str) -> ProcessorStatus {
+fn processor_status(
+    workload: Option<&LiveChild>,
+    pipeline: &str,
+    workers: &Workers,
+    previous: &IoTPipelineStatus,
+) -> ProcessorStatus {
     let rollout = workload.map(LiveChild::rollout);
+    let processors = workers.pods.iter().filter(|pod| pod.component == Component::Processor);
+    let mut reports = processors.filter_map(|pod| pod.report.as_ref()).peekable();
+    let unmapped = if reports.peek().is_some() {
+        unmapped(reports.map(|report| &report.unmapped))
+    } else {
+        // Processors that do not answer have met what they have met.
+        previous.processor.as_ref().and_then(|processor| processor.unmapped.clone())
+    };
     ProcessorStatus {
         replicas: rollout.map_or(0, |rollout| rollout.existing),
         ready_replicas: rollout.map_or(0, |rollout| rollout.ready),
         selector: selector_text(pipeline, Component::Processor),
+        unmapped,
     }
 }
 
 /// Two significant digits: enough to see whether something is wrong, and not a new status for every message.
 fn coarse(lag: &LagStatus) -> LagStatus {
-    LagStatus { messages: coarse_number(lag.messages), seconds: coarse_number(lag.seconds) }
+    LagStatus { messages: coarse_number(lag.messages, 2), seconds: coarse_number(lag.seconds, 2) }
 }
 
-fn coarse_number(number: i64) -> i64 {
-    let unit = 10_i64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
+/// So many significant digits of a number, and zeros.
+fn coarse_number(number: i64, digits: u32) -> i64 {
+    let unit = 10_i64.pow((number.checked_ilog10().unwrap_or(0) + 1).saturating_sub(digits));
     number / unit * unit
 }
 

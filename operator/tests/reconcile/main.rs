@@ -10,6 +10,8 @@ mod deletion;
 #[cfg(test)]
 mod observing;
 #[cfg(test)]
+mod processor;
+#[cfg(test)]
 mod retention;
 #[cfg(test)]
 mod stores;

@@ -172,10 +172,24 @@ impl World {
             "pods/line-bridge-0",
             json!({"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}),
         );
-        let mut status = json!({"component": "bridge", "version": "1", "ready": true});
+        self.answer("line-bridge-0", "bridge", report);
+    }
+
+    /// A processor's pod is there and says this of itself.
+    pub fn report_of_processor(&self, pod: &str, report: Value) {
+        let metadata = json!({"name": pod, "labels": PROCESSOR.labels()});
+        self.api.put(
+            &format!("pods/{pod}"),
+            json!({"metadata": metadata, "spec": {"containers": []}, "status": {"phase": "Running"}}),
+        );
+        self.answer(pod, "processor", report);
+    }
+
+    fn answer(&self, pod: &str, component: &str, report: Value) {
+        let mut status = json!({"component": component, "version": "1", "ready": true});
         status.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
         let status = serde_json::from_value(status).unwrap();
-        self.reports.0.lock().unwrap().insert("line-bridge-0".to_owned(), status);
+        self.reports.0.lock().unwrap().insert(pod.to_owned(), status);
     }
 
     /// A processor's pod is there and ready, or not.

@@ -9,7 +9,10 @@ use crds::{
 };
 use libfuzzer_sys::fuzz_target;
 use program::Outcome;
-use worker::{codec::decode, sink::timescale::encode::RowEncoder};
+use worker::{
+    codec::decode,
+    sink::timescale::{encode::RowEncoder, unmapped::Tally},
+};
 
 /// A column of each type, named by its first letters; the event time must be there.
 const COLUMNS: [(&str, ColumnType); 10] = [
@@ -48,7 +51,8 @@ fuzz_target!(|payload: &[u8]| {
     let Outcome::Rows(rows) = program::rows(event) else { return };
     let before = b"rows of others".to_vec();
     let mut buffer = before.clone();
-    match ENCODER.encode(&rows, 0, &mut buffer) {
+    let mut unmapped = Tally::default();
+    match ENCODER.encode(&rows, 0, &mut buffer, &mut |place, name| unmapped.note(place, name)) {
         Err(_) => assert_eq!(buffer, before),
         Ok(()) => {
             let mut rest = &buffer[before.len()..];

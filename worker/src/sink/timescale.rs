@@ -18,4 +18,5 @@ pub mod repeats;
 pub mod rows;
 pub mod statements;
 pub mod transaction;
+pub mod unmapped;
 pub mod writer;

@@ -37,6 +37,7 @@ use crate::{
         readiness::Readiness,
         repeats::Repeats,
         statements::Statements,
+        unmapped::UnmappedCounter,
         writer::{PositionMirror, Writer},
     },
     source::kafka::{
@@ -93,7 +94,8 @@ pub fn run(
     };
     let readiness = Arc::new(Readiness::new(context.health.clone()));
     let metrics = ProcessorMetrics::new(&context.metrics);
-    Processor { kafka, config, context, transform, connector, readiness, metrics }.run()
+    let unmapped = Arc::new(UnmappedCounter::new(context.health.clone()));
+    Processor { kafka, config, context, transform, connector, readiness, metrics, unmapped }.run()
 }
 
 /// What stays while clients come and go.
@@ -105,6 +107,7 @@ struct Processor {
     connector: Connector,
     readiness: Arc<Readiness>,
     metrics: ProcessorMetrics,
+    unmapped: Arc<UnmappedCounter>,
 }
 
 impl Processor {
@@ -172,6 +175,7 @@ impl Processor {
             limit: Arc::clone(&limit),
             readiness: Arc::clone(&self.readiness),
             metrics: self.metrics.clone(),
+            unmapped: Arc::clone(&self.unmapped),
             shutdown: ended,
         };
         let (full_sender, full_receiver) = unbounded_channel();

@@ -96,6 +96,55 @@ fn poison_of_every_kind_becomes_a_dead_letter_and_its_neighbours_pass() {
 }
 
 #[test]
+fn fields_that_no_column_takes_are_counted_by_name_and_alter_nothing() {
+    for extra_column in [Some("extra".to_owned()), None] {
+        let mut scenario = Scenario::new("unmapped", 2);
+        scenario.config.table.extra_column = extra_column.clone();
+        scenario.config.table.columns[3].from = vec!["sensor".to_owned(), "value".to_owned()];
+        let processor = scenario.start_ready();
+        let records = scenario.producer();
+        for n in 0..500 {
+            let time = 1_795_428_000 + n;
+            let odd = if n % 5 == 0 { r#","a \u001b[31mb":null"# } else { "" };
+            let sensor = format!(r#"{{"value":{n},"humidity":{{"relative":{n}}}}}"#);
+            let event = format!(r#"{{"time":{time},"device":"d","n":{n},"sensor":{sensor},"Value":1{odd}}}"#);
+            records.send(n % 2, event.as_bytes(), &[]);
+        }
+        // A field that was renamed, and a message that is none.
+        records.send(0, br#"{"time":1795428000,"Device":"d"}"#, &[]);
+        records.send(0, b"{", &[]);
+        records.flush();
+        scenario.assert_each_once(500);
+        assert_eq!(scenario.dead_letters(2), ["250|MissingField|Encode", "251|InvalidJson|Decode"]);
+        let expected =
+            [(".Device", 1), (".Value", 500), (r#"."a \u{1b}[31mb""#, 100), (".sensor.humidity", 500)];
+        let fields = || {
+            let unmapped = processor.status().unwrap().unmapped;
+            assert_eq!(unmapped.others, 0);
+            unmapped.fields.into_iter().map(|field| (field.path, field.count)).collect::<Vec<_>>()
+        };
+        assert_eq!(fields(), expected.map(|(path, count)| (path.to_owned(), count)));
+        assert_eq!(processor.metric("unmapped_fields_total"), 1_101.0);
+        let columns = scenario.query(
+            "SELECT attname FROM pg_attribute WHERE attrelid = '{schema}.telemetry'::regclass AND attnum > 0 \
+             ORDER BY attnum",
+        );
+        assert_eq!(columns, ["time", "device", "n", "value", "extra"]);
+        let with_value = "SELECT count(*) FROM {schema}.telemetry WHERE extra ? 'Value'";
+        assert_eq!(scenario.number(with_value), if extra_column.is_some() { 500 } else { 0 });
+
+        // However many names there are, so many are told apart.
+        let many: String = (0..1_000).map(|n| format!(r#","k{n:04}":0"#)).collect();
+        records.send(0, format!(r#"{{"time":1795428500,"device":"d","n":500{many}}}"#).as_bytes(), &[]);
+        records.flush();
+        scenario.assert_each_once(501);
+        let unmapped = processor.status().unwrap().unmapped;
+        assert_eq!((unmapped.fields.len(), unmapped.others), (50, 1_000 - 46));
+        assert_eq!(processor.metric("unmapped_fields_total"), 2_101.0);
+    }
+}
+
+#[test]
 fn a_record_that_the_database_refuses_is_withheld_with_all_its_rows() {
     let scenario = Scenario::new("refused", 2);
     scenario.execute("ALTER TABLE {schema}.telemetry ADD CONSTRAINT warm CHECK (value > -273.15)");

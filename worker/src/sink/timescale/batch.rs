@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::messages::KeptMessage;
 use self::messages::Messages;
-use super::encode::RowEncoder;
+use super::{encode::RowEncoder, unmapped::Tally};
 use crate::{headers::Stub, rejection::Rejection};
 
 /// A batch with so many rows is full.
@@ -56,6 +56,8 @@ pub struct Batch {
     parts: Vec<Part>,
     begun: Option<Instant>,
     ingested_at: Vec<i64>,
+    /// Of each partition that has any, the fields that no column takes.
+    unmapped: Vec<(i32, Tally)>,
 }
 
 /// Where the rows of one record end in the buffer.
@@ -137,7 +139,8 @@ impl Batch {
     /// Adds the rows of a record, all or none; none are fine too. `now` is in microseconds since 1970.
     ///
     /// # Errors
-    /// Says which value does not fit its column; then nothing was added.
+    /// Says which value does not fit its column; then nothing was added. The fields that no column takes are counted all
+    /// the same: they tell why, where a field was renamed.
     pub fn add_rows(
         &mut self,
         record: &Record<'_>,
@@ -145,7 +148,10 @@ impl Batch {
         encoder: &RowEncoder,
         now: i64,
     ) -> Result<(), Rejection> {
-        encoder.encode(rows, now, &mut self.rows)?;
+        let Self { rows: buffer, unmapped, .. } = self;
+        encoder.encode(rows, now, buffer, &mut |place, name| {
+            tally_of(record.partition, unmapped).note(place, name);
+        })?;
         let part = self.part(record);
         if rows.is_empty() {
             part.dropped += 1;
@@ -283,6 +289,11 @@ impl Batch {
         &self.ingested_at
     }
 
+    /// The fields that no column takes, by partition.
+    pub fn unmapped(&self) -> impl Iterator<Item = &Tally> {
+        self.unmapped.iter().map(|(_, tally)| tally)
+    }
+
     /// How many records have rows: what [`Self::rows_of`] counts.
     pub fn records_with_rows(&self) -> usize {
         self.extents.len()
@@ -328,6 +339,7 @@ impl Batch {
         let kept: Vec<i32> = self.parts.iter().map(|part| part.partition).collect();
         let is_kept = |partition: i32| kept.binary_search(&partition).is_ok();
         self.dead_letters.retain(|letter| is_kept(letter.partition));
+        self.unmapped.retain(|(partition, _)| is_kept(*partition));
         self.retain_rows(is_kept);
     }
 
@@ -361,6 +373,14 @@ impl Batch {
         messages.clear(ROOM_BYTES);
         *self = Self { rows, extents, messages, ..Self::default() };
     }
+}
+
+fn tally_of(partition: i32, tallies: &mut Vec<(i32, Tally)>) -> &mut Tally {
+    let index = tallies.iter().position(|(other, _)| *other == partition).unwrap_or_else(|| {
+        tallies.push((partition, Tally::default()));
+        tallies.len() - 1
+    });
+    &mut tallies[index].1
 }
 
 impl Part {
@@ -448,12 +468,17 @@ mod tests {
         for (partition, offset, values) in [(1, 1, &[1, 2][..]), (0, 1, &[3]), (1, 2, &[4]), (2, 1, &[5])] {
             add(&mut batch, partition, offset, values);
         }
+        for (partition, offset) in [(1, 3), (2, 2)] {
+            let rows = [decode(b"{\"v\":6,\"w\":6,\"x\":6}").unwrap()];
+            batch.add_rows(&record(partition, offset, "{}"), &rows, &encoder(), 0).unwrap();
+        }
         let rejection = Rejection::new(Reason::Empty, Stage::Decode, "");
-        batch.add_dead_letter(&record(1, 3, ""), rejection, None, None, None);
+        batch.add_dead_letter(&record(1, 4, ""), rejection, None, None, None);
         batch.retain(|part| part.partition != 1);
-        assert_eq!(batch.rows(), [row(3), row(5)].concat());
-        assert_eq!((batch.row_count(), batch.dead_letters().len()), (2, 0));
+        assert_eq!(batch.rows(), [row(3), row(5), row(6)].concat());
+        assert_eq!((batch.row_count(), batch.dead_letters().len()), (3, 0));
         assert_eq!(batch.rows_of(1..2), row(5));
+        assert_eq!(batch.unmapped().map(Tally::count).collect::<Vec<_>>(), [2]);
         assert_eq!(batch.parts().iter().map(|part| part.partition).collect::<Vec<_>>(), [0, 2]);
     }
 
@@ -461,10 +486,11 @@ mod tests {
     fn a_rejected_record_leaves_no_rows() {
         let mut batch = Batch::default();
         add(&mut batch, 0, 1, &[1]);
-        let bad = [decode(b"{\"v\":2}").unwrap(), decode(b"{\"v\":99999}").unwrap()];
+        let bad = [decode(b"{\"v\":2}").unwrap(), decode(b"{\"v\":99999,\"w\":2}").unwrap()];
         let rejection = batch.add_rows(&record(0, 2, "{}"), &bad, &encoder(), 0).unwrap_err();
         assert_eq!((rejection.reason, batch.rows()), (Reason::OutOfRange, &row(1)[..]));
         assert_eq!(batch.parts()[0].last_offset, 1);
+        assert_eq!(batch.unmapped().map(Tally::count).collect::<Vec<_>>(), [1]);
         batch.add_dead_letter(&record(0, 2, "{}"), rejection, Some(b"k"), None, None);
         assert_eq!(batch.parts()[0].last_offset, 2);
     }

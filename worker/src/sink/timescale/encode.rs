@@ -2,10 +2,9 @@
 //!
 //! Which values each column type takes stands in `docs/columns.md`; [`value`] is its other half.
 
+pub mod fields;
 pub mod json;
 pub mod value;
-
-use std::collections::BTreeMap;
 
 use crds::{
     pipeline::ColumnType,
@@ -13,6 +12,7 @@ use crds::{
 };
 use program::Value;
 
+use self::fields::Fields;
 use crate::rejection::{Reason, Rejection, Stage};
 
 /// What every binary COPY begins with: signature, flags, length of the header's extension.
@@ -28,21 +28,10 @@ const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct RowEncoder {
     columns: Vec<Column>,
-    /// What columns take, sorted by name as the fields of an object are, so that both are walked through once.
-    fields: Vec<Field>,
+    /// What the columns take.
+    fields: Fields,
     has_extra: bool,
     accept_time: AcceptTimeConfig,
-}
-
-/// A field of the top level that columns take, whole or some of it.
-#[derive(Clone, Debug)]
-struct Field {
-    name: String,
-    /// The columns, by index.
-    columns: Vec<usize>,
-    /// Whether a column takes it whole. Where none does, as of `.sensor.value`, `sensor` is in the extra column too, so
-    /// that nothing of it is lost.
-    is_taken: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,14 +46,6 @@ struct Column {
 impl RowEncoder {
     /// Writes rows of `table` whose event time is within `accept_time`.
     pub fn new(table: &TableConfig, accept_time: AcceptTimeConfig) -> Self {
-        let mut fields = BTreeMap::<&String, Field>::new();
-        for (index, column) in table.columns.iter().enumerate() {
-            let Some((name, rest)) = column.from.split_first() else { continue };
-            let field = fields.entry(name).or_insert_with(|| Field::unused(name));
-            field.columns.push(index);
-            field.is_taken |= rest.is_empty();
-        }
-        let fields = fields.into_values().collect();
         let columns = table
             .columns
             .iter()
@@ -76,18 +57,26 @@ impl RowEncoder {
                 is_time: column.name == table.time_column,
             })
             .collect();
+        let fields = Fields::of(&table.columns);
         Self { columns, fields, has_extra: table.extra_column.is_some(), accept_time }
     }
 
-    /// Appends the rows of one record, all or none. `now` is in microseconds since 1970.
+    /// Appends the rows of one record, all or none. `now` is in microseconds since 1970. Calls `unmapped` with each field
+    /// that no column takes, as [`Fields::find`] does: also of the row that does not fit.
     ///
     /// # Errors
     /// Says what is wrong with the first row that does not fit; `buffer` is then as it was.
-    pub fn encode(&self, rows: &[Value], now: i64, buffer: &mut Vec<u8>) -> Result<(), Rejection> {
+    pub fn encode(
+        &self,
+        rows: &[Value],
+        now: i64,
+        buffer: &mut Vec<u8>,
+        unmapped: &mut dyn FnMut(&str, &str),
+    ) -> Result<(), Rejection> {
         let start = buffer.len();
         let mut found = vec![None; self.columns.len()];
         let result = rows.iter().try_for_each(|row| {
-            self.encode_row(row, &mut found, now, buffer)?;
+            self.encode_row(row, &mut found, now, buffer, unmapped)?;
             if buffer.len() - start > MAX_RECORD_BYTES {
                 let message = format!("the rows of this record take more than {MAX_RECORD_BYTES} bytes");
                 return Err(Rejection::new(Reason::TooLarge, Stage::Encode, message));
@@ -106,9 +95,11 @@ impl RowEncoder {
         found: &mut [Option<&'a Value>],
         now: i64,
         buffer: &mut Vec<u8>,
+        unmapped: &mut dyn FnMut(&str, &str),
     ) -> Result<(), Rejection> {
         let reject = |(reason, message)| Rejection::new(reason, Stage::Encode, message);
-        let has_rest = self.find(row, found);
+        found.fill(None);
+        let has_rest = self.fields.find(row, found, unmapped);
         let count = self.columns.len() + usize::from(self.has_extra);
         // A table has at most 1,600 columns.
         buffer.extend_from_slice(&i16::try_from(count).unwrap_or(i16::MAX).to_be_bytes());
@@ -127,31 +118,8 @@ impl RowEncoder {
         }
     }
 
-    /// Finds the value of each column, where null counts as none; answers whether anything is left that no column takes.
-    fn find<'a>(&self, row: &'a Value, found: &mut [Option<&'a Value>]) -> bool {
-        found.fill(None);
-        let mut has_rest = false;
-        let mut fields = self.fields.iter().peekable();
-        for (name, value) in row.as_object().into_iter().flatten() {
-            while fields.next_if(|field| field.name.as_str() < name.as_str()).is_some() {}
-            let Some(field) = fields.next_if(|field| field.name == name.as_str()) else {
-                has_rest = true;
-                continue;
-            };
-            has_rest |= !field.is_taken;
-            for index in &field.columns {
-                found[*index] = value_at(value, &self.columns[*index].path[1..]);
-            }
-        }
-        has_rest
-    }
-
     fn encode_extra(&self, row: &Value, buffer: &mut Vec<u8>) -> Result<(), (Reason, String)> {
-        let is_taken = |name: &str| {
-            let index = self.fields.binary_search_by(|field| field.name.as_str().cmp(name));
-            index.is_ok_and(|index| self.fields[index].is_taken)
-        };
-        let rest = row.as_object().into_iter().flatten().filter(|(name, _)| !is_taken(name));
+        let rest = row.as_object().into_iter().flatten().filter(|(name, _)| !self.fields.take(name));
         with_length(buffer, |buffer| {
             buffer.push(json::JSONB_VERSION);
             json::write_object(rest.map(|(name, value)| (name.as_str(), value)), buffer)
@@ -200,18 +168,6 @@ impl RowEncoder {
 
 /// The length that stands for NULL.
 pub const NULL: [u8; 4] = (-1_i32).to_be_bytes();
-
-impl Field {
-    fn unused(name: &str) -> Self {
-        Self { name: name.to_owned(), columns: Vec::new(), is_taken: false }
-    }
-}
-
-/// The value at a path; null counts as none.
-fn value_at<'a>(row: &'a Value, path: &[String]) -> Option<&'a Value> {
-    let found = path.iter().try_fold(row, |value, field| value.as_object()?.get(field.as_str()))?;
-    if found.is_null() { None } else { Some(found) }
-}
 
 fn path_text(path: &[String]) -> String {
     path.iter().flat_map(|field| [".", field]).collect()
@@ -267,7 +223,7 @@ mod tests {
     fn encode(extra: bool, rows: &[&str]) -> Result<Vec<u8>, (Reason, String)> {
         let rows: Vec<Value> = rows.iter().map(|row| decode(row.as_bytes()).unwrap()).collect();
         let mut buffer = b"before".to_vec();
-        match encoder(extra).encode(&rows, NOW, &mut buffer) {
+        match encoder(extra).encode(&rows, NOW, &mut buffer, &mut |_, _| {}) {
             Ok(()) => Ok(buffer.split_off(6)),
             Err(rejection) => {
                 assert_eq!(buffer, b"before");

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::batch::Batch;
+use super::{batch::Batch, unmapped::Tally};
 use crate::telemetry::Metrics;
 
 /// The processor's metrics. Clones share them.
@@ -23,6 +23,7 @@ pub struct ProcessorMetrics {
     rows_written: Counter,
     repeated_rows: Counter,
     records_dropped: Counter,
+    unmapped_fields: Counter,
     dead_letters: Family<[(&'static str, &'static str); 1], Counter>,
     batch_rows: Histogram,
     batch_bytes: Histogram,
@@ -46,6 +47,7 @@ impl ProcessorMetrics {
             rows_written: Counter::default(),
             repeated_rows: Counter::default(),
             records_dropped: Counter::default(),
+            unmapped_fields: Counter::default(),
             dead_letters: Family::default(),
             batch_rows: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             batch_bytes: Histogram::new(exponential_buckets(256.0, 4.0, 10)),
@@ -72,6 +74,7 @@ impl ProcessorMetrics {
             "Records that the program dropped on purpose",
             this.records_dropped.clone(),
         );
+        registry.register("unmapped_fields", "Fields that no column takes", this.unmapped_fields.clone());
         registry.register("dead_letters", "Records that became dead letters", this.dead_letters.clone());
         registry.register("batch_rows", "Rows in a transaction", this.batch_rows.clone());
         registry.register_with_unit(
@@ -113,6 +116,7 @@ impl ProcessorMetrics {
             self.bytes.inc_by(part.bytes);
             self.records_dropped.inc_by(part.dropped);
         }
+        self.unmapped_fields.inc_by(batch.unmapped().map(Tally::count).sum());
         self.rows_written.inc_by((batch.row_count() as u64).saturating_sub(repeated));
         self.repeated_rows.inc_by(repeated);
         for letter in batch.dead_letters() {

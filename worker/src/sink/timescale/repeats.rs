@@ -63,7 +63,8 @@ impl Repeats {
             for other in metadata.other_deliveries() {
                 let mut others = Vec::new();
                 let made = self.transform.apply(message.payload, &other);
-                let encoded = made.and_then(|made| self.encoder.encode(&made, 0, &mut others));
+                let encoded =
+                    made.and_then(|made| self.encoder.encode(&made, 0, &mut others, &mut |_, _| {}));
                 // A delivery of which the program makes something else altogether tells nothing of single fields.
                 if encoded.is_err() || fields(&others).count() != of_delivery.len() {
                     continue;

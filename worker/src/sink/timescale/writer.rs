@@ -30,6 +30,7 @@ use super::{
     repeats::{Conflict, Repeats},
     statements::{RowStatements, Statements},
     transaction::{self, Scope},
+    unmapped::UnmappedCounter,
 };
 use crate::{
     clock,
@@ -82,6 +83,8 @@ pub struct Writer {
     pub readiness: Arc<Readiness>,
     /// What is counted.
     pub metrics: ProcessorMetrics,
+    /// Where fields are counted that no column takes.
+    pub unmapped: Arc<UnmappedCounter>,
     /// When to stop.
     pub shutdown: Shutdown,
 }
@@ -221,7 +224,9 @@ impl Work {
             self.writer.assignment.advance(part.partition, part.epoch, part.next_offset());
             positions.push((part.partition, part.next_offset()));
         }
-        self.writer.metrics.committed(batch, repeated, duration, clock::now_micros());
+        let now = clock::now_micros();
+        self.writer.metrics.committed(batch, repeated, duration, now);
+        self.writer.unmapped.committed(batch.unmapped(), now);
         self.writer.mirror.show(&positions);
         if self.attempts > 0 {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
