@@ -63,7 +63,7 @@ async fn a_running_pipeline_is_left_as_it_is_while_it_observes() -> Report<Whate
             "mode": "Observe",
             "kafka": {"topic": {"partitions": 6}},
             "mqtt": {"maxInFlight": 77},
-            "processor": {"replicas": 2},
+            "processor": {"replicas": 3},
         }}))
         .await?;
         test.not_ready(Reason::Observing).await?;
