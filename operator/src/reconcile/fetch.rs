@@ -146,14 +146,14 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
     stores.lag = match remembered.lag {
         // A topic that is to grow waits for the moment at which there is none.
-        Some((read_at, lag)) if read_at.elapsed() < LAG_PERIOD && !is_to_grow(pipeline, &stores) => Some(lag),
+        Some((read_at, lag))
+            if read_at.elapsed() < LAG_PERIOD && stores.ordered_growth(pipeline).is_none() =>
+        {
+            Some(lag)
+        }
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
     };
     (stores, session)
-}
-
-fn is_to_grow(pipeline: &Pipeline, stores: &Stores) -> bool {
-    stores.topic.as_ref().is_ok_and(|topic| topic.growth(&pipeline.topic).is_some())
 }
 
 /// Whether the namespace is being deleted, or gone.
@@ -293,6 +293,15 @@ impl LiveChild {
 }
 
 impl Stores {
+    /// How many partitions the topic has and shall have, where it is this pipeline's, is to grow, and the order of a key
+    /// must be kept.
+    pub fn ordered_growth(&self, pipeline: &Pipeline) -> Option<(i32, i32)> {
+        let (topic, table) = (self.topic.as_ref().ok()?, self.table.as_ref().ok()?);
+        let is_ours = table.topic_marker.as_ref() == Some(&pipeline.id) && self.topic_manager.is_none();
+        let allow_reorder = pipeline.topic.wanted.as_ref()?.allow_reorder;
+        topic.growth(&pipeline.topic).filter(|_| is_ours && !allow_reorder)
+    }
+
     /// Why one of them could not be looked at, if so.
     pub fn into_failure(self) -> Option<Error> {
         let database = self.table.err().map(|source| Error::Database { source });

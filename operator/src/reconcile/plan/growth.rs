@@ -11,7 +11,7 @@ use crate::{
     build::workload_kind,
     change::Refusal,
     kafka::{TopicAction, TopicPlan, TopicStep},
-    pipeline::{Pipeline, Topic},
+    pipeline::Pipeline,
     reconcile::fetch::{Stores, Workers},
 };
 
@@ -32,11 +32,8 @@ pub enum Growth {
 impl Growth {
     /// Judges by what there is.
     pub fn of(pipeline: &Pipeline, workers: &Workers, stores: &Stores) -> Self {
-        let Some((from, to)) = owned_growth(pipeline, stores) else { return Self::Free };
-        let Topic { name, wanted, .. } = &pipeline.topic;
-        if wanted.as_ref().is_none_or(|wanted| wanted.allow_reorder) {
-            return Self::Free;
-        }
+        let Some((from, to)) = stores.ordered_growth(pipeline) else { return Self::Free };
+        let name = &pipeline.topic.name;
         let waits = |reason, why: &str| {
             Self::Waits(Refusal {
                 reason,
@@ -115,11 +112,4 @@ fn is_held(pipeline: &Pipeline, workers: &Workers) -> bool {
         rollout.wanted == 0 && rollout.is_complete()
     });
     runs_none && !workers.pods.iter().any(|pod| pod.component == Component::Bridge)
-}
-
-/// How many partitions the topic has and shall have, where it is to grow and is this pipeline's.
-fn owned_growth(pipeline: &Pipeline, stores: &Stores) -> Option<(i32, i32)> {
-    let (topic, table) = (stores.topic.as_ref().ok()?, stores.table.as_ref().ok()?);
-    let is_ours = table.topic_marker.as_ref() == Some(&pipeline.id) && stores.topic_manager.is_none();
-    topic.growth(&pipeline.topic).filter(|_| is_ours)
 }
