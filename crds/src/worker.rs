@@ -1,7 +1,7 @@
 //! What the operator tells a worker (`WorkerConfig`, a ConfigMap without secrets) and what a worker
 //! answers (`WorkerStatus`, at `GET /status`).
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -316,6 +316,10 @@ pub struct WorkerStatus {
     /// The partitions this worker owns (processor only).
     #[serde(default)]
     pub partitions: Vec<i32>,
+    /// The offset that comes next of each of them, as committed to the database; those whose position is not read yet
+    /// are left out (processor only).
+    #[serde(default)]
+    pub positions: BTreeMap<i32, i64>,
     /// The fields that no column takes, of what was committed since the worker started (processor only).
     #[serde(default)]
     pub unmapped: UnmappedFields,

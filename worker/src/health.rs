@@ -1,6 +1,7 @@
 //! What a worker knows of its own health: the source of `/livez`, `/readyz` and `/status`. No I/O.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -36,6 +37,7 @@ impl Health {
                 spool: None,
                 subscriptions: Vec::new(),
                 partitions: Vec::new(),
+                positions: BTreeMap::new(),
                 unmapped: UnmappedFields::default(),
             },
             last_turn: Instant::now(),
@@ -74,7 +76,14 @@ impl Health {
 
     /// The partitions that this worker owns (processor).
     pub fn set_partitions(&self, partitions: Vec<i32>) {
-        self.lock().status.partitions = partitions;
+        let status = &mut self.lock().status;
+        status.positions.retain(|partition, _| partitions.contains(partition));
+        status.partitions = partitions;
+    }
+
+    /// How far its partitions are (processor).
+    pub fn set_positions(&self, positions: BTreeMap<i32, i64>) {
+        self.lock().status.positions = positions;
     }
 
     /// The fields that no column takes (processor).
@@ -142,5 +151,14 @@ mod tests {
         assert!(health.status().ready && health.status().problem.is_some());
         health.set_not_ready(problem("DatabaseUnreachable", "Connection refused."));
         assert!(!health.status().ready);
+    }
+
+    #[test]
+    fn the_position_of_a_partition_goes_with_it() {
+        let health = Health::new(Component::Processor);
+        health.set_partitions(vec![0, 1]);
+        health.set_positions(BTreeMap::from([(0, 7), (1, 9)]));
+        health.set_partitions(vec![1, 2]);
+        assert_eq!(health.status().positions, BTreeMap::from([(1, 9)]));
     }
 }

@@ -80,6 +80,11 @@ impl Readiness {
         });
     }
 
+    /// How far the partitions are.
+    pub fn set_positions(&self, positions: BTreeMap<i32, i64>) {
+        self.health.set_positions(positions);
+    }
+
     /// Something stands in the way.
     pub fn block(&self, obstacle: Obstacle, problem: WorkerProblem) {
         self.update(|state| {

@@ -143,6 +143,7 @@ impl Work {
         }
         match self.try_tend().await {
             Ok(()) => {
+                self.tell_positions();
                 self.writer.readiness.clear(Obstacle::Database);
                 self.attempts = 0;
                 IDLE_CHECK
@@ -228,12 +229,18 @@ impl Work {
         self.writer.metrics.committed(batch, repeated, duration, now);
         self.writer.unmapped.committed(batch.unmapped(), now);
         self.writer.mirror.show(&positions);
+        self.tell_positions();
         if self.attempts > 0 {
             tracing::info!(attempts = self.attempts, "The database takes batches again");
             self.attempts = 0;
         }
         self.writer.limit.passed();
         self.writer.readiness.clear(Obstacle::Database);
+    }
+
+    /// Says how far this worker is, for whoever decides how many there shall be.
+    fn tell_positions(&self) {
+        self.writer.readiness.set_positions(self.writer.assignment.positions());
     }
 
     async fn set_back(&mut self, batch: &Batch, error: transaction::Error) -> Setback {

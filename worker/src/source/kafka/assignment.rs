@@ -200,6 +200,12 @@ impl Assignment {
         self.lock().owned.clone()
     }
 
+    /// The positions that are known.
+    pub fn positions(&self) -> BTreeMap<i32, i64> {
+        let state = self.lock();
+        state.owned.iter().filter_map(|(partition, owned)| Some((*partition, owned.position?))).collect()
+    }
+
     /// One partition, if it is owned.
     pub fn get(&self, partition: i32) -> Option<Owned> {
         self.lock().owned.get(&partition).copied()
