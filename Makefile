@@ -1,6 +1,6 @@
 # What there is to do here. Each target calls one script or tool, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit faults bench lint fmt generate images cluster cluster-down cluster-status
+.PHONY: help demo demo-down test test-unit faults bench scale lint fmt generate images cluster cluster-down cluster-status
 
 CLUSTER := tests/e2e/cluster
 
@@ -24,6 +24,9 @@ faults: ## let one thing after the other go wrong under load, and count what is 
 
 bench: ## measure the workers' speed on a local cluster, beside psql's COPY (docs/benchmarks.md)
 	scripts/bench
+
+scale: ## compare the autoscaling policy with others in a simulation
+	cargo test --quiet --package operator --test scaling table -- --nocapture
 
 lint: ## check format, lints, dependencies, scripts, the chart and generated files
 	scripts/lint

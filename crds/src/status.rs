@@ -142,6 +142,54 @@ pub struct ProcessorStatus {
     pub unmapped: Option<UnmappedStatus>,
 }
 
+/// Why there shall be so many processors.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Deserialize,
+    Display,
+    EnumIter,
+    Eq,
+    Hash,
+    IntoStaticStr,
+    JsonSchema,
+    PartialEq,
+    Serialize,
+)]
+pub enum AutoscalingReason {
+    /// They take what comes, and fewer would not.
+    #[default]
+    AsNeeded,
+    /// More were needed to drain what waits in time.
+    ScaledUp,
+    /// Fewer have been enough for a while.
+    ScaledDown,
+    /// Fewer would be enough, but have not been for long.
+    Stabilizing,
+    /// More are needed, and the last change is still taking effect.
+    CoolingDown,
+    /// More would help later than what waits is done.
+    RebalanceCostsMore,
+    /// What a processor can do is not known yet.
+    Measuring,
+    /// `minReplicas` says so.
+    AtMinimum,
+    /// More are needed, but `maxReplicas` or the number of partitions does not allow them.
+    AtMaximum,
+    /// More are needed and would bring nothing: the database takes no more.
+    DatabaseIsTheLimit,
+    /// Messages wait in partitions that do not move; more processors would not move them.
+    PartitionsStuck,
+    /// Nothing comes and nothing waits: there are none.
+    Idle,
+    /// Something came while there was none.
+    Woken,
+    /// Kafka or a processor does not tell how far it is; everything stays.
+    SignalMissing,
+}
+
 /// Fields that no column takes.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

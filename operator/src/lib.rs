@@ -16,6 +16,7 @@ pub mod probe;
 pub mod rbac;
 pub mod reconcile;
 pub mod run;
+pub mod scale;
 pub mod telemetry;
 #[cfg(test)]
 mod test_support;

@@ -1,0 +1,3 @@
+//! How many processors there shall be.
+
+pub mod policy;
