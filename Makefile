@@ -25,7 +25,7 @@ faults: ## let one thing after the other go wrong under load, and count what is 
 bench: ## measure the workers' speed on a local cluster, beside psql's COPY (docs/benchmarks.md)
 	scripts/bench
 
-scale: ## compare the autoscaling policy with others in a simulation
+scale: ## compare the autoscaling policy with others in a simulation (docs/scaling.md)
 	cargo test --quiet --package operator --test scaling table -- --nocapture
 
 lint: ## check format, lints, dependencies, scripts, the chart and generated files

@@ -136,13 +136,41 @@ pub struct ProcessorStatus {
     pub ready_replicas: i32,
     /// The label selector of their pods, for the scale subresource.
     pub selector: String,
+    /// What was decided about their number, with `processor.mode` BuiltIn or Advise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingStatus>,
     /// The fields that no column takes, where there are any: they are in `extraColumn`, or left out. Counted since the
     /// processors started; one that comes no more is forgotten after a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmapped: Option<UnmappedStatus>,
 }
 
-/// Why there shall be so many processors.
+/// What was decided about the number of processors, and from what. The figures are told in two digits and anew only
+/// where they are clearly others; the exact ones are metrics.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoscalingStatus {
+    /// How many there shall be; with Advise, how many there should be.
+    pub desired_replicas: i32,
+    /// Why.
+    pub reason: AutoscalingReason,
+    /// Why, for a person.
+    pub message: String,
+    /// Messages that waited, but for those in partitions that are stuck.
+    pub lag_messages: i64,
+    /// Messages a second that came.
+    pub arrival_rate: i64,
+    /// Messages a second that became rows, dead letters or nothing.
+    pub drained_rate: i64,
+    /// Messages a second that so many processors can take, as far as it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_rate: Option<i64>,
+    /// Partitions in which messages wait and nothing moves.
+    #[serde(default)]
+    pub stuck_partitions: i64,
+}
+
+/// Why there shall be so many processors. Each is documented in docs/scaling.md.
 #[derive(
     Clone,
     Copy,

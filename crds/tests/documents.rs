@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crds::status::{ConditionType, Reason};
+use crds::status::{AutoscalingReason, ConditionType, Reason};
 use strum::IntoEnumIterator;
 
 #[test]
@@ -18,6 +18,14 @@ fn every_condition_and_reason_is_documented() {
         .chain(Reason::iter().map(|reason| reason.to_string()));
     for word in words {
         assert!(document.contains(&format!("| `{word}` |")), "docs/conditions.md has no row for {word}");
+    }
+}
+
+#[test]
+fn every_reason_of_autoscaling_is_documented() {
+    let document = include_str!("../../docs/scaling.md");
+    for reason in AutoscalingReason::iter() {
+        assert!(document.contains(&format!("| `{reason}` |")), "docs/scaling.md has no row for {reason}");
     }
 }
 

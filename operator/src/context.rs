@@ -6,7 +6,7 @@ use kube::{Client, runtime::events::Recorder};
 
 use crate::{
     build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::report::Reports,
-    reconcile::validate::Settings, telemetry::metrics::Metrics, timescale::Databases,
+    reconcile::validate::Settings, scale::Scaling, telemetry::metrics::Metrics, timescale::Databases,
 };
 
 /// The clients, the settings and the memory of the operator.
@@ -25,6 +25,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What is remembered of each pipeline.
     pub memory: Memory,
+    /// The pipelines that are scaled.
+    pub scaling: Arc<Scaling>,
     /// What decides what a spec means.
     pub settings: Settings,
     /// What shapes the objects of every pipeline.

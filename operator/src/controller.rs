@@ -9,7 +9,7 @@ use crds::{
     IoTPipeline,
     names::{FIELD_MANAGER, MANAGED_BY_LABEL},
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future, stream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -25,12 +25,14 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Action},
+        reflector::ObjectRef,
         watcher,
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::error::RecvError;
 
-use crate::{context::Context, error::Error, memory, reconcile::reconcile, telemetry::chain};
+use crate::{context::Context, error::Error, memory, reconcile::reconcile, scale::Scaling, telemetry::chain};
 
 /// Events of one object that come within this time lead to one reconciliation.
 const DEBOUNCE: Duration = Duration::from_secs(1);
@@ -43,11 +45,12 @@ pub type PipelineController = Controller<DeserializeGuard<IoTPipeline>>;
 
 /// A controller for one namespace, or for all. Once `stop` resolves it begins nothing new and ends what has begun.
 pub fn controller(
-    client: &Client,
+    context: &Context,
     namespace: Option<&str>,
     concurrency: u16,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> PipelineController {
+    let client = &context.client;
     let children =
         watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}")).any_semantic();
     Controller::new(api(client, namespace), watcher::Config::default().any_semantic())
@@ -58,7 +61,29 @@ pub fn controller(
         .owns(api::<PodDisruptionBudget>(client, namespace), children.clone())
         .owns(api::<Service>(client, namespace), children.clone())
         .owns(api::<StatefulSet>(client, namespace), children)
+        .reconcile_on(scaled(&context.scaling, namespace))
         .graceful_shutdown_on(stop)
+}
+
+/// The pipelines of this scope whose number of processors was decided anew.
+fn scaled(
+    scaling: &Scaling,
+    namespace: Option<&str>,
+) -> impl Stream<Item = ObjectRef<DeserializeGuard<IoTPipeline>>> + Send + 'static {
+    let scope = namespace.map(str::to_owned);
+    stream::unfold(scaling.changes(), |mut changes| async {
+        loop {
+            match changes.recv().await {
+                Ok(change) => return Some((change, changes)),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    })
+    .filter_map(move |(namespace, name)| {
+        let is_in_scope = scope.as_ref().is_none_or(|scope| *scope == namespace);
+        future::ready(is_in_scope.then(|| ObjectRef::new(&name).within(&namespace)))
+    })
 }
 
 /// The namespaced API of a kind, in one namespace or in all.
@@ -78,7 +103,9 @@ pub fn reconciliations(controller: PipelineController, context: Arc<Context>) ->
         Ok((pipeline, action)) => tracing::debug!(%pipeline, ?action, "Reconciled"),
         Err(controller::Error::ObjectNotFound(pipeline)) => {
             tracing::debug!(%pipeline, "The pipeline is gone");
-            context.memory.forget(&(pipeline.namespace.clone().unwrap_or_default(), pipeline.name.clone()));
+            let key = (pipeline.namespace.clone().unwrap_or_default(), pipeline.name.clone());
+            context.memory.forget(&key);
+            context.scaling.forget(&key);
         }
         Err(controller::Error::ReconcilerFailed(error, pipeline)) => {
             tracing::warn!(%pipeline, category = error.category(), error = %chain(&error), "Failed to reconcile; tried again later");

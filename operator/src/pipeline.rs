@@ -11,6 +11,8 @@ use crds::{
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
+use crate::scale::policy::Settings;
+
 /// Everything the operator needs to know of one IoTPipeline.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
@@ -30,6 +32,8 @@ pub struct Pipeline {
     pub bridge: Option<Worker>,
     /// The workers from Kafka to TimescaleDB.
     pub processor: Worker,
+    /// Between which bounds the operator decides how many processors there are, or advises; `None` where it does not.
+    pub autoscaling: Option<Autoscaling>,
     /// What to delete with the pipeline.
     pub deletion_policy: DeletionPolicySpec,
     /// Which workers stand still.
@@ -43,6 +47,11 @@ impl Pipeline {
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.bridge.iter().chain([&self.processor])
     }
+
+    /// How the number of its processors is decided now: not at all while they are suspended, or the spec is only compared.
+    pub fn scaled(&self) -> Option<Autoscaling> {
+        self.autoscaling.filter(|_| self.suspend == Suspend::None && self.mode == Mode::Enforce)
+    }
 }
 
 impl Worker {
@@ -50,6 +59,15 @@ impl Worker {
     pub fn component(&self) -> Component {
         self.config.component()
     }
+}
+
+/// How the number of processors is decided.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Autoscaling {
+    /// Whether the decision is followed, or only told.
+    pub acts: bool,
+    /// Between which bounds, and with what aim.
+    pub settings: Settings,
 }
 
 /// A Kafka topic.

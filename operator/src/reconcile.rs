@@ -56,6 +56,7 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     if object.meta().deletion_timestamp.is_some() {
+        context.scaling.forget(&(object.namespace().unwrap_or_default(), object.name_any()));
         return cleanup::clean_up(&object, &context).await;
     }
     let object = match &object.0 {
@@ -71,7 +72,10 @@ pub async fn reconcile(
     let workers = fetch_workers(object, &context);
     let (validated, workers) = futures::try_join!(validated, workers)?;
     match validated {
-        Ok(pipeline) => keep(object, &pipeline, &workers, &context).await,
+        Ok(mut pipeline) => {
+            context.scaling.follow(&mut pipeline, &workers);
+            keep(object, &pipeline, &workers, &context).await
+        }
         Err(invalid) => refuse(object, &invalid, &workers, &context).await,
     }
 }
@@ -110,8 +114,14 @@ async fn keep(
             observe::observe(plan, pipeline, workers, &stores)
         }
     };
-    let assessment =
-        Assessment::Applied { pipeline, stores: &stores, outcome: &outcome, approvals: &approvals };
+    let decision = context.scaling.decision(&pipeline.key());
+    let assessment = Assessment::Applied {
+        pipeline,
+        stores: &stores,
+        outcome: &outcome,
+        approvals: &approvals,
+        decision: decision.as_ref(),
+    };
     let status = status::status(object, workers, &assessment, now);
     report_status(object, &status, &outcome.changes, context).await?;
     match outcome.failure.or(stores.into_failure()) {

@@ -29,6 +29,7 @@ use crate::{
     lease::Election,
     memory::Memory,
     reconcile::{report::HttpReports, validate::Settings},
+    scale::probe,
     telemetry::{
         http::{self, Phase},
         metrics::Metrics,
@@ -125,6 +126,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         databases: Arc::new(DirectDatabases),
         metrics: Metrics::default(),
         memory: Memory::default(),
+        scaling: Arc::default(),
         settings: Settings { cluster_name },
         workers: WorkerSettings {
             image: WorkerImage { reference: worker_image, pull_policy: worker_image_pull_policy },
@@ -195,15 +197,18 @@ async fn act(scopes: &Scopes, context: &Arc<Context>, phase: &watch::Sender<Phas
         .namespaces
         .iter()
         .map(|namespace| {
-            let controller =
-                controller(&context.client, namespace.as_deref(), scopes.concurrency, stop.clone());
+            let controller = controller(context, namespace.as_deref(), scopes.concurrency, stop.clone());
             (controller.store(), reconciliations(controller, Arc::clone(context)).boxed())
         })
         .unzip();
     context.metrics.record_leader(true);
     context.metrics.count_pipelines(stores.clone());
+    context.metrics.tell_decisions(Arc::clone(&context.scaling));
     phase.send_replace(Phase::Acting(stores));
-    stream::select_all(reconciliations).for_each(|()| async {}).await;
+    tokio::select! {
+        () = stream::select_all(reconciliations).for_each(|()| async {}) => {}
+        () = probe::run(context) => {}
+    }
 }
 
 /// Another operator may act in a few seconds, so nothing of this process may go on: not even what would run when it

@@ -7,6 +7,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::units::DurationText;
+
 /// The workers from MQTT to Kafka.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -26,14 +28,36 @@ pub struct BridgeSpec {
 /// The workers from Kafka to TimescaleDB.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("(self.mode in ['BuiltIn', 'Advise']) == has(self.maxReplicas)")
+        .message("maxReplicas is needed with mode BuiltIn or Advise, and has no meaning with another one"),
+    validation = Rule::new("self.mode in ['BuiltIn', 'Advise'] || !(has(self.minReplicas) || has(self.targetDrain))")
+        .message("minReplicas and targetDrain have a meaning with mode BuiltIn or Advise only; leave them out"),
+    validation = Rule::new("!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas")
+        .message("minReplicas must not be more than maxReplicas"),
+)]
 pub struct ProcessorSpec {
-    /// Who decides how many there are. Fixed (default): `replicas`.
+    /// Who decides how many there are. Fixed (default): `replicas`. BuiltIn: the operator, between `minReplicas` and
+    /// `maxReplicas`. Advise: `replicas`, and the status says what BuiltIn would do. External: an HPA or KEDA, which
+    /// writes `replicas` by the scale subresource.
     #[serde(default)]
     pub mode: ProcessorMode,
-    /// How many processors; `kubectl scale` writes it too. At most one for each partition has work.
+    /// How many processors; `kubectl scale` and autoscalers write it too. At most one for each partition has work. With
+    /// BuiltIn, how many there are at first.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
+    /// With BuiltIn or Advise: never fewer; 1 by default. With 0, none while nothing comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_replicas: Option<i32>,
+    /// With BuiltIn or Advise: never more. More than the topic has partitions there never are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: Option<i32>,
+    /// With BuiltIn or Advise: within which time what waits in the topic shall be rows; 30s by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_drain: Option<DurationText>,
     /// CPU and memory of each; by default a limit on memory, and none on CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -48,6 +72,12 @@ pub enum ProcessorMode {
     /// The spec's `replicas`.
     #[default]
     Fixed,
+    /// The operator, by what comes, what waits and what a processor was measured to do.
+    BuiltIn,
+    /// The spec's `replicas`; the status says what BuiltIn would do.
+    Advise,
+    /// An autoscaler that targets this resource's scale subresource, and so writes `replicas`.
+    External,
 }
 
 /// How a worker's pods are placed and labelled.
@@ -91,6 +121,9 @@ impl Default for ProcessorSpec {
         Self {
             mode: ProcessorMode::default(),
             replicas: default_replicas(),
+            min_replicas: None,
+            max_replicas: None,
+            target_drain: None,
             resources: None,
             pod: PodSpec::default(),
         }

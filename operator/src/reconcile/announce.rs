@@ -3,7 +3,7 @@
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
-    status::{ConditionType, Reason},
+    status::{AutoscalingReason, ConditionType, Reason},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
@@ -36,7 +36,33 @@ pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes:
             (!is_fine && is_news && !is_no_trouble(&condition.reason))
                 .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
         });
-    changed.chain(noteworthy).chain(readiness(previous, status)).chain(lost_spool(previous, status)).collect()
+    changed
+        .chain(noteworthy)
+        .chain(readiness(previous, status))
+        .chain(lost_spool(previous, status))
+        .chain(autoscaling(previous, status))
+        .collect()
+}
+
+/// Another number of processors was decided, or that more would bring nothing.
+fn autoscaling(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option<Event> {
+    let told = |status: &IoTPipelineStatus| status.processor.as_ref()?.autoscaling.clone();
+    let after = told(status)?;
+    let before = told(previous);
+    let desired = after.desired_replicas;
+    let note = match &before {
+        Some(before) if before.desired_replicas != desired => {
+            format!("{desired} processors instead of {}: {}", before.desired_replicas, after.message)
+        }
+        _ => format!("{desired} processors: {}", after.message),
+    };
+    let is_in_vain =
+        [AutoscalingReason::DatabaseIsTheLimit, AutoscalingReason::PartitionsStuck].contains(&after.reason);
+    let is_news = before.is_some_and(|before| {
+        before.desired_replicas != desired || (is_in_vain && before.reason != after.reason)
+    });
+    let type_ = if is_in_vain { EventType::Warning } else { EventType::Normal };
+    is_news.then(|| event(type_, after.reason.into(), note))
 }
 
 /// The volume of a spool is gone with what was in it.

@@ -145,9 +145,11 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
     let mut stores =
         Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
     stores.lag = match remembered.lag {
-        // A topic that is to grow waits for the moment at which there is none.
+        // A topic that is to grow waits for the moment at which there is none, and whoever scales for the positions.
         Some((read_at, lag))
-            if read_at.elapsed() < LAG_PERIOD && stores.ordered_growth(pipeline).is_none() =>
+            if read_at.elapsed() < LAG_PERIOD
+                && stores.ordered_growth(pipeline).is_none()
+                && !context.scaling.lacks_positions(&pipeline.key()) =>
         {
             Some(lag)
         }
@@ -250,6 +252,8 @@ async fn fetch_lag(
             return None;
         }
     };
+    let offsets = positions.iter().map(|(partition, position)| (*partition, position.next_offset)).collect();
+    context.scaling.note_positions(&pipeline.key(), offsets);
     let lag = timescale::lag(&watermarks, &positions, &processor.start_from, Timestamp::now());
     context.memory.update(&pipeline.key(), |remembered| remembered.lag = Some((Instant::now(), lag.clone())));
     Some(lag)

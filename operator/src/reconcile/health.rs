@@ -1,7 +1,11 @@
 //! What there is to say about the workers: from what their controller counted, what Kubernetes says of their pods
 //! and what they say themselves. Pure.
 
-use crds::{pipeline::Suspend, status::Reason, worker::Component};
+use crds::{
+    pipeline::{ProcessorMode, Suspend},
+    status::Reason,
+    worker::Component,
+};
 use k8s_openapi::api::core::v1::ContainerStatus;
 use kube::ResourceExt;
 
@@ -33,6 +37,7 @@ pub fn judge_worker(
     pods: &[WorkerPod],
     outcome: Option<&WorkerOutcome>,
     suspend: Suspend,
+    mode: ProcessorMode,
 ) -> Finding {
     let problems = outcome.map_or(&[][..], |outcome| outcome.problems.as_slice());
     if let Some(first) = problems.first() {
@@ -58,6 +63,16 @@ pub fn judge_worker(
     }
     if let Some(hold) = outcome.and_then(|outcome| outcome.hold.as_ref()) {
         return Finding::fails(hold.reason, hold.message.clone());
+    }
+    let is_scaled = component == Component::Processor
+        && suspend == Suspend::None
+        && matches!(mode, ProcessorMode::BuiltIn | ProcessorMode::External);
+    if rollout.wanted == 0 && is_scaled {
+        let message = match mode {
+            ProcessorMode::External => "spec.processor.replicas is 0, as whoever scales it wrote",
+            _ => "none runs, because nothing comes; the first message starts one",
+        };
+        return Finding { holds: true, reason: Reason::AsSpecified.to_string(), message: message.to_owned() };
     }
     if rollout.wanted == 0 {
         return Finding::fails(Reason::Suspended, why_none_runs(component, suspend));
@@ -197,7 +212,8 @@ mod tests {
     }
 
     fn judge(workload: Option<&LiveChild>, pods: &[WorkerPod], outcome: Option<&WorkerOutcome>) -> String {
-        let finding = judge_worker(Component::Bridge, workload, pods, outcome, Suspend::All);
+        let finding =
+            judge_worker(Component::Bridge, workload, pods, outcome, Suspend::All, ProcessorMode::Fixed);
         format!("{} {}: {}", finding.holds, finding.reason, finding.message)
     }
 
@@ -235,5 +251,19 @@ mod tests {
             judge(None, &[], None),
         ];
         insta::assert_snapshot!(cases.join("\n"));
+    }
+
+    #[test]
+    fn no_processor_is_all_right_where_something_scales_it() {
+        let judge = |suspend, mode| {
+            let current = WorkerOutcome { is_current: true, ..WorkerOutcome::default() };
+            judge_worker(Component::Processor, Some(&workload(0, 0)), &[], Some(&current), suspend, mode)
+                .holds
+        };
+        assert!(
+            judge(Suspend::None, ProcessorMode::BuiltIn) && judge(Suspend::None, ProcessorMode::External)
+        );
+        assert!(!judge(Suspend::None, ProcessorMode::Fixed) && !judge(Suspend::None, ProcessorMode::Advise));
+        assert!(!judge(Suspend::Processor, ProcessorMode::BuiltIn));
     }
 }

@@ -3,6 +3,7 @@
 //! A status that says the same as before is the same as before, to the last byte: nothing in it counts attempts or
 //! tells the time of the last look.
 
+mod autoscaling;
 mod conditions;
 mod unmapped;
 
@@ -25,6 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use self::{
+    autoscaling::autoscaling,
     conditions::{condition, conditions},
     unmapped::unmapped,
 };
@@ -38,6 +40,7 @@ use crate::{
     build::{ChildKind, selector_text, workload_kind},
     change::{Approvals, Change},
     pipeline::Pipeline,
+    scale::policy::Decision,
 };
 
 /// How many steps of a plan are listed.
@@ -60,6 +63,8 @@ pub enum Assessment<'a> {
         outcome: &'a Outcome,
         /// What a person lets through.
         approvals: &'a Approvals,
+        /// What was decided about the number of processors, where something was.
+        decision: Option<&'a Decision>,
     },
 }
 
@@ -85,7 +90,11 @@ pub fn status(
         // What this reconciliation does not know stays as it was.
         ..previous
     };
-    if let Assessment::Applied { pipeline, stores, outcome, approvals } = assessment {
+    if let Assessment::Applied { pipeline, stores, outcome, approvals, decision } = assessment {
+        if let Some(processor) = &mut status.processor {
+            processor.autoscaling =
+                pipeline.scaled().and_then(|_| autoscaling(*decision, processor.autoscaling.take()));
+        }
         if outcome.bridge.as_ref().is_none_or(|bridge| bridge.is_current) && outcome.processor.is_current {
             status.applied_generation = Some(pipeline.generation);
         }
@@ -229,6 +238,7 @@ fn processor_status(
         replicas: rollout.map_or(0, |rollout| rollout.existing),
         ready_replicas: rollout.map_or(0, |rollout| rollout.ready),
         selector: selector_text(pipeline, Component::Processor),
+        autoscaling: previous.processor.as_ref().and_then(|processor| processor.autoscaling.clone()),
         unmapped,
     }
 }

@@ -101,6 +101,7 @@ fn parse(
         .as_ref()
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
+    let autoscaling = workers::autoscaling(&spec.processor, problems);
     let writer = database.as_ref().map(|database| database.worker_role.clone());
     let table = stores::table(spec, writer, problems);
     let topic = stores::topic(&spec.kafka.topic, kafka.map(|kafka| kafka.access), max_packet_size, problems);
@@ -114,6 +115,7 @@ fn parse(
         // `None` stands for a problem, `Some(None)` for a pipeline without a bridge.
         bridge: bridge.map_or(Some(None), |bridge| bridge.map(Some))?,
         processor: processor?,
+        autoscaling: autoscaling?,
         deletion_policy: spec.deletion_policy.clone(),
         suspend: spec.suspend,
         mode: spec.mode,

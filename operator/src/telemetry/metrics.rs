@@ -21,7 +21,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    scale::{Scaling, policy::Inputs},
+};
 
 /// The pipelines that one watch has seen.
 pub type PipelineStore = Store<DeserializeGuard<IoTPipeline>>;
@@ -52,6 +55,13 @@ struct WriteLabels {
 #[derive(Debug)]
 struct Pipelines(Vec<PipelineStore>);
 
+/// Tells what was decided about the number of processors, at the moment of the scrape.
+#[derive(Debug)]
+struct Decisions(Arc<Scaling>);
+
+/// What of the inputs of a decision is told; `None` where it is not known.
+type Figure = fn(&Inputs) -> Option<f64>;
+
 impl Metrics {
     /// Notes one finished reconciliation.
     pub fn record_reconcile(&self, duration: Duration, result: Result<(), &Error>) {
@@ -75,6 +85,11 @@ impl Metrics {
     /// From now on the pipelines in these stores are counted.
     pub fn count_pipelines(&self, stores: Vec<PipelineStore>) {
         self.lock().register_collector(Box::new(Pipelines(stores)));
+    }
+
+    /// From now on what is decided about the number of processors is told.
+    pub fn tell_decisions(&self, scaling: Arc<Scaling>) {
+        self.lock().register_collector(Box::new(Decisions(scaling)));
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -135,6 +150,40 @@ impl Collector for Pipelines {
     }
 }
 
+impl Collector for Decisions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let decisions = self.0.decisions();
+        let mut family = encoder.encode_descriptor(
+            "autoscaling_desired_replicas",
+            "Processors that there shall be, by reason",
+            None,
+            MetricType::Gauge,
+        )?;
+        for ((namespace, pipeline), decision) in &decisions {
+            let reason: &str = decision.reason.into();
+            let labels = [("namespace", namespace.as_str()), ("pipeline", pipeline), ("reason", reason)];
+            ConstGauge::new(i64::from(decision.desired)).encode(family.encode_family(&labels)?)?;
+        }
+        let figures: [(&str, &str, Figure); 5] = [
+            ("lag_messages", "Messages that wait in partitions that move", |inputs| Some(inputs.lag as f64)),
+            ("arrival_rate", "Messages a second that come", |inputs| Some(inputs.arrival)),
+            ("drained_rate", "Messages a second that become rows", |inputs| Some(inputs.drained)),
+            ("capacity_rate", "Messages a second that the processors can take", |inputs| inputs.capacity),
+            ("stuck_partitions", "Partitions that do not move", |inputs| Some(inputs.stuck as f64)),
+        ];
+        for (name, help, figure) in figures {
+            let name = format!("autoscaling_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            for ((namespace, pipeline), decision) in &decisions {
+                let Some(figure) = figure(&decision.inputs) else { continue };
+                let labels = [("namespace", namespace.as_str()), ("pipeline", pipeline)];
+                ConstGauge::new(figure).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn is_ready(pipeline: &DeserializeGuard<IoTPipeline>) -> bool {
     let status = pipeline.0.as_ref().ok().and_then(|pipeline| pipeline.status.as_ref());
     status.is_some_and(|status| {
@@ -159,6 +208,7 @@ mod tests {
         );
         metrics.record_write("patch", "Deployment");
         metrics.count_pipelines(Vec::new());
+        metrics.tell_decisions(Arc::new(crate::scale::tests::with_a_decision()));
         assert_eq!(encoded(&metrics.encode().unwrap()), documented());
     }
 

@@ -145,7 +145,8 @@ impl TopicAdmin for FakeKafka {
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, kafka::Error>> {
         let result = self.ask(|state| {
             state.watermark_reads += 1;
-            BTreeMap::from([(0, Watermarks { low: 0, high: 1234 })])
+            let empty = Watermarks::default();
+            BTreeMap::from([(0, Watermarks { low: 0, high: 1234 }), (1, empty), (2, empty)])
         });
         async { result }.boxed()
     }

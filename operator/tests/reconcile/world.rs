@@ -29,6 +29,7 @@ use operator::{
     memory::Memory,
     pipeline::TopicName,
     reconcile::{reconcile, report::Reports, validate::Settings},
+    scale::probe,
     telemetry::metrics::Metrics,
 };
 use serde_json::{Value, json};
@@ -114,6 +115,7 @@ impl World {
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),
             memory: Memory::default(),
+            scaling: Arc::default(),
             settings: Settings { cluster_name: "test".to_owned() },
             workers: WorkerSettings {
                 image: WorkerImage { reference: "worker:1".to_owned(), pull_policy: None },
@@ -229,7 +231,17 @@ impl World {
 
     /// What the operator remembers of the pipeline is lost, as by a restart.
     pub fn forget(&self) {
-        self.context.memory.forget(&("plant-7".to_owned(), "line".to_owned()));
+        let key = ("plant-7".to_owned(), "line".to_owned());
+        self.context.memory.forget(&key);
+        self.context.scaling.forget(&key);
+    }
+
+    /// Lets the operator look for so long how far the pipelines are that it scales, and answers how often it wants another
+    /// reconciliation.
+    pub async fn watch_load(&self, duration: Duration) -> usize {
+        let mut changes = self.context.scaling.changes();
+        let _ = tokio::time::timeout(duration, probe::run(&self.context)).await;
+        std::iter::from_fn(|| changes.try_recv().ok()).count()
     }
 
     /// A pipeline of another namespace, with another database, manages the topic.

@@ -236,3 +236,24 @@ fn an_operator_that_starts_anew_changes_nothing_by_that() {
     assert_eq!(at_once, 0, "{:?}", with_restart.changes());
     assert_eq!(with_restart.late_seconds, outcome.late_seconds);
 }
+
+#[test]
+fn advice_stays_the_same_while_nobody_follows_it() {
+    struct Advised(BuiltIn);
+    impl Scaler for Advised {
+        fn decide(&mut self, second: u64, reading: &Reading) -> i32 {
+            let Advised(BuiltIn { policy, settings, decisions }) = self;
+            decisions.push(policy.advise(Duration::from_secs(second), Some(reading), settings));
+            reading.replicas
+        }
+    }
+    let scenario = scenarios::step();
+    let mut advised = Advised(BuiltIn::new(scenario.settings, 1));
+    let outcome = run(&scenario, &mut advised);
+    assert_eq!(outcome.changes(), []);
+    let advice: Vec<i32> = advised.0.decisions.iter().map(|decision| decision.desired).collect();
+    assert!(advice[..600].iter().all(|desired| *desired == 1));
+    assert!(advice[605..4200].iter().all(|desired| *desired >= 6), "{:?}", &advice[600..660]);
+    let changes = advice.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(changes <= 3, "{changes} changes: the lag grows, and so does the advice");
+}

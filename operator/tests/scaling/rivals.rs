@@ -44,7 +44,7 @@ impl Keda {
 impl Scaler for Keda {
     fn decide(&mut self, second: u64, reading: &Reading) -> i32 {
         let lag = lag(reading);
-        if second % 30 == 0 {
+        if second.is_multiple_of(30) {
             if lag > 0.0 {
                 self.active_at = second;
                 self.replicas = self.replicas.max(1);
@@ -52,7 +52,7 @@ impl Scaler for Keda {
                 self.replicas = 0;
             }
         }
-        if second % 15 != 0 || self.replicas == 0 {
+        if !second.is_multiple_of(15) || self.replicas == 0 {
             return self.replicas;
         }
         let usage = lag / self.threshold / f64::from(self.replicas);
@@ -106,7 +106,7 @@ impl Scaler for Numaflow {
             self.readings.pop_front();
         }
         let since = second - self.changed_at;
-        if second % 5 != 0 || reading.ready != self.replicas {
+        if !second.is_multiple_of(5) || reading.ready != self.replicas {
             return self.replicas;
         }
         if self.replicas == 0 {

@@ -38,7 +38,14 @@ pub fn conditions(
             (Assessment::Applied { outcome, .. }, Component::Processor) => Some(&outcome.processor),
         };
         let workload = workers.child(workload_kind(component), &worker_name(&object.name_any(), component));
-        Some(judge_worker(component, workload, &workers.pods, outcome, object.spec.suspend))
+        Some(judge_worker(
+            component,
+            workload,
+            &workers.pods,
+            outcome,
+            object.spec.suspend,
+            object.spec.processor.mode,
+        ))
     };
     let (topic, table) = match assessment {
         // A refused spec says nothing about what is there.

@@ -1,10 +1,13 @@
 //! The workers of a spec: how many, with which resources, and what each is told. Synchronous, no client.
 
+use std::{ops::RangeInclusive, time::Duration};
+
 use crds::{
     IoTPipelineSpec,
     names::{self, SecretPurpose},
-    pipeline::{KeyFrom, KeySpec, MqttSpec, SecretRef, SpoolSpec, Suspend},
+    pipeline::{KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec, SecretRef, SpoolSpec, Suspend},
     status::Reason,
+    units::DurationText,
     worker::{
         AcceptTimeConfig, BridgeConfig, ColumnConfig, KeyConfig, MqttTransport, PipelineId, ProcessorConfig,
         RoleConfig, SpoolConfig, StartFrom, Subscription, TableConfig, WORKER_CONFIG_VERSION, WorkerConfig,
@@ -18,10 +21,16 @@ use super::{
     problems::Problems,
     stores::{is_nullable, record_bytes},
 };
-use crate::pipeline::{MountedSecret, SpoolVolume, Worker};
+use crate::{
+    pipeline::{Autoscaling, MountedSecret, SpoolVolume, Worker},
+    scale::policy::Settings,
+};
 
 /// The smallest volume that a spool can use.
 const MIN_SPOOL_BYTES: u64 = 16 << 20;
+
+/// Within which time a lag can be asked to be drained: a rebalance alone takes seconds, and after an hour it is late.
+const TARGET_DRAIN: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
 
 /// The keys of the Secret of `mqtt.credentialsSecretRef`, and the names of their files.
 const CREDENTIALS: [&str; 2] = ["username", "password"];
@@ -185,6 +194,28 @@ pub(super) fn processor(
         pod: wanted.pod.clone(),
         spool: None,
     })
+}
+
+/// `Some(None)` where the operator does not decide how many processors there are, `None` where something is wrong.
+pub(super) fn autoscaling(spec: &ProcessorSpec, problems: &mut Problems) -> Option<Option<Autoscaling>> {
+    let acts = match spec.mode {
+        ProcessorMode::Fixed | ProcessorMode::External => return Some(None),
+        ProcessorMode::BuiltIn => true,
+        ProcessorMode::Advise => false,
+    };
+    let target_drain = spec.target_drain.clone().unwrap_or_else(|| DurationText::from("30s"));
+    let duration = problems.duration("processor.targetDrain", &target_drain);
+    problems.refuse_if(duration.is_some_and(|duration| !TARGET_DRAIN.contains(&duration)), || {
+        format!("processor.targetDrain {target_drain} is not between 5s and 1h")
+    });
+    let max = problems
+        .require(spec.max_replicas, || format!("processor.maxReplicas is needed with mode {:?}", spec.mode));
+    let min = spec.min_replicas.unwrap_or(1);
+    problems.refuse_if(max.is_some_and(|max| min > max), || {
+        format!("processor.minReplicas {min} is more than maxReplicas {}", max.unwrap_or_default())
+    });
+    let settings = Settings { min, max: max?, target_drain: duration? };
+    Some(Some(Autoscaling { acts, settings }))
 }
 
 fn processing(spec: &IoTPipelineSpec, problems: &mut Problems) -> Option<AcceptTimeConfig> {

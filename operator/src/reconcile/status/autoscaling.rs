@@ -1,0 +1,72 @@
+//! What to report of the number of processors. Pure.
+
+use crds::status::AutoscalingStatus;
+
+use super::coarse_number;
+use crate::scale::policy::Decision;
+
+/// A figure is told anew where it is further from what was told than this share of it: rates are never twice the same.
+const NEWS: f64 = 0.25;
+
+/// What was decided; as it was told before, where nothing is known or nothing is news.
+pub(super) fn autoscaling(
+    decision: Option<&Decision>,
+    before: Option<AutoscalingStatus>,
+) -> Option<AutoscalingStatus> {
+    let Some(decision) = decision else { return before };
+    let inputs = &decision.inputs;
+    let coarse = |number: f64| coarse_number(number.round() as i64, 2);
+    let status = AutoscalingStatus {
+        desired_replicas: decision.desired,
+        reason: decision.reason,
+        message: decision.message.clone(),
+        lag_messages: coarse_number(inputs.lag, 2),
+        arrival_rate: coarse(inputs.arrival),
+        drained_rate: coarse(inputs.drained),
+        capacity_rate: inputs.capacity.map(coarse),
+        stuck_partitions: i64::try_from(inputs.stuck).unwrap_or(i64::MAX),
+    };
+    Some(before.filter(|before| says_the_same(before, &status)).unwrap_or(status))
+}
+
+fn says_the_same(before: &AutoscalingStatus, after: &AutoscalingStatus) -> bool {
+    let figures = |status: &AutoscalingStatus| {
+        [status.arrival_rate, status.drained_rate, status.capacity_rate.unwrap_or_default()]
+    };
+    let is_near =
+        |(before, after): (i64, i64)| (after - before).abs() as f64 <= NEWS * before.max(after) as f64;
+    // What is on its way from Kafka to the table within two seconds is no lag.
+    let is_flowing = |status: &AutoscalingStatus| status.lag_messages <= 2 * status.arrival_rate;
+    before.desired_replicas == after.desired_replicas
+        && before.reason == after.reason
+        && before.stuck_partitions == after.stuck_partitions
+        && before.capacity_rate.is_some() == after.capacity_rate.is_some()
+        && figures(before).into_iter().zip(figures(after)).all(is_near)
+        && ((is_flowing(before) && is_flowing(after)) || is_near((before.lag_messages, after.lag_messages)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::status::AutoscalingReason;
+
+    use super::*;
+    use crate::scale::policy::Inputs;
+
+    fn told(desired: i32, arrival: f64, lag: i64, before: Option<AutoscalingStatus>) -> AutoscalingStatus {
+        let inputs = Inputs { lag, arrival, drained: arrival, capacity: Some(10_400.0), stuck: 0 };
+        let (reason, message) = (AutoscalingReason::AsNeeded, format!("{arrival} come"));
+        autoscaling(Some(&Decision { desired, reason, message, inputs }), before).unwrap()
+    }
+
+    #[test]
+    fn a_load_that_stays_is_told_once() {
+        let first = told(2, 8_123.4, 900, None);
+        assert_eq!((first.arrival_rate, first.capacity_rate, first.lag_messages), (8_100, Some(10_000), 900));
+        assert_eq!(told(2, 9_000.0, 9_000, Some(first.clone())), first);
+        assert_eq!(told(2, 7_000.0, 0, Some(first.clone())), first);
+        assert_ne!(told(2, 12_000.0, 900, Some(first.clone())), first);
+        assert_ne!(told(2, 8_123.4, 90_000, Some(first.clone())), first);
+        assert_ne!(told(3, 8_123.4, 900, Some(first.clone())), first);
+        assert_eq!(autoscaling(None, Some(first.clone())), Some(first));
+    }
+}

@@ -1,0 +1,172 @@
+//! Looks every second how far the pipelines are that are scaled. I/O.
+//!
+//! Where each partition ends, Kafka says: one client for all pipelines of a cluster and a user, the same that reconciles
+//! their topics. How far each is, its processor says, which has just written it; while none runs, the database has said
+//! it and it cannot change. So the database is not asked every second.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use access::kafka::KafkaAccess;
+use crds::worker::{StartFrom, WorkerStatus};
+use futures::{StreamExt, future, stream, stream::FuturesUnordered};
+use k8s_openapi::api::core::v1::Pod;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{
+    Target,
+    policy::{Partition, Reading},
+};
+use crate::{context::Context, kafka::Watermarks, memory::PipelineKey};
+
+/// How often to look.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a processor may take to answer. One that takes longer is asked again with the next look.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many pipelines of one cluster are looked at at once.
+const AT_ONCE: usize = 8;
+
+/// What the reason of a worker's problem begins with, where the database does not take what the worker has.
+const DATABASE: &str = "Database";
+
+/// Looks and decides for as long as it is polled. The pipelines of one Kafka cluster are looked at together, and those of
+/// another do not wait for them.
+pub async fn run(context: &Context) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looking = FuturesUnordered::new();
+    let mut looked_at = HashSet::<KafkaAccess>::new();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                for (kafka, pipelines) in by_cluster(context.scaling.targets()) {
+                    // Where the last look still waits, another one would wait too.
+                    if looked_at.insert(kafka.clone()) {
+                        looking.push(async move {
+                            look_at_all(&pipelines, context).await;
+                            kafka
+                        });
+                    }
+                }
+            }
+            Some(kafka) = looking.next() => {
+                looked_at.remove(&kafka);
+            }
+        }
+    }
+}
+
+type Pipelines = Vec<(PipelineKey, Arc<Target>)>;
+
+fn by_cluster(targets: Pipelines) -> HashMap<KafkaAccess, Pipelines> {
+    let mut clusters = HashMap::<KafkaAccess, Pipelines>::new();
+    for (key, target) in targets {
+        clusters.entry(target.kafka.clone()).or_default().push((key, target));
+    }
+    clusters
+}
+
+async fn look_at_all(pipelines: &[(PipelineKey, Arc<Target>)], context: &Context) {
+    let looks = stream::iter(pipelines);
+    looks.for_each_concurrent(AT_ONCE, |(key, target)| look(key, target, context)).await;
+}
+
+/// Looks at one pipeline and decides.
+async fn look(key: &PipelineKey, target: &Target, context: &Context) {
+    // First the ends, then how far the processors are: so there is rather too little lag than one that is not there.
+    let watermarks = context.kafka.watermarks(&target.kafka, &target.topic).await;
+    let reports = ask(&target.pods, context).await;
+    let reading = match (watermarks, reports) {
+        (Ok(watermarks), Some(reports)) => {
+            let reported = reports.iter().flat_map(|report| report.positions.clone()).collect();
+            context.scaling.positions(key, reported).map(|positions| Reading {
+                partitions: partitions(&watermarks, &positions, &target.start_from),
+                replicas: target.replicas,
+                ready: reports.iter().filter(|report| report.ready).count().try_into().unwrap_or(i32::MAX),
+                database_refuses: reports.iter().any(database_refuses),
+            })
+        }
+        (Err(error), _) => {
+            tracing::debug!(namespace = key.0, pipeline = key.1, %error, "Kafka does not tell where the topic ends");
+            None
+        }
+        (_, None) => None,
+    };
+    context.scaling.decide(key, reading.as_ref());
+}
+
+/// What the processors say; `None` where one does not answer that Kubernetes takes for ready: without what it has done, the
+/// lag would seem to grow.
+async fn ask(pods: &[Pod], context: &Context) -> Option<Vec<WorkerStatus>> {
+    let answers = pods.iter().map(|pod| async move {
+        let report = timeout(PATIENCE, context.reports.ask(pod)).await.ok().flatten();
+        (is_ready(pod), report)
+    });
+    let answers = future::join_all(answers).await;
+    let is_missing = answers.iter().any(|(is_ready, report)| *is_ready && report.is_none());
+    (!is_missing).then(|| answers.into_iter().filter_map(|(_, report)| report).collect())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn database_refuses(report: &WorkerStatus) -> bool {
+    let problem = report.problem.as_ref();
+    !report.ready && problem.is_some_and(|problem| problem.reason.starts_with(DATABASE))
+}
+
+/// Where each partition stands. One that was never read begins where the spec says.
+fn partitions(
+    watermarks: &BTreeMap<i32, Watermarks>,
+    positions: &BTreeMap<i32, i64>,
+    start_from: &StartFrom,
+) -> BTreeMap<i32, Partition> {
+    let stand = |(partition, watermarks): (&i32, &Watermarks)| {
+        let position = match (positions.get(partition), start_from) {
+            (Some(position), _) => (*position).max(watermarks.low),
+            (None, StartFrom::Latest) => watermarks.high,
+            (None, StartFrom::Earliest | StartFrom::Timestamp(_)) => watermarks.low,
+        };
+        (*partition, Partition { end: watermarks.high, position })
+    };
+    watermarks.iter().map(stand).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_partition_stands_where_its_processor_or_the_spec_says() {
+        let watermarks =
+            (0..).zip([(0, 10), (8, 10), (2, 10)].map(|(low, high)| Watermarks { low, high })).collect();
+        let positions = BTreeMap::from([(0, 7), (1, 5)]);
+        let stand = |start_from| {
+            let partitions = partitions(&watermarks, &positions, &start_from);
+            partitions.values().map(|partition| partition.position).collect::<Vec<_>>()
+        };
+        assert_eq!(stand(StartFrom::Earliest), [7, 8, 2]);
+        assert_eq!(stand(StartFrom::Latest), [7, 8, 10]);
+    }
+
+    #[test]
+    fn only_what_the_database_refuses_counts_against_it() {
+        let refuses = |ready: bool, reason: &str| {
+            let problem = json!({"reason": reason, "message": ""});
+            let report =
+                json!({"component": "processor", "version": "1", "ready": ready, "problem": problem});
+            database_refuses(&serde_json::from_value(report).unwrap())
+        };
+        assert!(refuses(false, "DatabaseUnreachable") && refuses(false, "DatabaseUnavailable"));
+        assert!(!refuses(false, "KafkaUnreachable") && !refuses(true, "DatabaseUnavailable"));
+    }
+}
