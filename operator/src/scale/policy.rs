@@ -309,7 +309,7 @@ impl Policy {
         }
         if reading.ready == self.desired {
             let since = *self.ready_since.get_or_insert(now);
-            return now.saturating_sub(since) >= REBALANCE || since <= self.changed_at;
+            return now.saturating_sub(since) >= REBALANCE;
         }
         // Some do not become ready, or not any more: after a while the others count.
         let since = self.ready_since.take().map_or(self.changed_at, |_| now);

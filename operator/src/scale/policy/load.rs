@@ -50,8 +50,6 @@ struct Track {
     last: Partition,
     /// For how long it has not moved although it has a lag.
     still: Duration,
-    /// Whether it was ever seen to move, or to have no lag. What lies still from the beginning may have done so for long.
-    has_moved: bool,
 }
 
 impl Load {
@@ -72,24 +70,18 @@ impl Load {
         for (partition, seen) in &reading.partitions {
             let lag = (seen.end - seen.position).max(0);
             self.is_empty &= lag == 0;
-            let track = self.tracks.entry(*partition).or_insert(Track {
-                last: *seen,
-                still: Duration::ZERO,
-                has_moved: false,
-            });
+            let new = Track { last: *seen, still: Duration::ZERO };
+            let track = self.tracks.entry(*partition).or_insert(new);
             let drained = (seen.position - track.last.position).max(0);
             let arrived = (seen.end - track.last.end).max(0);
             if drained > 0 || lag == 0 {
-                (track.still, track.has_moved) = (Duration::ZERO, true);
+                track.still = Duration::ZERO;
             } else if is_running {
                 track.still += elapsed.unwrap_or_default();
             }
             track.last = *seen;
             if track.still >= STUCK_AFTER {
                 self.stuck += 1;
-                continue;
-            }
-            if !track.has_moved && reading.ready > 0 {
                 continue;
             }
             self.lag += lag;
@@ -114,9 +106,6 @@ impl Load {
     pub fn interrupt(&mut self) {
         self.at = None;
         self.ticks.clear();
-        for track in self.tracks.values_mut() {
-            track.has_moved &= track.still.is_zero();
-        }
     }
 
     /// Records a second that come, on average.

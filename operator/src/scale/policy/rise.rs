@@ -9,7 +9,7 @@ use super::{
     told,
 };
 
-/// After a change has settled, how long before more are added.
+/// After a change has settled, how long before more are added. So long at least as it takes to see that a partition is stuck.
 const BETWEEN_RISES: Duration = Duration::from_secs(10);
 
 /// How long it is remembered that more replicas brought nothing, while there is a lag; then one more step is tried.
