@@ -22,6 +22,7 @@ mod error;
 mod execute;
 mod external;
 mod grants;
+mod jobs;
 mod lag;
 mod observe;
 mod plan;
@@ -35,6 +36,7 @@ mod sql;
 mod test_support;
 
 pub use error::Error;
+pub use jobs::{ObservedJob, ObservedJobs, ObservedScheduler, judge_policies};
 pub use lag::lag;
 pub use plan::plan;
 pub use retention::{
@@ -154,6 +156,8 @@ pub struct ObservedTable {
     pub table: Option<ObservedRelation>,
     /// The table of dead letters, or whatever has its name.
     pub dead_letters: Option<ObservedRelation>,
+    /// How the server runs their policies.
+    pub jobs: ObservedJobs,
 }
 
 /// A topic and who writes into the table from it.

@@ -18,8 +18,8 @@ use operator::{
     pipeline::{SortOrder, SqlIdent, Table, TopicName},
     timescale::{
         self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
-        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
-        Position, Retention, Rights, Session, TablePlan,
+        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedJobs, ObservedRelation, ObservedTable,
+        ObservedWriter, Position, Retention, Rights, Session, TablePlan,
     },
 };
 
@@ -332,6 +332,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
         columnstore_policy: None,
     };
     ObservedTable {
+        jobs: ObservedJobs::default(),
         server_version: "17.5".to_owned(),
         database: "iot".to_owned(),
         role: "app".to_owned(),

@@ -13,6 +13,8 @@ mod connections;
 #[cfg(test)]
 mod external;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod managed;
 #[cfg(test)]
 mod retention;
@@ -41,6 +43,7 @@ async fn community_edition() {
     Test::community().await.run(columnstore::settings_and_policy_follow_the_spec).await;
     Test::community().await.run(columnstore::what_somebody_changed_in_it_is_mended).await;
     Test::community().await.run(columnstore::the_rest_of_the_table_changes_as_before).await;
+    Test::community().await.run(jobs::policies_are_watched).await;
     Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;
     Test::community().await.run(rights::another_role_is_granted_what_workers_need).await;
 }
