@@ -254,6 +254,8 @@ pub enum Reason {
     ColumnstoreUnsupported,
     /// The condition holds; rows may come so late that their chunk is in the columnstore already, which is slower.
     LateRowsInColumnstore,
+    /// The condition holds; chunks are far from the size that suits the server, and the message advises an interval.
+    ChunkIntervalAdvised,
     /// A policy of TimescaleDB fails; the message says which, with its error.
     PolicyFailing,
     /// The server does not run its policies; the message says which setting to change.

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod bookkeeping;
+mod chunks;
 mod columnstore;
 mod effects;
 mod error;
@@ -35,6 +36,7 @@ mod sql;
 #[cfg(test)]
 mod test_support;
 
+pub use chunks::{ChunkSizes, advise_chunk_interval};
 pub use error::Error;
 pub use jobs::{ObservedJob, ObservedJobs, ObservedScheduler, judge_policies};
 pub use lag::lag;
@@ -104,6 +106,10 @@ pub trait Session: Send {
         table: &'a Table,
         topic: &'a TopicKey,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, Error>>;
+
+    /// What the last chunks of the table take, and what the server says of its memory. It looks at every chunk, so not at
+    /// every look.
+    fn chunk_sizes<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, Error>>;
 
     /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
     /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is

@@ -16,10 +16,12 @@ use super::{
 };
 use crate::{kafka::TopicKey, pipeline::Table};
 
+mod chunks;
 mod jobs;
 mod relation;
 mod writer;
 
+pub(super) use chunks::read_chunk_sizes;
 use jobs::read_jobs;
 use relation::{read_expired, read_relation};
 use writer::read_writer;

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod bookkeeping;
 #[cfg(test)]
+mod chunks;
+#[cfg(test)]
 mod columnstore;
 #[cfg(test)]
 mod connections;
@@ -44,6 +46,7 @@ async fn community_edition() {
     Test::community().await.run(columnstore::what_somebody_changed_in_it_is_mended).await;
     Test::community().await.run(columnstore::the_rest_of_the_table_changes_as_before).await;
     Test::community().await.run(jobs::policies_are_watched).await;
+    Test::community().await.run(chunks::full_chunks_of_the_specs_interval_are_measured).await;
     Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;
     Test::community().await.run(rights::another_role_is_granted_what_workers_need).await;
 }

@@ -46,7 +46,8 @@ pub fn conditions(
         // A refused spec says nothing about what is there.
         Assessment::Refused(_) => (None, None, None),
         Assessment::Applied { pipeline, stores, outcome, .. } => {
-            let table = judge_store(&outcome.table_problems, &outcome.table_notes);
+            let notes: Vec<_> = outcome.table_notes.iter().chain(&stores.chunk_advice).cloned().collect();
+            let table = judge_store(&outcome.table_problems, &notes);
             (Some(judge_store(&outcome.topic_problems, &[])), Some(table), judge_policies(pipeline, stores))
         }
     };
