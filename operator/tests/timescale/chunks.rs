@@ -7,11 +7,6 @@ use operator::{
 
 use super::support::{DAY, Test, wanted};
 
-#[tokio::test]
-async fn apache2_sizes() {
-    Test::apache2().await.run(full_chunks_of_the_specs_interval_are_measured).await;
-}
-
 pub async fn full_chunks_of_the_specs_interval_are_measured(test: &Test) {
     let table = test.table("readings");
     test.bring_about(&table).await;

@@ -6,11 +6,6 @@ use operator::timescale::{Edition, ObservedJobs, judge_policies};
 
 use super::support::{DAY, Test, wanted};
 
-#[tokio::test]
-async fn apache2_without_policies() {
-    Test::apache2().await.run(policies_are_watched).await;
-}
-
 pub async fn policies_are_watched(test: &Test) {
     let mut table = test.table("readings");
     wanted(&mut table).drop_after = Some(90 * DAY);
