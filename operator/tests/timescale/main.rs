@@ -15,6 +15,8 @@ mod columnstore;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod edits;
+#[cfg(test)]
 mod external;
 #[cfg(test)]
 mod jobs;
@@ -24,6 +26,8 @@ mod managed;
 mod retention;
 #[cfg(test)]
 mod rights;
+#[cfg(test)]
+mod spec;
 #[cfg(test)]
 mod support;
 
@@ -57,6 +61,7 @@ scenarios! {
     both {
         bookkeeping::an_older_version_is_brought_up,
         chunks::full_chunks_of_the_specs_interval_are_measured,
+        edits::any_sequence_ends_where_its_last_spec_alone_does,
         external::a_table_of_somebody_else_is_checked_and_left_as_it_is,
         external::one_pipeline_feeds_a_table_from_a_topic,
         jobs::policies_are_watched,

@@ -242,6 +242,13 @@ impl Test {
         row.get::<i64, _>(0)
     }
 
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(0)).collect()
+    }
+
     pub async fn connect(&self) -> PgConnection {
         let DatabaseAccess { host, port, database, username, password, tls: _ } = &self.superuser;
         let uri = format!("postgres://{username}:{password}@{host}:{port}/{database}?sslmode=disable");
