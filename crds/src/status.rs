@@ -16,7 +16,7 @@ pub struct IoTPipelineStatus {
     /// The generation that the workers run: an invalid edit leaves them on the last valid one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<i64>,
-    /// Ready, TopicReady, TableReady, BridgeReady and ProcessorReady.
+    /// Ready, TopicReady, TableReady, BridgeReady, ProcessorReady and PoliciesHealthy.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -179,7 +179,7 @@ pub struct LagStatus {
 /// The types of condition, in the order in which they are listed.
 #[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, IntoStaticStr, Ord, PartialEq, PartialOrd)]
 pub enum ConditionType {
-    /// Messages become rows: all the others are true, and the spec is applied.
+    /// Messages become rows: all the others but PoliciesHealthy are true, and the spec is applied.
     Ready,
     /// The Kafka topic is as the spec says.
     TopicReady,
@@ -189,6 +189,8 @@ pub enum ConditionType {
     BridgeReady,
     /// All processors have partitions and write.
     ProcessorReady,
+    /// The policies of the hypertables run and succeed.
+    PoliciesHealthy,
 }
 
 /// Why a condition has its status. Each is documented in docs/conditions.md with what to do.
@@ -252,6 +254,12 @@ pub enum Reason {
     ColumnstoreUnsupported,
     /// The condition holds; rows may come so late that their chunk is in the columnstore already, which is slower.
     LateRowsInColumnstore,
+    /// The condition holds; chunks are far from the size that suits the server, and the message advises an interval.
+    ChunkIntervalAdvised,
+    /// A policy of TimescaleDB fails; the message says which, with its error.
+    PolicyFailing,
+    /// The server does not run its policies; the message says which setting to change.
+    PoliciesNotRunning,
     /// Pods do not become ready; the message says what they report.
     WorkersNotReady,
     /// Something the pipeline created could not be deleted yet.

@@ -135,6 +135,12 @@ impl Approvals {
     }
 }
 
+/// So many significant digits of a number, and zeros: for what is told again only when it is another one.
+pub fn coarse_number(number: i64, digits: u32) -> i64 {
+    let unit = 10_i64.pow((number.checked_ilog10().unwrap_or(0) + 1).saturating_sub(digits));
+    number / unit * unit
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.field.as_str(), self.from.as_str(), self.to.as_str()) {

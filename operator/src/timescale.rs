@@ -16,12 +16,14 @@ use crate::{
 };
 
 mod bookkeeping;
+mod chunks;
 mod columnstore;
 mod effects;
 mod error;
 mod execute;
 mod external;
 mod grants;
+mod jobs;
 mod lag;
 mod observe;
 mod plan;
@@ -34,7 +36,9 @@ mod sql;
 #[cfg(test)]
 mod test_support;
 
+pub use chunks::{ChunkSizes, advise_chunk_interval};
 pub use error::Error;
+pub use jobs::{ObservedJob, ObservedJobs, ObservedScheduler, judge_policies};
 pub use lag::lag;
 pub use plan::plan;
 pub use retention::{
@@ -103,6 +107,10 @@ pub trait Session: Send {
         topic: &'a TopicKey,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, Error>>;
 
+    /// What the last chunks of the table take, and what the server says of its memory. It looks at every chunk, so not at
+    /// every look.
+    fn chunk_sizes<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, Error>>;
+
     /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
     /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is
     /// no marker or another pipeline's.
@@ -154,6 +162,8 @@ pub struct ObservedTable {
     pub table: Option<ObservedRelation>,
     /// The table of dead letters, or whatever has its name.
     pub dead_letters: Option<ObservedRelation>,
+    /// How the server runs their policies.
+    pub jobs: ObservedJobs,
 }
 
 /// A topic and who writes into the table from it.

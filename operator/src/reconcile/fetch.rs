@@ -32,6 +32,7 @@ use strum::IntoEnumIterator;
 use super::validate::{self, Secrets};
 use crate::{
     build::{ChildKind, pod, workload_kind},
+    change::Note,
     context::Context,
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
@@ -45,6 +46,9 @@ const WORKERS_AT_ONCE: usize = 32;
 
 /// How often the lag is read for the status.
 const LAG_PERIOD: Duration = Duration::from_secs(60);
+
+/// How often chunks are measured; they become full more slowly.
+const CHUNKS_PERIOD: Duration = Duration::from_secs(3600);
 
 /// What there is of a pipeline's workers.
 #[derive(Debug, Default)]
@@ -85,6 +89,8 @@ pub struct Stores {
     pub table: Result<ObservedTable, timescale::Error>,
     /// How far the table is behind, as it was read within the last minute or so.
     pub lag: Option<LagStatus>,
+    /// What a person should know of the table's chunk interval, as it was measured within the last hour or so.
+    pub chunk_advice: Option<Note>,
     /// When expired chunks were last dropped, by the hypertable's name.
     pub chunks_dropped_at: BTreeMap<String, Timestamp>,
 }
@@ -142,8 +148,25 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
             context.memory.disclaim_topic(&pipeline.key(), &topic)
         }
     });
-    let mut stores =
-        Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
+    let chunk_advice = match remembered.chunk_advice {
+        Some((measured_at, generation, advice))
+            if generation == pipeline.generation && measured_at.elapsed() < CHUNKS_PERIOD =>
+        {
+            advice
+        }
+        before => {
+            let before = before.and_then(|(_, _, advice)| advice);
+            fetch_chunk_advice(pipeline, context, &table, before, session.as_deref_mut()).await
+        }
+    };
+    let mut stores = Stores {
+        topic,
+        topic_manager,
+        table,
+        lag: None,
+        chunk_advice,
+        chunks_dropped_at: remembered.chunks_dropped_at,
+    };
     stores.lag = match remembered.lag {
         // A topic that is to grow waits for the moment at which there is none.
         Some((read_at, lag))
@@ -253,6 +276,32 @@ async fn fetch_lag(
     let lag = timescale::lag(&watermarks, &positions, &processor.start_from, Timestamp::now());
     context.memory.update(&pipeline.key(), |remembered| remembered.lag = Some((Instant::now(), lag.clone())));
     Some(lag)
+}
+
+async fn fetch_chunk_advice(
+    pipeline: &Pipeline,
+    context: &Context,
+    table: &Result<ObservedTable, timescale::Error>,
+    before: Option<Note>,
+    session: Option<&mut (dyn Session + '_)>,
+) -> Option<Note> {
+    let is_hypertable = table.as_ref().is_ok_and(ObservedTable::is_hypertable);
+    let session = session.filter(|_| is_hypertable && pipeline.table.wanted.is_some())?;
+    let advice = match session.chunk_sizes(&pipeline.table).await {
+        Ok(sizes) => timescale::advise_chunk_interval(&pipeline.table, &sizes, before.is_some()),
+        Err(error) => {
+            tracing::warn!(
+                namespace = pipeline.id.namespace,
+                pipeline = pipeline.id.name,
+                database = error.to_string(),
+                "The chunks could not be measured"
+            );
+            return before;
+        }
+    };
+    let now = (Instant::now(), pipeline.generation, advice.clone());
+    context.memory.update(&pipeline.key(), |remembered| remembered.chunk_advice = Some(now));
+    advice
 }
 
 fn with_labels_of(pipeline: &str) -> ListParams {

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     build::{ChildKind, selector_text, workload_kind},
-    change::{Approvals, Change},
+    change::{Approvals, Change, coarse_number},
     pipeline::Pipeline,
 };
 
@@ -236,12 +236,6 @@ fn processor_status(
 /// Two significant digits: enough to see whether something is wrong, and not a new status for every message.
 fn coarse(lag: &LagStatus) -> LagStatus {
     LagStatus { messages: coarse_number(lag.messages, 2), seconds: coarse_number(lag.seconds, 2) }
-}
-
-/// So many significant digits of a number, and zeros.
-fn coarse_number(number: i64, digits: u32) -> i64 {
-    let unit = 10_i64.pow((number.checked_ilog10().unwrap_or(0) + 1).saturating_sub(digits));
-    number / unit * unit
 }
 
 #[cfg(test)]

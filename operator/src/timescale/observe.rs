@@ -9,16 +9,20 @@ use crds::{
 use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 
 use super::{
-    Edition, InstalledExtension, KnownRetention, ObservedExtension, ObservedFeed, ObservedRelation,
-    ObservedTable, ObservedWriter, Retention, Rights, bookkeeping,
+    Edition, InstalledExtension, KnownRetention, ObservedExtension, ObservedFeed, ObservedJobs,
+    ObservedRelation, ObservedTable, ObservedWriter, Retention, Rights, bookkeeping,
     execute::{statement, tables_exist},
     sql::qualified,
 };
 use crate::{kafka::TopicKey, pipeline::Table};
 
+mod chunks;
+mod jobs;
 mod relation;
 mod writer;
 
+pub(super) use chunks::read_chunk_sizes;
+use jobs::read_jobs;
 use relation::{read_expired, read_relation};
 use writer::read_writer;
 
@@ -58,6 +62,12 @@ pub(super) async fn observe(
         {
             known.expired = Some(read_expired(connection, schema, name, drop_after).await?);
         }
+    }
+    if edition == Some(Edition::Community) {
+        // The policies of a table that is somebody else's are theirs to look after.
+        let table = table.wanted.as_ref().map(|_| table.name.to_string());
+        let hypertables = table.into_iter().chain([dead_letters]).collect();
+        observed.jobs = read_jobs(connection, schema, hypertables).await?;
     }
     transaction.rollback().await?;
     Ok(observed)
@@ -227,6 +237,7 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
         writer: ObservedWriter::default(),
         table: None,
         dead_letters: None,
+        jobs: ObservedJobs::default(),
     })
 }
 

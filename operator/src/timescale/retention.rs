@@ -11,8 +11,9 @@ use crds::{
 use jiff::Timestamp;
 
 use super::{
-    Edition, InstalledExtension, ObservedRelation, ObservedTable, TableStep, bookkeeping, policy,
-    sql::{duration_text, identifier, interval, qualified, regclass},
+    Edition, InstalledExtension, ObservedRelation, ObservedTable, TableStep, bookkeeping,
+    policy::{PolicyKind, WantedPolicy, plan_policy},
+    sql::{duration_text, qualified},
 };
 use crate::{
     change::{Approvals, Change, Refusal},
@@ -21,6 +22,9 @@ use crate::{
 
 #[cfg(test)]
 mod tests;
+
+/// How the Community edition drops chunks.
+const POLICY: PolicyKind = PolicyKind { statement: "SELECT", name: "retention", age: "drop_after" };
 
 /// What is known of how long the rows of a hypertable stay, beside its policy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -245,33 +249,19 @@ impl<'a> Kept<'a> {
         })
     }
 
-    /// Makes the native policy what it shall be. Another time is another policy: TimescaleDB's own `if_not_exists`
-    /// would keep the old one and merely warn.
+    /// Makes the native policy what it shall be.
     fn plan_policy(&self, drop_after: Option<Duration>, extension: &InstalledExtension) -> Option<TableStep> {
-        let found = self.relation.and_then(|relation| relation.retention.as_ref());
-        let wanted = drop_after.map(|drop_after| (drop_after, check_interval(drop_after)));
-        if extension.edition == Edition::Apache2 || policy::is_as_wanted(wanted, found) {
+        if extension.edition == Edition::Apache2 {
             return None;
         }
-        let functions = identifier(&extension.schema);
-        let table = regclass(self.schema, &self.name);
-        let mut sql = String::new();
-        if found.is_some() {
-            sql.push_str(&format!("SELECT {functions}.remove_retention_policy({table});\n"));
-        }
-        if let Some(drop_after) = drop_after {
-            sql.push_str(&format!(
-                "SELECT {functions}.add_retention_policy({table}, drop_after => {}, schedule_interval => {});\n",
-                interval(drop_after),
-                interval(check_interval(drop_after)),
-            ));
-        }
-        let from = found.map(policy::describe).unwrap_or_default();
-        let to = drop_after.map(duration_text).unwrap_or_default();
+        let found = self.relation.and_then(|relation| relation.retention.as_ref());
+        let wanted = drop_after
+            .map(|drop_after| WantedPolicy { after: drop_after, check_interval: check_interval(drop_after) });
         // A policy that is paused keeps all rows.
         let so_far = Retention::of(found.filter(|found| found.scheduled).and_then(|found| found.after));
         let class = self.class_of(so_far, Retention::of(drop_after));
-        Some(TableStep { changes: vec![self.change("retention", from, to).classed(class)], sql })
+        let change = |from, to| self.change("retention", from, to).classed(class);
+        plan_policy(&POLICY, (self.schema, &self.name), &extension.schema, wanted, found, change)
     }
 
     fn change(&self, field: &str, from: String, to: String) -> Change {

@@ -8,11 +8,11 @@ use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
-    Databases, Error, ObservedTable, Position, Session, TablePlan,
+    ChunkSizes, Databases, Error, ObservedTable, Position, Session, TablePlan,
     effects::{self, Claim},
     error::{PooledSnafu, Server, TopicTakenSnafu},
     execute::statement,
-    observe::observe,
+    observe::{observe, read_chunk_sizes},
 };
 use crate::{
     change::{Change, Refusal},
@@ -167,6 +167,16 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("read the positions of table {table}");
             let effect = effects::positions(&mut self.connection, table, topic);
+            request(DEADLINE, &action, &self.server, effect).await
+        })
+    }
+
+    fn chunk_sizes<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, Error>> {
+        Box::pin(async move {
+            let Some(wanted) = &table.wanted else { return Ok(ChunkSizes::default()) };
+            let (schema, name) = (table.schema.as_str(), table.name.as_str());
+            let action = format!("measure the chunks of table {table}");
+            let effect = read_chunk_sizes(&mut self.connection, schema, name, wanted.chunk_interval);
             request(DEADLINE, &action, &self.server, effect).await
         })
     }

@@ -6,8 +6,8 @@ use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 
 use super::{
     Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension, ObservedFeed,
-    ObservedHypertable, ObservedIndex, ObservedPolicy, ObservedRelation, ObservedTable, ObservedWriter,
-    Retention, Rights, TablePlan, bookkeeping, relation::WantedRelation,
+    ObservedHypertable, ObservedIndex, ObservedJobs, ObservedPolicy, ObservedRelation, ObservedTable,
+    ObservedWriter, Retention, Rights, TablePlan, bookkeeping, relation::WantedRelation,
 };
 use crate::{
     kafka::TopicKey,
@@ -92,6 +92,7 @@ pub(super) fn empty(edition: Edition) -> ObservedTable {
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: None,
         dead_letters: None,
+        jobs: ObservedJobs::default(),
     }
 }
 

@@ -70,7 +70,7 @@ async fn a_pipeline_without_mqtt_has_no_bridge_and_says_nothing_of_one() {
     assert_eq!(status["bridge"], json!(null));
     let types: Vec<_> =
         status["conditions"].as_array().unwrap().iter().map(|condition| &condition["type"]).collect();
-    assert_eq!(types, ["Ready", "TopicReady", "TableReady", "ProcessorReady"]);
+    assert_eq!(types, ["Ready", "TopicReady", "TableReady", "ProcessorReady", "PoliciesHealthy"]);
     assert_eq!(status["appliedGeneration"], 1);
     world.reconcile().await.unwrap();
     assert_eq!(world.log(), [""; 0]);

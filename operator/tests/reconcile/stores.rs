@@ -17,9 +17,9 @@ use operator::{
     },
     pipeline::{SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
-        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
-        Position, Retention, Rights, Session, TablePlan,
+        self, ChunkSizes, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn,
+        ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedJobs, ObservedRelation,
+        ObservedTable, ObservedWriter, Position, Retention, Rights, Session, TablePlan,
     },
 };
 
@@ -48,6 +48,8 @@ struct DatabaseState {
     dead_letter_retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
     positions: BTreeMap<i32, Position>,
+    chunk_bytes: u64,
+    chunk_measurements: u32,
     is_unique: bool,
     has_repeats: bool,
 }
@@ -171,6 +173,13 @@ impl FakeDatabases {
         self.0.lock().unwrap().positions.insert(0, position);
     }
 
+    /// So much is in each full chunk from now on. Answers how often chunks were measured.
+    pub fn set_chunk_bytes(&self, bytes: u64) -> u32 {
+        let mut state = self.0.lock().unwrap();
+        state.chunk_bytes = bytes;
+        state.chunk_measurements
+    }
+
     /// Somebody writes another retention into the bookkeeping.
     pub fn set_retention(&self, days: u64) {
         let retention = Retention::For(Duration::from_secs(days * 86_400));
@@ -278,6 +287,18 @@ impl Session for FakeDatabases {
         async { Ok(Vec::new()) }.boxed()
     }
 
+    fn chunk_sizes<'a>(&'a mut self, _: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, timescale::Error>> {
+        let mut state = self.0.lock().unwrap();
+        state.chunk_measurements += 1;
+        let sizes = ChunkSizes {
+            number: 100,
+            last_full: vec![state.chunk_bytes; 3],
+            shared_buffers: 4 << 30,
+            effective_cache_size: 0,
+        };
+        async { Ok(sizes) }.boxed()
+    }
+
     fn positions<'a>(
         &'a mut self,
         _: &'a Table,
@@ -332,6 +353,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
         columnstore_policy: None,
     };
     ObservedTable {
+        jobs: ObservedJobs::default(),
         server_version: "17.5".to_owned(),
         database: "iot".to_owned(),
         role: "app".to_owned(),

@@ -59,3 +59,29 @@ async fn a_columnstore_that_the_edition_does_not_have_is_told_once_and_stops_not
     world.reconcile().await.unwrap();
     assert_eq!(world.condition("TableReady"), "True AsSpecified");
 }
+
+#[tokio::test]
+async fn chunks_that_do_not_suit_the_server_are_told_once_and_measured_rarely() {
+    let world = World::at_rest(PIPELINE).await;
+    let measured = world.databases.set_chunk_bytes(9 << 30);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+    assert_eq!(world.databases.set_chunk_bytes(9 << 30), measured, "not at every look");
+
+    world.forget();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True ChunkIntervalAdvised");
+    assert_eq!(world.condition("Ready"), "True AsSpecified");
+    let message = world.message("TableReady");
+    assert!(message.contains("about 9 GiB with their indexes at timescale.chunkInterval 1 day"), "{message}");
+    let told = world.log().iter().filter(|entry| entry.contains("ChunkIntervalAdvised")).count();
+    assert_eq!(told, 1);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), [""; 0]);
+
+    // An edit may have followed it.
+    world.databases.set_chunk_bytes(1 << 30);
+    world.edit(|spec| spec["timescale"]["chunkInterval"] = json!("8h"));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+}

@@ -6,11 +6,6 @@ use operator::timescale::{Retention, TablePlan};
 use super::support::{DAY, Test, wanted};
 
 #[tokio::test]
-async fn apache2_an_older_version() {
-    Test::apache2().await.run(an_older_version_is_brought_up).await;
-}
-
-#[tokio::test]
 async fn apache2_what_a_newer_operator_keeps_is_left_alone() {
     let test = Test::apache2().await;
     let table = test.table("readings");

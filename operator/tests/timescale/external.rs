@@ -11,16 +11,6 @@ use operator::{
 use super::support::Test;
 
 #[tokio::test]
-async fn apache2_external() {
-    Test::apache2().await.run(a_table_of_somebody_else_is_checked_and_left_as_it_is).await;
-}
-
-#[tokio::test]
-async fn apache2_feeds() {
-    Test::apache2().await.run(one_pipeline_feeds_a_table_from_a_topic).await;
-}
-
-#[tokio::test]
 async fn apache2_a_role_with_few_rights_is_told_the_sql_and_needs_no_more() {
     let test = Test::apache2().await;
     let user = test.database_of_a_role("user", "CONNECT").await;

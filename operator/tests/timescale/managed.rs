@@ -11,41 +11,6 @@ use operator::{
 use super::support::{DAY, Test, wanted};
 
 #[tokio::test]
-async fn apache2_create() {
-    Test::apache2().await.run(created_from_nothing_and_then_left_alone).await;
-}
-
-#[tokio::test]
-async fn apache2_columns() {
-    Test::apache2().await.run(columns_are_added_and_never_changed).await;
-}
-
-#[tokio::test]
-async fn apache2_indexes() {
-    Test::apache2().await.run(indexes_and_chunk_interval_are_repaired).await;
-}
-
-#[tokio::test]
-async fn apache2_natural_key() {
-    Test::apache2().await.run(a_natural_key_is_made_repaired_and_not_changed_in_silence).await;
-}
-
-#[tokio::test]
-async fn apache2_foreign() {
-    Test::apache2().await.run(what_is_not_ours_is_refused).await;
-}
-
-#[tokio::test]
-async fn apache2_delete() {
-    Test::apache2().await.run(only_our_own_is_deleted).await;
-}
-
-#[tokio::test]
-async fn apache2_topic() {
-    Test::apache2().await.run(a_topic_is_claimed_once_and_released_with_its_positions).await;
-}
-
-#[tokio::test]
 async fn apache2_retention_is_the_operators_own_work() {
     let test = Test::apache2().await;
     let mut table = test.table("readings");

@@ -1,6 +1,9 @@
 //! A database of either edition to work in, and what the tests ask of it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use access::database::{DatabaseAccess, DatabaseTls};
 use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
@@ -13,6 +16,7 @@ use operator::{
     },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::sync::{Mutex, MutexGuard};
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 
@@ -27,7 +31,12 @@ pub struct Test {
     pub edition: Edition,
     pub schema: SqlIdent,
     pub pipeline: PipelineId,
+    /// What the others wait for, where the server has one session for all.
+    pub _turn: Option<Arc<MutexGuard<'static, ()>>>,
 }
+
+/// Whose turn it is on the Community server.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 impl Test {
     pub async fn apache2() -> Self {
@@ -35,7 +44,8 @@ impl Test {
     }
 
     pub async fn community() -> Self {
-        let test = Self::new("IOTPIPELINE_TEST_TIMESCALE_COMMUNITY", Edition::Community);
+        let _turn = Some(Arc::new(TURN.lock().await));
+        let test = Self { _turn, ..Self::new("IOTPIPELINE_TEST_TIMESCALE_COMMUNITY", Edition::Community) };
         test.sql("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public").await;
         test
     }
@@ -58,6 +68,7 @@ impl Test {
             edition,
             schema: SqlIdent::parse(&format!("test_{}", unique())).unwrap(),
             pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
+            _turn: None,
         }
     }
 
@@ -229,6 +240,13 @@ impl Test {
         let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         row.get::<i64, _>(0)
+    }
+
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(0)).collect()
     }
 
     pub async fn connect(&self) -> PgConnection {

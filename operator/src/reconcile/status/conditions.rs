@@ -1,4 +1,4 @@
-//! The five conditions. Pure.
+//! The six conditions. Pure.
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
@@ -14,10 +14,12 @@ use super::Assessment;
 use crate::{
     build::workload_kind,
     change::{Note, Refusal},
+    pipeline::Pipeline,
     reconcile::{
-        fetch::Workers,
+        fetch::{Stores, Workers},
         health::{Finding, judge_worker},
     },
+    timescale,
 };
 
 /// The longest message of a condition, in bytes; a compiler can say a lot.
@@ -40,12 +42,13 @@ pub fn conditions(
         let workload = workers.child(workload_kind(component), &worker_name(&object.name_any(), component));
         Some(judge_worker(component, workload, &workers.pods, outcome, object.spec.suspend))
     };
-    let (topic, table) = match assessment {
+    let (topic, table, policies) = match assessment {
         // A refused spec says nothing about what is there.
-        Assessment::Refused(_) => (None, None),
-        Assessment::Applied { outcome, .. } => {
-            let table = judge_store(&outcome.table_problems, &outcome.table_notes);
-            (Some(judge_store(&outcome.topic_problems, &[])), Some(table))
+        Assessment::Refused(_) => (None, None, None),
+        Assessment::Applied { pipeline, stores, outcome, .. } => {
+            let notes: Vec<_> = outcome.table_notes.iter().chain(&stores.chunk_advice).cloned().collect();
+            let table = judge_store(&outcome.table_problems, &notes);
+            (Some(judge_store(&outcome.topic_problems, &[])), Some(table), judge_policies(pipeline, stores))
         }
     };
     let mut parts = vec![
@@ -62,6 +65,8 @@ pub fn conditions(
     };
     std::iter::once((ConditionType::Ready, Some(ready)))
         .chain(parts)
+        // Messages become rows whatever the policies do.
+        .chain([(ConditionType::PoliciesHealthy, policies)])
         .map(|(condition_type, finding)| {
             let before = find(&previous.conditions, condition_type);
             condition(condition_type, finding, before, object.metadata.generation, now)
@@ -89,6 +94,14 @@ fn judge_store(problems: &[Refusal], notes: &[Note]) -> Finding {
             message: "as the spec says".to_owned(),
         },
     }
+}
+
+fn judge_policies(pipeline: &Pipeline, stores: &Stores) -> Option<Finding> {
+    let observed = stores.table.as_ref().ok()?;
+    Some(match timescale::judge_policies(&pipeline.table, &pipeline.id, observed)? {
+        Ok(how) => Finding { message: how.to_owned(), ..judge_store(&[], &[]) },
+        Err(problems) => judge_store(&problems, &[]),
+    })
 }
 
 /// Ready holds where everything holds. Otherwise it says what a person should look at first: what waits or is on its
