@@ -22,6 +22,7 @@ mod error;
 mod execute;
 mod external;
 mod grants;
+mod index_builds;
 mod lag;
 mod observe;
 mod plan;
@@ -43,7 +44,8 @@ pub use retention::{
 };
 pub use session::DirectDatabases;
 
-/// How long to wait before a contradicted [`Attempt`] is made again: it reads the whole table, and holds writers up.
+/// How long to wait before a unique index that rows contradict is tried again: that reads the whole table, and holds
+/// writers up.
 pub const ATTEMPT_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// Opens sessions. One implementation connects ([`DirectDatabases`]); tests write their own.
@@ -61,13 +63,16 @@ pub trait Session: Send {
         topic: Option<&'a TopicKey>,
     ) -> BoxFuture<'a, Result<ObservedTable, Error>>;
 
-    /// Makes all steps of the plan or none, and then each attempt that rows do not contradict: one transaction, under a
-    /// lock on the schema. Answers the refusals of the other attempts.
-    fn apply<'a>(
+    /// Makes all steps of the plan or none: one transaction, under a lock on the schema.
+    fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Makes an index over the rows of the table, outside of any other transaction and under a lock that this session has
+    /// on the table, so that two operators never do. One that was interrupted is dropped first. May take hours.
+    fn build_index<'a>(
         &'a mut self,
         table: &'a Table,
-        plan: &'a TablePlan,
-    ) -> BoxFuture<'a, Result<Vec<Refusal>, Error>>;
+        build: &'a IndexBuild,
+    ) -> BoxFuture<'a, Result<Built, Error>>;
 
     /// Writes the marker that says that this pipeline is about to create the topic. Fails where another
     /// pipeline was first. Needs the bookkeeping tables, so [`Session::apply`] comes before.
@@ -255,7 +260,7 @@ pub struct ObservedRelation {
     pub hypertable: Option<ObservedHypertable>,
     /// Its columns in order.
     pub columns: Vec<ObservedColumn>,
-    /// Its usable indexes.
+    /// Its indexes.
     pub indexes: Vec<ObservedIndex>,
     /// Its native retention policy, if any.
     pub retention: Option<ObservedPolicy>,
@@ -296,11 +301,13 @@ pub struct ObservedColumn {
 pub struct ObservedIndex {
     /// Its name.
     pub name: String,
+    /// Whether it can be used; otherwise it is being made, or that was interrupted.
+    pub is_valid: bool,
     /// Its columns in order; empty where it is not a plain B-tree over whole columns (partial, over an
     /// expression, with another order of NULLs).
     pub columns: Vec<(String, SortOrder)>,
     /// The columns of which no two rows may have the same values, in order; empty where it does not see to that for
-    /// every row at once (not unique, partial, over an expression, deferrable).
+    /// every row at once (not unique, not valid, partial, over an expression, deferrable).
     pub unique_by: Vec<String>,
 }
 
@@ -339,8 +346,8 @@ pub struct Position {
 pub struct TablePlan {
     /// The steps, in the order in which to make them.
     pub steps: Vec<TableStep>,
-    /// What to try after them.
-    pub attempts: Vec<Attempt>,
+    /// The indexes to make after them, each apart.
+    pub builds: Vec<IndexBuild>,
     /// What would delete data and waits for a person; each has a refusal too.
     pub held: Vec<Change>,
     /// What the spec asks for and is not done.
@@ -362,14 +369,42 @@ pub struct TableStep {
     pub sql: String,
 }
 
-/// A step that rows which are there may contradict, such as a unique index. Only the server knows, once it has looked
-/// at all of them.
+/// An index over rows that are there. To read them all takes its time, so it is no step among others: what else is
+/// locked would be locked as long.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Attempt {
-    /// The step.
+pub struct IndexBuild {
+    /// The name of the index.
+    pub index: String,
+    /// What it changes, and the SQL: one statement.
     pub step: TableStep,
-    /// What to say where they do.
-    pub refusal: Refusal,
+    /// How it is made.
+    pub kind: BuildKind,
+}
+
+/// How an index over rows is made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum BuildKind {
+    /// Each chunk in a transaction of its own: who writes into one waits for no other, and who reads waits for none.
+    PerChunk {
+        /// The SQL for a server that lives in one process and cannot: it makes all in one transaction.
+        whole: String,
+    },
+    /// All chunks at once, because whether it can be unique shows only in the end. Whoever writes waits.
+    Unique {
+        /// What to say where rows contradict it. Only the server knows, once it has looked at all of them.
+        refusal: Refusal,
+    },
+}
+
+/// What became of an [`IndexBuild`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Built {
+    /// It is there.
+    Made,
+    /// Rows contradict it.
+    Contradicted,
+    /// Another session makes an index of this table: an operator that was there before, or is still.
+    Elsewhere,
 }
 
 impl ObservedTable {

@@ -3,7 +3,9 @@
 //! Stores before workers: first the table with its bookkeeping, then the topic, whose marker is written there
 //! before it is created, then the workers that expect both.
 
-use std::time::{Duration, Instant};
+mod indexes;
+
+use std::{mem, time::Duration};
 
 use crds::{
     IoTPipeline,
@@ -12,6 +14,8 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+
+pub use indexes::IndexBuilds;
 
 use super::{
     fetch::{LiveChild, Stores},
@@ -26,7 +30,7 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{ATTEMPT_INTERVAL, Session, TablePlan},
+    timescale::{IndexBuild, Session, TablePlan},
 };
 
 /// What became of a plan.
@@ -90,7 +94,8 @@ pub async fn apply(
             || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
         ..Outcome::default()
     };
-    apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    let builds =
+        apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     for (hypertable, drop_after) in plan.drop_expired_chunks {
         let session = session.as_deref_mut();
         drop_expired_chunks(hypertable, drop_after, pipeline, context, session, &mut outcome).await;
@@ -98,6 +103,9 @@ pub async fn apply(
     apply_topic(plan.topic, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     if let Some(session) = session {
         session.close().await;
+    }
+    if let Some(builds) = builds {
+        indexes::build_indexes(builds, pipeline, context, &mut outcome).await;
     }
 
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
@@ -134,6 +142,7 @@ impl Outcome {
     }
 }
 
+/// Answers the indexes that are to be made now that everything else of the table is; `None` where it is not.
 async fn apply_table(
     plan: Option<TablePlan>,
     pipeline: &Pipeline,
@@ -141,48 +150,33 @@ async fn apply_table(
     context: &Context,
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
-) {
+) -> Option<Vec<IndexBuild>> {
     let (Some(mut plan), Some(session)) = (plan, session) else {
         outcome.table_problems.extend(table_is_unknown(stores));
-        return;
+        return None;
     };
     let mut is_done = !plan.unfinished && !plan.is_refused;
     if plan.unfinished {
         outcome.table_problems.push(progressing("the database is being prepared"));
     }
-    postpone_attempts(&mut plan, pipeline, context);
-    if !plan.steps.is_empty() || !plan.attempts.is_empty() {
+    indexes::postpone_contradicted(&mut plan, pipeline, context);
+    let mut builds = Some(mem::take(&mut plan.builds));
+    if !plan.steps.is_empty() {
         match session.apply(&pipeline.table, &plan).await {
-            Ok(contradicted) => {
-                if !plan.attempts.is_empty() {
-                    let now = (!contradicted.is_empty()).then(|| (Instant::now(), pipeline.generation));
-                    context.memory.update(&pipeline.key(), |remembered| remembered.contradicted = now);
-                }
-                let made = plan.attempts.into_iter().filter(|made| !contradicted.contains(&made.refusal));
-                let steps = plan.steps.into_iter().chain(made.map(|made| made.step));
-                outcome.changes.extend(steps.flat_map(|step| step.changes));
-                outcome.table_problems.extend(contradicted);
-            }
+            Ok(()) => outcome.changes.extend(plan.steps.into_iter().flat_map(|step| step.changes)),
             Err(source) => {
                 outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Database { source });
                 is_done = false;
+                // They may be of columns that are missing.
+                builds = None;
             }
         }
     }
     outcome.held = is_done.then_some(plan.held);
     outcome.table_problems.extend(plan.refusals);
     outcome.table_notes.extend(plan.notes);
-}
-
-/// What the rows contradicted a while ago is not tried again yet: it reads them all, and holds writers up.
-fn postpone_attempts(plan: &mut TablePlan, pipeline: &Pipeline, context: &Context) {
-    let contradicted = context.memory.recall(&pipeline.key()).contradicted;
-    if contradicted.is_some_and(|(then, generation)| {
-        generation == pipeline.generation && then.elapsed() < ATTEMPT_INTERVAL
-    }) {
-        plan.refusals.extend(plan.attempts.drain(..).map(|attempt| attempt.refusal));
-    }
+    builds
 }
 
 async fn drop_expired_chunks(

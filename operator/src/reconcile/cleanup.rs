@@ -316,6 +316,7 @@ async fn let_go(
 ) -> Result<Action, Error> {
     let others: Vec<String> = object.finalizers().iter().filter(|name| *name != FINALIZER).cloned().collect();
     write::write_finalizers(context, object.meta(), &others).await?;
+    context.builds.forget(key);
     context.memory.forget(key);
     Ok(Action::await_change())
 }

@@ -66,8 +66,8 @@ fn refusals_of_table(plan: &TablePlan) -> impl Iterator<Item = Refusal> {
 
 fn changes_of_table(plan: &Plan, pipeline: &Pipeline) -> Vec<Change> {
     let Some(table) = &plan.table else { return Vec::new() };
-    let attempts = table.attempts.iter().map(|attempt| &attempt.step);
-    let changes = table.steps.iter().chain(attempts).flat_map(|step| &step.changes).chain(&table.held);
+    let builds = table.builds.iter().map(|build| &build.step);
+    let changes = table.steps.iter().chain(builds).flat_map(|step| &step.changes).chain(&table.held);
     let drops = plan.drop_expired_chunks.iter().map(|(hypertable, drop_after)| {
         let chunks = expired_chunks(&pipeline.table.schema, hypertable, *drop_after);
         Change::new(chunks, "", hypertable, "").classed(ChangeClass::Destructive)

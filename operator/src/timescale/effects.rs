@@ -11,15 +11,16 @@ use jiff::Timestamp;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
-    Attempt, Position, TablePlan, bookkeeping,
+    Position, TablePlan, bookkeeping,
     bookkeeping::{forget_feeds, forget_positions},
     execute::{lock_schema, run, statement, tables_exist},
+    index_builds::end_builds,
     observe::{bookkeeping_version, dead_letter_marker, functions_schema, table_marker, topic_marker},
     retention::expired_chunks,
     sql::{identifier, interval, qualified, regclass},
 };
 use crate::{
-    change::{Change, Refusal},
+    change::Change,
     kafka::TopicKey,
     pipeline::{SqlIdent, Table},
 };
@@ -34,34 +35,16 @@ pub(super) async fn apply(
     connection: &mut PgConnection,
     table: &Table,
     plan: &TablePlan,
-) -> sqlx::Result<Vec<Refusal>> {
-    if plan.steps.is_empty() && plan.attempts.is_empty() {
-        return Ok(Vec::new());
+) -> sqlx::Result<()> {
+    if plan.steps.is_empty() {
+        return Ok(());
     }
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, table.schema.as_str()).await?;
     for step in &plan.steps {
         run(&mut transaction, step.sql.as_str()).await?;
     }
-    let mut refusals = Vec::new();
-    for Attempt { step, refusal } in &plan.attempts {
-        let mut savepoint = transaction.begin().await?;
-        match run(&mut savepoint, step.sql.as_str()).await {
-            Ok(()) => savepoint.commit().await?,
-            Err(error) if is_contradicted(&error) => {
-                savepoint.rollback().await?;
-                refusals.push(refusal.clone());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    transaction.commit().await?;
-    Ok(refusals)
-}
-
-/// Whether rows are not as a unique index wants them.
-fn is_contradicted(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|answer| answer.is_unique_violation())
+    transaction.commit().await
 }
 
 pub(super) async fn claim_topic(
@@ -176,6 +159,7 @@ pub(super) async fn delete_table(
     pipeline: &PipelineId,
 ) -> sqlx::Result<Vec<Change>> {
     let schema = table.schema.as_str();
+    end_builds(connection, table).await?;
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, schema).await?;
     if !has_bookkeeping(&mut transaction, schema).await? {

@@ -273,7 +273,8 @@ mod tests {
         let plan_with = |unique_by: &[&str]| {
             let mut observed = theirs();
             let unique_by = unique_by.iter().map(|name| (*name).to_owned()).collect();
-            let index = ObservedIndex { name: "theirs".into(), columns: Vec::new(), unique_by };
+            let index =
+                ObservedIndex { name: "theirs".into(), is_valid: true, columns: Vec::new(), unique_by };
             table_of(&mut observed).indexes.push(index);
             plan(&wanted, &pipeline("line"), &observed, &Approvals::default())
         };

@@ -68,7 +68,8 @@ fn plan_managed(
     let table = WantedRelation::target(wanted, wanted_table).plan(observed.table.as_ref(), &extension.schema);
     let dead_letters =
         WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
-    let attempts = table.attempts;
+    let mut builds = table.builds;
+    builds.extend(dead_letters.builds);
     steps.extend(table.steps);
     steps.extend(dead_letters.steps);
 
@@ -85,7 +86,7 @@ fn plan_managed(
     refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approvals)));
     let held = kept.iter().filter_map(|kept| kept.held(approvals)).collect();
     let notes = columnstore::note(wanted_table, observed, extension).into_iter().collect();
-    TablePlan { steps, attempts, held, refusals, notes, ..TablePlan::default() }
+    TablePlan { steps, builds, held, refusals, notes, ..TablePlan::default() }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
@@ -113,7 +114,7 @@ fn plan_external(
         return refused(refusals);
     }
 
-    let mut steps = Vec::new();
+    let (mut steps, mut builds) = (Vec::new(), Vec::new());
     let mut held = Vec::new();
     steps.extend(bookkeeping::migrate(wanted.schema.as_str(), observed.bookkeeping_version));
     // Those of another pipeline's table are that pipeline's to keep.
@@ -123,11 +124,13 @@ fn plan_external(
         let dead_letters =
             WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
         let is_ours_to_keep = observed.dead_letters.as_ref().is_none_or(|relation| relation.owned);
-        if !dead_letters.refusals.is_empty() || !is_ours_to_keep && !dead_letters.steps.is_empty() {
+        let is_missing_something = !dead_letters.steps.is_empty() || !dead_letters.builds.is_empty();
+        if !dead_letters.refusals.is_empty() || !is_ours_to_keep && is_missing_something {
             refusals.push(unfit_dead_letters(wanted));
         }
         if is_ours_to_keep {
             steps.extend(dead_letters.steps);
+            builds.extend(dead_letters.builds);
             steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approvals)));
         }
         held.extend(kept.iter().filter_map(|kept| kept.held(approvals)));
@@ -137,7 +140,7 @@ fn plan_external(
     steps.extend(claim_feed(wanted, pipeline, observed));
     steps.extend(plan_grants(wanted, observed));
     refusals.extend(missing_role(wanted, observed));
-    TablePlan { steps, held, refusals, ..TablePlan::default() }
+    TablePlan { steps, builds, held, refusals, ..TablePlan::default() }
 }
 
 fn refused(refusals: Vec<Refusal>) -> TablePlan {

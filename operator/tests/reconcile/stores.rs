@@ -10,18 +10,20 @@ use access::{database::DatabaseAccess, kafka::KafkaAccess};
 use crds::{names::dead_letter_table, worker::PipelineId};
 use futures::{FutureExt, future::BoxFuture};
 use operator::{
-    change::{Change, Refusal},
+    change::Change,
     kafka::{
         self, ExistingTopic, ObservedTopic, TopicAction, TopicAdmin, TopicKey, TopicSetting, TopicStep,
         Watermarks,
     },
-    pipeline::{SortOrder, SqlIdent, Table, TopicName},
+    pipeline::{Index, SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
-        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
-        Position, Retention, Rights, Session, TablePlan,
+        self, Built, Databases, Edition, IndexBuild, InstalledExtension, KnownRetention, ObservedColumn,
+        ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable,
+        ObservedWriter, Position, Retention, Rights, Session, TablePlan,
     },
 };
+
+use tokio::sync::Notify;
 
 use crate::api_server::Log;
 
@@ -48,8 +50,10 @@ struct DatabaseState {
     dead_letter_retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
     positions: BTreeMap<i32, Position>,
+    indexes: Vec<Index>,
     is_unique: bool,
     has_repeats: bool,
+    index_barrier: Option<Arc<Notify>>,
 }
 
 impl FakeKafka {
@@ -165,6 +169,11 @@ impl FakeDatabases {
         self.0.lock().unwrap().has_repeats = has_repeats;
     }
 
+    /// Indexes over rows are not made until this is notified.
+    pub fn hold_indexes(&self) -> Arc<Notify> {
+        Arc::clone(self.0.lock().unwrap().index_barrier.insert(Arc::default()))
+    }
+
     /// Everything before this offset of the first partition is rows.
     pub fn set_position(&self, next_offset: i64) {
         let position = Position { next_offset, last_timestamp: None };
@@ -216,7 +225,20 @@ impl Session for FakeDatabases {
         observed.dead_letter_retention.applied = state.dead_letter_retention;
         if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
             let unique_by = table.unique_by.iter().map(ToString::to_string).collect();
-            relation.indexes.push(ObservedIndex { name: "key".to_owned(), columns: Vec::new(), unique_by });
+            relation.indexes.push(ObservedIndex {
+                name: "key".to_owned(),
+                is_valid: true,
+                columns: Vec::new(),
+                unique_by,
+            });
+        }
+        if let Some(relation) = &mut observed.table {
+            relation.indexes.extend(state.indexes.iter().map(|index| ObservedIndex {
+                name: "index".to_owned(),
+                is_valid: true,
+                columns: index.columns.iter().map(|(name, order)| (name.to_string(), *order)).collect(),
+                unique_by: Vec::new(),
+            }));
         }
         let pipeline = observed.marker.clone();
         observed.feed = topic.map(|topic| ObservedFeed { topic: topic.clone(), pipeline });
@@ -227,12 +249,13 @@ impl Session for FakeDatabases {
         &'a mut self,
         table: &'a Table,
         plan: &'a TablePlan,
-    ) -> BoxFuture<'a, Result<Vec<Refusal>, timescale::Error>> {
+    ) -> BoxFuture<'a, Result<(), timescale::Error>> {
         self.note(format!("{table} made"));
         let mut state = self.0.lock().unwrap();
-        let contradicted = plan.attempts.iter().filter(|_| state.has_repeats);
-        let contradicted: Vec<Refusal> = contradicted.map(|attempt| attempt.refusal.clone()).collect();
-        state.is_unique = contradicted.is_empty();
+        if plan.builds.is_empty() {
+            state.is_unique = true;
+            state.indexes = table.wanted.as_ref().unwrap().indexes.clone();
+        }
         state.table = Some(table.clone());
         if plan.held.is_empty() {
             let retention =
@@ -240,7 +263,28 @@ impl Session for FakeDatabases {
             state.retention = retention(table.wanted.as_ref().unwrap().drop_after);
             state.dead_letter_retention = retention(table.dead_letters_drop_after);
         }
-        async { Ok(contradicted) }.boxed()
+        async { Ok(()) }.boxed()
+    }
+
+    fn build_index<'a>(
+        &'a mut self,
+        table: &'a Table,
+        build: &'a IndexBuild,
+    ) -> BoxFuture<'a, Result<Built, timescale::Error>> {
+        async move {
+            let barrier = self.0.lock().unwrap().index_barrier.clone();
+            if let Some(barrier) = barrier {
+                barrier.notified().await;
+            }
+            self.note(format!("index {} made", build.index));
+            let mut state = self.0.lock().unwrap();
+            let built = if state.has_repeats { Built::Contradicted } else { Built::Made };
+            state.is_unique = built == Built::Made;
+            state.indexes = table.wanted.as_ref().unwrap().indexes.clone();
+            state.table = Some(table.clone());
+            Ok(built)
+        }
+        .boxed()
     }
 
     fn claim_topic<'a>(
@@ -389,6 +433,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ];
             let index = ObservedIndex {
                 name: dead_letter_table(table.name.as_str()),
+                is_valid: true,
                 columns: vec![("time".to_owned(), SortOrder::Descending)],
                 unique_by: Vec::new(),
             };

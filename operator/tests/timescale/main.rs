@@ -13,6 +13,8 @@ mod connections;
 #[cfg(test)]
 mod external;
 #[cfg(test)]
+mod indexes;
+#[cfg(test)]
 mod managed;
 #[cfg(test)]
 mod retention;
@@ -29,6 +31,7 @@ async fn community_edition() {
     Test::community().await.run(managed::a_native_policy_follows_the_spec).await;
     Test::community().await.run(managed::columns_are_added_and_never_changed).await;
     Test::community().await.run(managed::indexes_and_chunk_interval_are_repaired).await;
+    Test::community().await.run(indexes::an_index_over_rows_is_made).await;
     Test::community().await.run(managed::a_natural_key_is_made_repaired_and_not_changed_in_silence).await;
     Test::community().await.run(managed::what_is_not_ours_is_refused).await;
     Test::community().await.run(managed::only_our_own_is_deleted).await;

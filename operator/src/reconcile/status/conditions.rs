@@ -116,7 +116,7 @@ fn summarise(parts: &[(ConditionType, Option<Finding>)]) -> Finding {
 
 /// Whether a reason stands for something that passes by itself.
 pub fn is_transient(reason: &str) -> bool {
-    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing]
+    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing, Reason::IndexBuilding]
         .iter()
         .any(|transient| reason == transient.to_string())
 }
