@@ -77,6 +77,11 @@ impl Change {
     }
 }
 
+/// What was nobody's becomes a pipeline's. Nothing else of it is changed by that.
+pub fn adoption_of(object: String) -> Change {
+    Change::new(object, "ownership", "nobody's", "adopted")
+}
+
 impl Approvals {
     /// Reads them from a pipeline's generation, the value of its annotation and its status.
     pub fn new(generation: i64, annotation: Option<&str>, used: &[String]) -> Self {

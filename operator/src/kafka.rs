@@ -49,6 +49,13 @@ pub trait TopicAdmin: Send + Sync {
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
+    /// Deletes a consumer group, with what is committed in it; nothing where there is none. Fails while it has members.
+    fn delete_group<'a>(
+        &'a self,
+        access: &'a KafkaAccess,
+        group: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Change>, Error>>;
+
     /// The first and the next offset of each partition; empty where the topic does not exist.
     fn watermarks<'a>(
         &'a self,
@@ -110,6 +117,8 @@ pub struct TopicPlan {
     /// Whether to write the topic's marker (`Session::claim_topic`) before the first step: the topic is about
     /// to be created, and Kafka has no place for a mark of its own.
     pub claim: bool,
+    /// The change where the topic that is claimed is there: it is taken over.
+    pub adoption: Option<Change>,
     /// The steps, in the order in which to make them.
     pub steps: Vec<TopicStep>,
     /// What waits for a better moment; each has a refusal too.

@@ -15,8 +15,10 @@ use crate::{
     pipeline::{SortOrder, SqlIdent, Table},
 };
 
+mod adoption;
 mod bookkeeping;
 mod columnstore;
+mod deletion;
 mod effects;
 mod error;
 mod execute;
@@ -74,13 +76,14 @@ pub trait Session: Send {
         build: &'a IndexBuild,
     ) -> BoxFuture<'a, Result<Built, Error>>;
 
-    /// Writes the marker that says that this pipeline is about to create the topic. Fails where another
+    /// Writes the marker that says that this pipeline is about to create the topic, or adopts it. Fails where another
     /// pipeline was first. Needs the bookkeeping tables, so [`Session::apply`] comes before.
     fn claim_topic<'a>(
         &'a mut self,
         schema: &'a SqlIdent,
         pipeline: &'a PipelineId,
         topic: &'a TopicKey,
+        is_adopted: bool,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Removes the marker of a topic that was deleted, with the positions in it: they mean nothing in a topic
@@ -108,20 +111,39 @@ pub trait Session: Send {
         topic: &'a TopicKey,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, Error>>;
 
-    /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
-    /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is
-    /// no marker or another pipeline's.
+    /// Drops the table with its positions and its marker, and its dead letters with theirs, as far as they are wanted gone
+    /// and this pipeline created them; then the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and
+    /// succeeds where there is no marker or another pipeline's.
     ///
-    /// A table that is somebody else's stays, with its positions: they say which records are rows of it. Of such a
-    /// table go this pipeline's feeds, and the dead letters if it created them and nobody else feeds the table.
+    /// A table that stays has its positions: they say which records are rows of it. Of one that is somebody else's go this
+    /// pipeline's feeds, and the dead letters only if nobody else feeds the table.
     fn delete_table<'a>(
         &'a mut self,
         table: &'a Table,
         pipeline: &'a PipelineId,
-    ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
+        wanted: TableDeletion,
+    ) -> BoxFuture<'a, Result<Deleted, Error>>;
 
     /// Says goodbye to the server. A session that is dropped without it is closed too, less politely.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What of a table shall go with its pipeline.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TableDeletion {
+    /// The table, with its positions.
+    pub table: bool,
+    /// Its dead letters.
+    pub dead_letters: bool,
+}
+
+/// What became of a [`TableDeletion`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Deleted {
+    /// What is gone.
+    pub changes: Vec<Change>,
+    /// What stays because the pipeline adopted it, for a person.
+    pub adopted: Vec<String>,
 }
 
 /// What the database says of a table and of everything around it.
@@ -151,6 +173,8 @@ pub struct ObservedTable {
     pub dead_letter_retention: KnownRetention,
     /// The pipeline that created the topic, if it was asked for.
     pub topic_marker: Option<PipelineId>,
+    /// Whether that pipeline adopted it.
+    pub topic_adopted: bool,
     /// The topic that was asked for, and who writes into the table from it.
     pub feed: Option<ObservedFeed>,
     /// What the workers' role may do.

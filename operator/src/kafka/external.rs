@@ -2,7 +2,10 @@
 
 use crds::status::Reason;
 
-use super::{ExistingTopic, ObservedTopic, found, plan::MAX_MESSAGE_BYTES};
+use super::{
+    ExistingTopic, ObservedTopic, found,
+    plan::{CLEANUP_POLICY, MAX_MESSAGE_BYTES},
+};
 use crate::{change::Refusal, pipeline::Topic};
 
 /// Why the topic does not serve; nothing where it does. Where this user may not read its settings, what cannot be seen
@@ -25,8 +28,9 @@ fn missing(topic: &Topic) -> Refusal {
     }
 }
 
-fn compacted(topic: &Topic, existing: &ExistingTopic) -> Option<Refusal> {
-    let is_compacted = found(existing, "cleanup.policy").split(',').any(|policy| policy.trim() == "compact");
+/// Whether Kafka may remove a record before it is a row.
+pub(super) fn compacted(topic: &Topic, existing: &ExistingTopic) -> Option<Refusal> {
+    let is_compacted = found(existing, CLEANUP_POLICY).split(',').any(|policy| policy.trim() == "compact");
     is_compacted.then(|| Refusal {
         reason: Reason::TopicUnfit,
         message: format!(

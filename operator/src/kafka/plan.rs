@@ -15,7 +15,7 @@ use super::{
     settings_unknown,
 };
 use crate::{
-    change::{Change, Refusal},
+    change::{Change, Refusal, adoption_of},
     memory::PipelineKey,
     pipeline::{Topic, WantedTopic},
 };
@@ -25,6 +25,9 @@ mod tests;
 
 /// The one setting that is a minimum: a larger value on the topic stays.
 pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// The setting that says how records go. The spec may name it, and only as `delete`.
+pub(super) const CLEANUP_POLICY: &str = "cleanup.policy";
 
 /// What to do so that `wanted` holds. `marker` is the pipeline that created the topic, as the database knows it;
 /// `manager` another pipeline of this operator that manages it, and whose marker may be in another database. A topic
@@ -47,20 +50,22 @@ pub fn plan(
         (None, marker) => {
             TopicPlan { claim: marker.is_none(), steps: vec![create(wanted, topic)], ..TopicPlan::default() }
         }
+        (Some(existing), None) if topic.adopt => adopt(wanted, topic, existing),
         (Some(_), None) => refused(not_owned(wanted)),
         (Some(existing), Some(_)) => repair(wanted, topic, existing),
     }
 }
 
 /// The deletion of the topic with its pipeline; `None` where another pipeline or nobody is known to have
-/// created it, and where another manages it. A deletion that was interrupted after Kafka's part is planned again.
+/// created it, where it was adopted, and where another manages it. A deletion that was interrupted after Kafka's part is planned again.
 pub fn plan_deletion(
     wanted: &Topic,
     pipeline: &PipelineId,
     marker: Option<&PipelineId>,
+    is_adopted: bool,
     manager: Option<&PipelineKey>,
 ) -> Option<Change> {
-    let is_ours = wanted.wanted.is_some() && marker == Some(pipeline) && manager.is_none();
+    let is_ours = wanted.wanted.is_some() && marker == Some(pipeline) && !is_adopted && manager.is_none();
     is_ours.then(|| change(wanted, "", wanted.name.as_str(), "").classed(ChangeClass::Destructive))
 }
 
@@ -88,6 +93,20 @@ fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
             config,
         },
     }
+}
+
+/// Takes the topic over, unless it is compacted and the spec leaves it so.
+fn adopt(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
+    let is_set_right = topic.config.contains_key(CLEANUP_POLICY);
+    if let Some(refusal) = external::compacted(wanted, existing).filter(|_| !is_set_right) {
+        return refused(refusal);
+    }
+    let repair = repair(wanted, topic, existing);
+    if existing.config.is_none() {
+        return repair;
+    }
+    let adoption = Some(adoption_of(format!("topic {}", wanted.name)));
+    TopicPlan { claim: true, adoption, ..repair }
 }
 
 fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
@@ -194,7 +213,8 @@ fn not_owned(wanted: &Topic) -> Refusal {
         reason: Reason::TopicNotOwned,
         message: format!(
             "topic {} exists, and no IoTPipeline that keeps its notes in this schema created it (the broker may \
-             have, for a client that came first: auto.create.topics.enable); {}",
+             have, for a client that came first: auto.create.topics.enable); set adoptionPolicy: Adopt to take it over, \
+             {}",
             wanted.name,
             ways_out("delete the topic if nobody needs what is in it")
         ),

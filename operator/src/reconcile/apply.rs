@@ -228,11 +228,12 @@ async fn apply_topic(
             outcome.topic_problems.push(kafka::managed_by_another(&pipeline.topic, &manager));
             return;
         }
-        if let Err(source) = claim_topic(pipeline, &key, session).await {
+        if let Err(source) = claim_topic(pipeline, &key, plan.adoption.is_some(), session).await {
             outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
             outcome.fail(Error::Database { source });
             return;
         }
+        outcome.changes.extend(plan.adoption);
     }
     for step in plan.steps {
         match context.kafka.apply(&pipeline.topic.kafka, &pipeline.topic.name, &step).await {
@@ -250,10 +251,11 @@ async fn apply_topic(
 async fn claim_topic(
     pipeline: &Pipeline,
     topic: &TopicKey,
+    is_adopted: bool,
     session: Option<&mut (dyn Session + '_)>,
 ) -> Result<(), crate::timescale::Error> {
     match session {
-        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic).await,
+        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic, is_adopted).await,
         // Without a session there was no plan that claims.
         None => Ok(()),
     }

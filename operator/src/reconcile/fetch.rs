@@ -297,8 +297,13 @@ impl Stores {
     /// must be kept.
     pub fn ordered_growth(&self, pipeline: &Pipeline) -> Option<(i32, i32)> {
         let (topic, table) = (self.topic.as_ref().ok()?, self.table.as_ref().ok()?);
-        let is_ours = table.topic_marker.as_ref() == Some(&pipeline.id) && self.topic_manager.is_none();
-        let allow_reorder = pipeline.topic.wanted.as_ref()?.allow_reorder;
+        let wanted = pipeline.topic.wanted.as_ref()?;
+        let is_marked = match &table.topic_marker {
+            Some(owner) => *owner == pipeline.id,
+            None => wanted.adopt,
+        };
+        let is_ours = is_marked && self.topic_manager.is_none();
+        let allow_reorder = wanted.allow_reorder;
         topic.growth(&pipeline.topic).filter(|_| is_ours && !allow_reorder)
     }
 

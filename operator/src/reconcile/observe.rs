@@ -76,7 +76,8 @@ fn changes_of_table(plan: &Plan, pipeline: &Pipeline) -> Vec<Change> {
 }
 
 fn changes_of_topic(plan: &TopicPlan) -> Vec<Change> {
-    plan.steps.iter().flat_map(|step| &step.changes).chain(&plan.held).cloned().collect()
+    let steps = plan.steps.iter().flat_map(|step| &step.changes);
+    plan.adoption.iter().chain(steps).chain(&plan.held).cloned().collect()
 }
 
 /// What is only rolled once the stores are ready for it is left out where they would not be.

@@ -104,7 +104,7 @@ pub fn plan(
 
 /// Whether a policy asks for something to be deleted outside Kubernetes.
 pub fn deletes_something(policy: &DeletionPolicySpec) -> bool {
-    [policy.topic, policy.table].contains(&DeletionPolicy::Delete)
+    [policy.topic, policy.table, policy.dead_letters(), policy.offsets].contains(&DeletionPolicy::Delete)
 }
 
 /// A pipeline that leaves nothing behind has no finalizer, so that its deletion waits for nobody.

@@ -3,7 +3,9 @@
 use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 
 use super::{
-    ObservedTable, TablePlan, TableStep, bookkeeping, columnstore,
+    ObservedTable, TablePlan, TableStep,
+    adoption::cannot_adopt,
+    bookkeeping, columnstore,
     external::{foreign_dead_letters, kept_by_another, misfits},
     grants::{missing_role, plan_grants},
     relation::WantedRelation,
@@ -43,7 +45,7 @@ fn plan_managed(
     let refusal = missing_extension(observed)
         .or_else(|| missing_rights(wanted, pipeline, observed))
         .or_else(|| newer_bookkeeping(wanted, observed))
-        .or_else(|| not_ours(wanted, pipeline, observed))
+        .or_else(|| not_ours(wanted, wanted_table, pipeline, observed))
         .or_else(|| fed_by_another(wanted, pipeline, observed));
     if let Some(refusal) = refusal {
         return refused(vec![refusal]);
@@ -232,7 +234,12 @@ fn newer_bookkeeping(wanted: &Table, observed: &ObservedTable) -> Option<Refusal
     })
 }
 
-fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> Option<Refusal> {
+fn not_ours(
+    wanted: &Table,
+    wanted_table: &WantedTable,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+) -> Option<Refusal> {
     match &observed.marker {
         Some(owner) if owner == pipeline => None,
         Some(owner) => Some(Refusal {
@@ -243,11 +250,15 @@ fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
                 owner.name, owner.namespace, owner.cluster_name
             ),
         }),
+        None if wanted_table.adopt => cannot_adopt(wanted, wanted_table, observed),
         None => {
             let dead_letters = dead_letter_table(wanted.name.as_str());
-            [(wanted.name.as_str(), &observed.table), (dead_letters.as_str(), &observed.dead_letters)]
+            // Those that were kept when the table went are ours, and go on.
+            let is_ours = observed.dead_letter_marker.as_ref() == Some(pipeline);
+            let theirs = observed.dead_letters.as_ref().filter(|_| !is_ours);
+            [(wanted.name.as_str(), observed.table.as_ref()), (dead_letters.as_str(), theirs)]
                 .into_iter()
-                .find_map(|(name, relation)| relation.as_ref().map(|relation| (name, relation)))
+                .find_map(|(name, relation)| relation.map(|relation| (name, relation)))
                 .map(|(name, relation)| Refusal {
                     reason: Reason::TableNotOwned,
                     message: format!(
@@ -256,7 +267,8 @@ fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
                         if relation.is_table { "table" } else { "a view, index or sequence" },
                         wanted.schema,
                         if name == wanted.name.as_str() && relation.is_table {
-                            "set timescale.management to External to write to it as it is, or "
+                            "set adoptionPolicy to Adopt to take it over, set timescale.management to External to write to \
+                             it as it is, or "
                         } else {
                             "or "
                         }

@@ -8,7 +8,8 @@ use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
-    Built, Databases, Error, IndexBuild, ObservedTable, Position, Session, TablePlan,
+    Built, Databases, Deleted, Error, IndexBuild, ObservedTable, Position, Session, TableDeletion, TablePlan,
+    deletion,
     effects::{self, Claim},
     error::{PooledSnafu, Server, TopicTakenSnafu},
     execute::statement,
@@ -130,10 +131,11 @@ impl Session for DirectSession {
         schema: &'a SqlIdent,
         pipeline: &'a PipelineId,
         topic: &'a TopicKey,
+        is_adopted: bool,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let action = format!("claim topic {}", topic.topic);
-            let effect = effects::claim_topic(&mut self.connection, schema, pipeline, topic);
+            let effect = effects::claim_topic(&mut self.connection, schema, pipeline, topic, is_adopted);
             match request(DEADLINE, &action, &self.server, effect).await? {
                 Claim::Ours => Ok(()),
                 Claim::Taken(owner) => TopicTakenSnafu {
@@ -187,10 +189,11 @@ impl Session for DirectSession {
         &'a mut self,
         table: &'a Table,
         pipeline: &'a PipelineId,
-    ) -> BoxFuture<'a, Result<Vec<Change>, Error>> {
+        wanted: TableDeletion,
+    ) -> BoxFuture<'a, Result<Deleted, Error>> {
         Box::pin(async move {
             let action = format!("delete table {table}");
-            let effect = effects::delete_table(&mut self.connection, table, pipeline);
+            let effect = deletion::delete_table(&mut self.connection, table, pipeline, wanted);
             request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }

@@ -44,6 +44,7 @@ pub(super) fn wanted() -> Table {
             }],
             drop_after: Some(90 * DAY),
             columnstore: None,
+            adopt: false,
         }),
     }
 }
@@ -88,6 +89,7 @@ pub(super) fn empty(edition: Edition) -> ObservedTable {
         retention: KnownRetention::default(),
         dead_letter_retention: KnownRetention::default(),
         topic_marker: None,
+        topic_adopted: false,
         feed: Some(ObservedFeed { topic: topic(), pipeline: None }),
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: None,

@@ -47,6 +47,7 @@ impl Test {
                 kafka: plain(&variable("IOTPIPELINE_TEST_KAFKA")),
                 name: TopicName::parse(&format!("operator-test-{name}-{now}")).unwrap(),
                 wanted: Some(WantedTopic {
+                    adopt: false,
                     partitions: 2,
                     allow_reorder: false,
                     replication_factor: 1,

@@ -17,9 +17,9 @@ use operator::{
     },
     pipeline::{Index, SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Built, Databases, Edition, IndexBuild, InstalledExtension, KnownRetention, ObservedColumn,
-        ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable,
-        ObservedWriter, Position, Retention, Rights, Session, TablePlan,
+        self, Built, Databases, Deleted, Edition, IndexBuild, InstalledExtension, KnownRetention,
+        ObservedColumn, ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation,
+        ObservedTable, ObservedWriter, Position, Retention, Rights, Session, TableDeletion, TablePlan,
     },
 };
 
@@ -49,6 +49,7 @@ struct DatabaseState {
     retention: Option<Retention>,
     dead_letter_retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
+    topic_adopted: bool,
     positions: BTreeMap<i32, Position>,
     indexes: Vec<Index>,
     is_unique: bool,
@@ -108,6 +109,9 @@ impl TopicAdmin for FakeKafka {
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), kafka::Error>> {
+        let setting = |(name, value): (&String, &String)| {
+            (name.clone(), TopicSetting { value: value.clone(), set_on_topic: true })
+        };
         let (partitions, replication_factor, config) = match &step.action {
             TopicAction::Create { partitions, replication_factor, config } => {
                 (partitions, replication_factor, config)
@@ -117,10 +121,14 @@ impl TopicAdmin for FakeKafka {
                 let result = self.ask(|state| state.topic.as_mut().unwrap().partitions = *total);
                 return async { result }.boxed();
             }
-            TopicAction::AlterConfig { .. } => panic!("{step:?}"),
-        };
-        let setting = |(name, value): (&String, &String)| {
-            (name.clone(), TopicSetting { value: value.clone(), set_on_topic: true })
+            TopicAction::AlterConfig { config } => {
+                self.1.lock().unwrap().push(format!("kafka: {topic} has {config:?}"));
+                let result = self.ask(|state| {
+                    let settings = state.topic.as_mut().unwrap().config.as_mut().unwrap();
+                    settings.extend(config.iter().map(setting));
+                });
+                return async { result }.boxed();
+            }
         };
         let made = ExistingTopic {
             partitions: *partitions,
@@ -139,6 +147,16 @@ impl TopicAdmin for FakeKafka {
     ) -> BoxFuture<'a, Result<(), kafka::Error>> {
         self.1.lock().unwrap().push(format!("kafka: {topic} deleted"));
         let result = self.ask(|state| state.topic = None);
+        async { result }.boxed()
+    }
+
+    fn delete_group<'a>(
+        &'a self,
+        _: &'a KafkaAccess,
+        group: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Change>, kafka::Error>> {
+        self.1.lock().unwrap().push(format!("kafka: group {group} deleted"));
+        let result = self.ask(|_| Some(Change::new(format!("consumer group {group}"), "", group, "")));
         async { result }.boxed()
     }
 
@@ -221,6 +239,7 @@ impl Session for FakeDatabases {
     ) -> BoxFuture<'a, Result<ObservedTable, timescale::Error>> {
         let state = self.0.lock().unwrap();
         let mut observed = observed(state.table.as_ref(), state.topic_marker.clone());
+        observed.topic_adopted = state.topic_adopted;
         observed.retention.applied = state.retention;
         observed.dead_letter_retention.applied = state.dead_letter_retention;
         if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
@@ -292,9 +311,12 @@ impl Session for FakeDatabases {
         _: &'a SqlIdent,
         pipeline: &'a PipelineId,
         topic: &'a TopicKey,
+        is_adopted: bool,
     ) -> BoxFuture<'a, Result<(), timescale::Error>> {
-        self.note(format!("topic {} claimed", topic.topic));
-        self.0.lock().unwrap().topic_marker = Some(pipeline.clone());
+        let verb = if is_adopted { "adopted" } else { "claimed" };
+        self.note(format!("topic {} {verb}", topic.topic));
+        let mut state = self.0.lock().unwrap();
+        (state.topic_marker, state.topic_adopted) = (Some(pipeline.clone()), is_adopted);
         async { Ok(()) }.boxed()
     }
 
@@ -335,11 +357,19 @@ impl Session for FakeDatabases {
         &'a mut self,
         table: &'a Table,
         _: &'a PipelineId,
-    ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
-        self.note(format!("{table} deleted"));
-        self.0.lock().unwrap().table = None;
-        let change = Change::new(format!("table {table}"), "", table.to_string(), "");
-        async { Ok(vec![change]) }.boxed()
+        wanted: TableDeletion,
+    ) -> BoxFuture<'a, Result<Deleted, timescale::Error>> {
+        let mut deleted = Deleted::default();
+        let tables =
+            [(wanted.dead_letters, format!("{table}_dead_letters")), (wanted.table, table.to_string())];
+        for (_, name) in tables.into_iter().filter(|(is_wanted, _)| *is_wanted) {
+            self.note(format!("{name} deleted"));
+            deleted.changes.push(Change::new(format!("table {name}"), "", name, ""));
+        }
+        if wanted.table {
+            self.0.lock().unwrap().table = None;
+        }
+        async { Ok(deleted) }.boxed()
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -395,12 +425,13 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ..Rights::default()
         },
         schema_exists: table.is_some(),
-        bookkeeping_version: if table.is_some() { 3 } else { 0 },
+        bookkeeping_version: if table.is_some() { 4 } else { 0 },
         marker: table.map(|_| pipeline.clone()),
         dead_letter_marker: table.map(|_| pipeline),
         retention: KnownRetention::default(),
         dead_letter_retention: KnownRetention::default(),
         topic_marker,
+        topic_adopted: false,
         feed: None,
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: table.map(|table| {

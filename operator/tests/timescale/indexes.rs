@@ -9,7 +9,7 @@ use operator::{
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::task::JoinHandle;
 
-use super::support::Test;
+use super::support::{ALL, Test};
 
 const INDEX: &str = "readings_device_time_desc_idx";
 
@@ -102,11 +102,11 @@ async fn apache2_a_table_that_is_deleted_waits_for_no_index() {
     is_waiting(&test, "ShareLock").await;
     let deleting = tokio::spawn({
         let (test, table) = (test.clone(), table.clone());
-        async move { test.open().await.delete_table(&table, &test.pipeline).await }
+        async move { test.open().await.delete_table(&table, &test.pipeline, ALL).await }
     });
     building.await.unwrap().unwrap_err();
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
-    assert_eq!(deleting.await.unwrap().unwrap().len(), 1);
+    assert_eq!(deleting.await.unwrap().unwrap().changes.len(), 2);
     test.finish().await;
 }
 

@@ -5,6 +5,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod bookkeeping;
 #[cfg(test)]
 mod columnstore;
@@ -35,6 +37,8 @@ async fn community_edition() {
     Test::community().await.run(managed::a_natural_key_is_made_repaired_and_not_changed_in_silence).await;
     Test::community().await.run(managed::what_is_not_ours_is_refused).await;
     Test::community().await.run(managed::only_our_own_is_deleted).await;
+    Test::community().await.run(adoption::a_table_of_nobody_is_adopted_and_never_deleted).await;
+    Test::community().await.run(adoption::table_and_dead_letters_go_apart).await;
     Test::community().await.run(managed::a_topic_is_claimed_once_and_released_with_its_positions).await;
     Test::community().await.run(retention::a_shorter_time_waits_for_approval).await;
     Test::community().await.run(retention::dead_letters_have_a_retention_of_their_own).await;

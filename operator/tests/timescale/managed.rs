@@ -8,7 +8,7 @@ use operator::{
     timescale::{BuildKind, Built, Edition, Position, TablePlan, plan},
 };
 
-use super::support::{DAY, Test, wanted};
+use super::support::{ALL, DAY, Test, wanted};
 
 #[tokio::test]
 async fn apache2_create() {
@@ -431,12 +431,12 @@ pub async fn only_our_own_is_deleted(test: &Test) {
     let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
     let schema = &test.schema;
     let mut session = test.open().await;
-    assert_eq!(session.delete_table(&ours, &test.pipeline).await.unwrap(), []);
+    assert_eq!(session.delete_table(&ours, &test.pipeline, ALL).await.unwrap().changes, []);
     for (table, pipeline) in [(&ours, &test.pipeline), (&theirs, &other)] {
         let observed = session.observe(table, None).await.unwrap();
         session.apply(table, &plan(table, pipeline, &observed, &Approvals::default())).await.unwrap();
     }
-    assert_eq!(session.delete_table(&theirs, &test.pipeline).await.unwrap(), []);
+    assert_eq!(session.delete_table(&theirs, &test.pipeline, ALL).await.unwrap().changes, []);
     session.close().await;
 
     test.sql(&format!(
@@ -446,15 +446,18 @@ pub async fn only_our_own_is_deleted(test: &Test) {
     ))
     .await;
     let mut session = test.open().await;
-    let error = session.delete_table(&ours, &test.pipeline).await.unwrap_err();
+    let error = session.delete_table(&ours, &test.pipeline, ALL).await.unwrap_err();
     assert!(error.to_string().contains("drop that first"), "{error}");
     session.close().await;
     test.sql(&format!("DROP VIEW {schema}.report")).await;
 
     let mut session = test.open().await;
-    let changes = session.delete_table(&ours, &test.pipeline).await.unwrap();
-    assert_eq!(changes.iter().map(Change::to_string).collect::<Vec<_>>(), [format!("table {ours} deleted")]);
-    assert_eq!(session.delete_table(&ours, &test.pipeline).await.unwrap(), []);
+    let changes = session.delete_table(&ours, &test.pipeline, ALL).await.unwrap().changes;
+    assert_eq!(
+        changes.iter().map(Change::to_string).collect::<Vec<_>>(),
+        [format!("table {ours}_dead_letters deleted"), format!("table {ours} deleted")]
+    );
+    assert_eq!(session.delete_table(&ours, &test.pipeline, ALL).await.unwrap().changes, []);
     let left = session.observe(&ours, None).await.unwrap();
     assert_eq!((left.table, left.dead_letters, left.marker), (None, None, None));
     let theirs_left = session.observe(&theirs, None).await.unwrap();
@@ -464,7 +467,7 @@ pub async fn only_our_own_is_deleted(test: &Test) {
 
     // With the last table goes the bookkeeping; the schema stays.
     let mut session = test.open().await;
-    assert_eq!(session.delete_table(&theirs, &other).await.unwrap().len(), 1);
+    assert_eq!(session.delete_table(&theirs, &other, ALL).await.unwrap().changes.len(), 2);
     let left = session.observe(&theirs, None).await.unwrap();
     assert_eq!((left.schema_exists, left.bookkeeping_version), (true, 0));
     session.close().await;
@@ -483,9 +486,9 @@ pub async fn a_topic_is_claimed_once_and_released_with_its_positions(test: &Test
 
     let mut session = test.open().await;
     for _ in 0..2 {
-        session.claim_topic(&test.schema, &test.pipeline, &topic).await.unwrap();
+        session.claim_topic(&test.schema, &test.pipeline, &topic, false).await.unwrap();
     }
-    let taken = session.claim_topic(&test.schema, &other, &topic).await.unwrap_err();
+    let taken = session.claim_topic(&test.schema, &other, &topic, false).await.unwrap_err();
     assert_eq!(taken.reason(), Reason::ResourceConflict);
     assert!(taken.to_string().contains("c/n/p"), "{taken}");
     let observed = session.observe(&table, Some(&topic)).await.unwrap();

@@ -9,11 +9,14 @@ use operator::{
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
     timescale::{
-        Built, Databases, DirectDatabases, Edition, ObservedTable, Session, TablePlan, plan,
+        Built, Databases, DirectDatabases, Edition, ObservedTable, Session, TableDeletion, TablePlan, plan,
         retentions_in_force,
     },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+/// Table and dead letters shall go.
+pub const ALL: TableDeletion = TableDeletion { table: true, dead_letters: true };
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 
@@ -124,6 +127,7 @@ impl Test {
                 }],
                 drop_after: None,
                 columnstore: None,
+                adopt: false,
             }),
         }
     }

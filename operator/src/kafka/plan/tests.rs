@@ -10,6 +10,7 @@ fn wanted() -> Topic {
         kafka: KafkaAccess { bootstrap_servers: "kafka.kafka:9092".to_owned(), tls: None, sasl: None },
         name: TopicName::parse("plant-7.line").unwrap(),
         wanted: Some(WantedTopic {
+            adopt: false,
             partitions: 6,
             allow_reorder: false,
             replication_factor: 3,
@@ -173,7 +174,34 @@ fn another_replication_factor_is_refused_with_the_command() {
 #[test]
 fn a_topic_without_marker_is_not_owned() {
     let plan = plan(&wanted(), &pipeline("line"), &observed(Some(as_wanted())), None);
-    assert_eq!(only_refusal(&plan).0, Reason::TopicNotOwned);
+    let (reason, message) = only_refusal(&plan);
+    assert_eq!(reason, Reason::TopicNotOwned);
+    assert!(message.contains("set adoptionPolicy: Adopt"), "{message}");
+}
+
+#[test]
+fn a_topic_of_nobody_is_adopted_and_made_as_the_spec_says() {
+    let mut adopting = wanted();
+    adopting.wanted.as_mut().unwrap().adopt = true;
+    let plan_for = |existing, marker: Option<&PipelineId>| {
+        plan(&adopting, &pipeline("line"), &observed(Some(existing)), marker)
+    };
+    let plan = plan_for(with("compression.type", "gzip"), None);
+    assert!(plan.claim);
+    let adoption = plan.adoption.unwrap();
+    assert_eq!(adoption.to_string(), "topic plant-7.line: ownership changed from nobody's to adopted");
+    assert_eq!(adoption.class, ChangeClass::Safe);
+    assert_eq!((plan.steps.len(), plan.refusals), (1, Vec::new()));
+
+    // What a spec of our own would not get either.
+    let plan = plan_for(ExistingTopic { partitions: 12, ..as_wanted() }, None);
+    assert_eq!((plan.claim, plan.refusals[0].reason), (true, Reason::TopicChangeRefused));
+    for unfit in [with("cleanup.policy", "compact"), ExistingTopic { config: None, ..as_wanted() }] {
+        let plan = plan_for(unfit, None);
+        assert_eq!((plan.claim, plan.adoption, plan.steps.len(), plan.refusals.len()), (false, None, 0, 1));
+    }
+    assert_eq!(only_refusal(&plan_for(as_wanted(), Some(&pipeline("other")))).0, Reason::ResourceConflict);
+    assert_eq!(plan_for(as_wanted(), Some(&pipeline("line"))), TopicPlan::default());
 }
 
 #[test]
@@ -218,18 +246,20 @@ fn an_external_topic_is_never_claimed_or_changed_or_deleted() {
             let plan = super::plan(&external, &pipeline("line"), &observed, marker, Some(&manager));
             assert_eq!((plan.claim, plan.steps.len()), (false, 0));
             assert_eq!(plan.refusals.is_empty(), existing.is_some());
-            assert_eq!(plan_deletion(&external, &pipeline("line"), marker, None), None);
+            assert_eq!(plan_deletion(&external, &pipeline("line"), marker, false, None), None);
         }
     }
 }
 
 #[test]
 fn only_a_topic_of_our_own_is_deleted() {
-    let deletion = |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, None);
+    let deletion =
+        |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, false, None);
     assert_eq!(deletion(None), None);
     assert_eq!(deletion(Some(&pipeline("other"))), None);
     assert_eq!(deletion(Some(&pipeline("line"))).unwrap().to_string(), "topic plant-7.line deleted");
     let manager = ("plant-8".to_owned(), "other".to_owned());
     let ours = Some(&pipeline("line"));
-    assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, Some(&manager)), None);
+    assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, false, Some(&manager)), None);
+    assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, true, None), None, "adopted");
 }
