@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crds::status::{ChangeClass, Reason};
+use crds::{
+    names::APPROVE_ANNOTATION,
+    status::{ChangeClass, Reason},
+    worker::PipelineId,
+};
 use sha2::{Digest, Sha256};
 
 /// One change that the operator makes to the world, for the plan, logs, Events and messages.
@@ -108,6 +112,13 @@ impl Approvals {
             .map(|times| self.hash_after(change, times))
             .find(|hash| !self.used.contains(hash))
             .unwrap_or_default()
+    }
+
+    /// What a person runs to approve it.
+    pub fn command(&self, change: &Change, pipeline: &PipelineId) -> String {
+        let PipelineId { namespace, name, .. } = pipeline;
+        let hash = self.hash(change);
+        format!("kubectl annotate --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}")
     }
 
     /// Whether a person has approved the change.

@@ -21,7 +21,7 @@ mod plan;
 pub use access::kafka::cause::Cause;
 pub use client::KafkaClient;
 pub use error::{Error, Right};
-pub use plan::{managed_by_another, plan, plan_deletion};
+pub use plan::{deletes_records, managed_by_another, plan, plan_deletion};
 
 /// The outside system. One implementation talks to brokers ([`KafkaClient`]); tests write their own.
 ///
@@ -80,6 +80,8 @@ pub struct ObservedTopic {
     pub cluster_id: String,
     /// The topic, if it exists.
     pub topic: Option<ExistingTopic>,
+    /// Whether it is known to hold no record; looked at only where a setting would delete some.
+    pub is_empty: bool,
 }
 
 /// A topic that exists.
@@ -121,7 +123,7 @@ pub struct TopicPlan {
     pub adoption: Option<Change>,
     /// The steps, in the order in which to make them.
     pub steps: Vec<TopicStep>,
-    /// What waits for a better moment; each has a refusal too.
+    /// What waits for a better moment, or would delete data and waits for a person; each has a refusal too.
     pub held: Vec<Change>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,

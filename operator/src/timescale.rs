@@ -45,6 +45,7 @@ pub use retention::{
     hypertables_with_expired_chunks, retentions_in_force,
 };
 pub use session::DirectDatabases;
+pub use sql::duration_text;
 
 /// How long to wait before a unique index that rows contradict is tried again: that reads the whole table, and holds
 /// writers up.

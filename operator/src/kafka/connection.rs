@@ -58,10 +58,11 @@ impl Connection {
             UnreachableSnafu { action: &action, bootstrap_servers, cause: Cause::Silence }.build()
         })?;
         let Some((partitions, replication_factor)) = self.partitions(topic, &action)? else {
-            return Ok(ObservedTopic { cluster_id, topic: None });
+            return Ok(ObservedTopic { cluster_id, topic: None, is_empty: false });
         };
         let config = self.config(topic, &action)?;
         Ok(ObservedTopic {
+            is_empty: false,
             cluster_id,
             topic: Some(ExistingTopic { partitions, replication_factor, config }),
         })

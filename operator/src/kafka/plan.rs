@@ -3,7 +3,7 @@
 //! Only the settings that the spec names are compared, each by the value in force: a wanted value that is the
 //! broker's default anyway is no drift. All other settings belong to whoever set them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     status::{ChangeClass, Reason},
@@ -15,9 +15,10 @@ use super::{
     settings_unknown,
 };
 use crate::{
-    change::{Change, Refusal, adoption_of},
+    change::{Approvals, Change, Refusal, adoption_of},
     memory::PipelineKey,
     pipeline::{Topic, WantedTopic},
+    timescale::duration_text,
 };
 
 #[cfg(test)]
@@ -25,9 +26,6 @@ mod tests;
 
 /// The one setting that is a minimum: a larger value on the topic stays.
 pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
-
-/// The setting that says how records go. The spec may name it, and only as `delete`.
-pub(super) const CLEANUP_POLICY: &str = "cleanup.policy";
 
 /// What to do so that `wanted` holds. `marker` is the pipeline that created the topic, as the database knows it;
 /// `manager` another pipeline of this operator that manages it, and whose marker may be in another database. A topic
@@ -38,6 +36,7 @@ pub fn plan(
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
     manager: Option<&PipelineKey>,
+    approvals: &Approvals,
 ) -> TopicPlan {
     let Some(topic) = &wanted.wanted else {
         return TopicPlan { refusals: external::check(wanted, observed), ..TopicPlan::default() };
@@ -50,9 +49,15 @@ pub fn plan(
         (None, marker) => {
             TopicPlan { claim: marker.is_none(), steps: vec![create(wanted, topic)], ..TopicPlan::default() }
         }
-        (Some(existing), None) if topic.adopt => adopt(wanted, topic, existing),
+        (Some(existing), None) if topic.adopt => {
+            let plan = adopt(wanted, topic, existing);
+            hold_deletions(plan, wanted, pipeline, observed, approvals)
+        }
         (Some(_), None) => refused(not_owned(wanted)),
-        (Some(existing), Some(_)) => repair(wanted, topic, existing),
+        (Some(existing), Some(_)) => {
+            let plan = repair(wanted, topic, existing);
+            hold_deletions(plan, wanted, pipeline, observed, approvals)
+        }
     }
 }
 
@@ -95,18 +100,15 @@ fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
     }
 }
 
-/// Takes the topic over, unless it is compacted and the spec leaves it so.
+/// Takes the topic over, if its settings are known and it is not compacted: what is kept there for each key for ever would
+/// go after a while.
 fn adopt(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
-    let is_set_right = topic.config.contains_key(CLEANUP_POLICY);
-    if let Some(refusal) = external::compacted(wanted, existing).filter(|_| !is_set_right) {
+    if let Some(refusal) = external::compacted(wanted, existing) {
         return refused(refusal);
     }
     let repair = repair(wanted, topic, existing);
-    if existing.config.is_none() {
-        return repair;
-    }
-    let adoption = Some(adoption_of(format!("topic {}", wanted.name)));
-    TopicPlan { claim: true, adoption, ..repair }
+    let adoption = existing.config.is_some().then(|| adoption_of(format!("topic {}", wanted.name)));
+    TopicPlan { claim: adoption.is_some(), adoption, ..repair }
 }
 
 fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
@@ -176,6 +178,66 @@ fn settings_to_change(
         config.insert(MAX_MESSAGE_BYTES.to_owned(), least.to_string());
     }
     config
+}
+
+/// Whether a setting that the spec asks for would delete records, where there are any.
+pub fn deletes_records(wanted: &Topic, observed: &ObservedTopic) -> bool {
+    let (Some(topic), Some(existing)) = (&wanted.wanted, &observed.topic) else { return false };
+    let steps = repair(wanted, topic, existing).steps;
+    steps.iter().flat_map(|step| &step.changes).any(|change| change.class == ChangeClass::Destructive)
+}
+
+/// Leaves settings as they are that would delete records, until a person approves each; an empty topic has none.
+fn hold_deletions(
+    mut plan: TopicPlan,
+    wanted: &Topic,
+    pipeline: &PipelineId,
+    observed: &ObservedTopic,
+    approvals: &Approvals,
+) -> TopicPlan {
+    let waits = |change: &Change| {
+        change.class == ChangeClass::Destructive && !observed.is_empty && !approvals.include(change)
+    };
+    for step in &mut plan.steps {
+        let TopicAction::AlterConfig { config } = &mut step.action else { continue };
+        for change in step.changes.extract_if(.., |change| waits(change)) {
+            config.remove(&change.field);
+            plan.refusals.push(approval_required(wanted, &change, pipeline, approvals));
+            plan.held.push(change);
+        }
+    }
+    plan.steps.retain(|step| !step.changes.is_empty());
+    plan
+}
+
+/// What would delete records, and the command that approves it.
+fn approval_required(
+    wanted: &Topic,
+    change: &Change,
+    pipeline: &PipelineId,
+    approvals: &Approvals,
+) -> Refusal {
+    let is_time = change.field == "retention.ms";
+    let told = |value: &str| match value.parse::<u64>() {
+        Ok(milliseconds) if is_time => {
+            format!("{value} ({})", duration_text(Duration::from_millis(milliseconds)))
+        }
+        _ if value == "-1" => format!("{value} (no limit)"),
+        _ => value.to_owned(),
+    };
+    Refusal {
+        reason: Reason::ApprovalRequired,
+        message: format!(
+            "topic {}: {} from {} to {} would delete records that are kept so far, whether they are rows or not; until it \
+             is approved, the old value stays in force. Set {} back, or approve with: {}",
+            wanted.name,
+            change.field,
+            told(&change.from),
+            told(&change.to),
+            if is_time { "kafka.topic.retention" } else { "kafka.topic.config" },
+            approvals.command(change, pipeline),
+        ),
+    }
 }
 
 /// What is kept for a shorter time, or less of it, is deleted.

@@ -52,7 +52,8 @@ pub struct Outcome {
     pub unfinished: bool,
     /// What the spec asks for and was not done; `None` where that is not known.
     pub pending: Option<Vec<Change>>,
-    /// What of the table waits for approval, all else of it being done; `None` where something failed or is not known.
+    /// What of topic and table waits for approval, all else of them being done; `None` where something failed or is not
+    /// known.
     pub held: Option<Vec<Change>>,
     /// What failed and shall be tried again; the first one where there are several.
     pub failure: Option<Error>,
@@ -122,9 +123,9 @@ pub async fn apply(
 
 impl Outcome {
     /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) or waits (more of
-    /// them) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
+    /// them, a shorter retention) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
     pub fn topic_fits(&self) -> bool {
-        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing];
+        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing, Reason::ApprovalRequired];
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
@@ -214,6 +215,7 @@ async fn apply_topic(
         (Some(plan), Ok(observed)) => (plan, observed),
         _ => {
             outcome.topic_problems.push(topic_is_unknown(pipeline, stores));
+            outcome.held = None;
             return;
         }
     };
@@ -241,9 +243,13 @@ async fn apply_topic(
             Err(source) => {
                 outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Kafka { source });
+                outcome.held = None;
                 break;
             }
         }
+    }
+    if let Some(held) = &mut outcome.held {
+        held.extend(plan.held);
     }
     outcome.topic_problems.extend(plan.refusals);
 }

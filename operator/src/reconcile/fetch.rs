@@ -36,7 +36,7 @@ use crate::{
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
     memory::PipelineKey,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Topic},
     timescale::{self, ObservedTable, Session},
 };
 
@@ -119,11 +119,8 @@ pub async fn fetch_workers(object: &IoTPipeline, context: &Context) -> Result<Wo
 /// database too, for `apply`.
 pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Option<Box<dyn Session>>) {
     let remembered = context.memory.recall(&pipeline.key());
-    let (topic, session) = future::join(
-        context.kafka.observe(&pipeline.topic.kafka, &pipeline.topic.name),
-        context.databases.open(&pipeline.database),
-    )
-    .await;
+    let (topic, session) =
+        future::join(fetch_topic(pipeline, context), context.databases.open(&pipeline.database)).await;
     let topic_key = topic.as_ref().ok().map(|observed| observed.key(&pipeline.topic.name));
     let (table, mut session) = match session {
         Ok(mut session) => match session.observe(&pipeline.table, topic_key.as_ref()).await {
@@ -154,6 +151,18 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
     };
     (stores, session)
+}
+
+/// Where something would delete records, it matters whether there are any.
+async fn fetch_topic(pipeline: &Pipeline, context: &Context) -> Result<ObservedTopic, kafka::Error> {
+    let Topic { kafka, name, .. } = &pipeline.topic;
+    let mut observed = context.kafka.observe(kafka, name).await?;
+    if kafka::deletes_records(&pipeline.topic, &observed) {
+        let watermarks = context.kafka.watermarks(kafka, name).await;
+        observed.is_empty = watermarks
+            .is_ok_and(|partitions| partitions.values().all(|partition| partition.low == partition.high));
+    }
+    Ok(observed)
 }
 
 /// Whether the namespace is being deleted, or gone.

@@ -45,7 +45,8 @@ pub(super) fn cannot_adopt(
     if hindrances.is_empty() {
         return None;
     }
-    let hindrances: Vec<_> = hindrances.into_iter().map(|hindrance| hindrance.message).collect();
+    let hindrances: Vec<_> =
+        hindrances.iter().map(|hindrance| hindrance.message.trim_end_matches(';')).collect();
     Some(Refusal {
         reason: Reason::TableUnfit,
         message: format!("table {wanted} cannot be adopted as it is: {}", hindrances.join("; ")),

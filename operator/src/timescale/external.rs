@@ -327,7 +327,7 @@ mod tests {
         let keeping = Table { dead_letters_drop_after: Some(7 * DAY), ..external() };
         let made = plan(&keeping, &pipeline("line"), &theirs(), &Approvals::default());
         assert!(
-            sql(&made).contains("('line_dead_letters', 'c', 'plant-7', 'line', 604800, true);"),
+            sql(&made).contains("('line_dead_letters', 'c', 'plant-7', 'line', 604800, true, false);"),
             "{made:?}"
         );
         assert!(sql(&made).contains("add_retention_policy('\"plant_7\".\"line_dead_letters\"'"), "{made:?}");

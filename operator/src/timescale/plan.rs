@@ -181,6 +181,12 @@ fn unfit_dead_letters(wanted: &Table) -> Refusal {
     }
 }
 
+/// Whether another pipeline has dead letters here, although it has no table.
+fn has_left_dead_letters(pipeline: &PipelineId, observed: &ObservedTable) -> bool {
+    let owner = observed.dead_letter_marker.as_ref();
+    observed.dead_letters.is_some() && owner.is_some_and(|owner| owner != pipeline)
+}
+
 fn missing_extension(observed: &ObservedTable) -> Option<Refusal> {
     (!observed.extension.available).then(|| Refusal {
         reason: Reason::ExtensionMissing,
@@ -248,6 +254,14 @@ fn not_ours(
                 "table {wanted} belongs to the IoTPipeline {} in namespace {} of cluster {}; choose another \
                  timescale.table, or delete that IoTPipeline first",
                 owner.name, owner.namespace, owner.cluster_name
+            ),
+        }),
+        None if observed.table.is_none() && has_left_dead_letters(pipeline, observed) => Some(Refusal {
+            reason: Reason::ResourceConflict,
+            message: format!(
+                "the dead letters of table {wanted} are another IoTPipeline's, and were kept when its table went; choose \
+                 another timescale.table, or to have them kept by this one run: {}",
+                bookkeeping::hand_over_dead_letters(wanted.schema.as_str(), wanted.name.as_str(), pipeline),
             ),
         }),
         None if wanted_table.adopt => cannot_adopt(wanted, wanted_table, observed),

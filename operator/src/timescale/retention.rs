@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crds::{
-    names::{APPROVE_ANNOTATION, dead_letter_table},
+    names::dead_letter_table,
     status::{ChangeClass, Reason},
     worker::PipelineId,
 };
@@ -203,12 +203,9 @@ impl<'a> Kept<'a> {
             reason: Reason::ApprovalRequired,
             message: format!(
                 "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is \
-                 approved, the old value stays in force. Set it back, or approve with: kubectl annotate \
-                 --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}",
+                 approved, the old value stays in force. Set it back, or approve with: {command}",
                 number = expired.number,
-                name = pipeline.name,
-                namespace = pipeline.namespace,
-                hash = approvals.hash(&change),
+                command = approvals.command(&change, pipeline),
             ),
         })
     }

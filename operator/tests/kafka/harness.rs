@@ -15,7 +15,7 @@ use access::{
 };
 use crds::{pipeline::SaslMechanism, worker::PipelineId};
 use operator::{
-    change::Change,
+    change::{Approvals, Change},
     kafka::{Error, KafkaClient, ObservedTopic, TopicAdmin, TopicPlan, Watermarks, plan},
     pipeline::{Topic, TopicName, WantedTopic},
 };
@@ -86,7 +86,7 @@ impl Test {
     }
 
     pub async fn plan(&self, wanted: &Topic, marker: Option<&PipelineId>) -> TopicPlan {
-        plan(wanted, &self.pipeline, &self.observe().await, marker, None)
+        plan(wanted, &self.pipeline, &self.observe().await, marker, None, &Approvals::default())
     }
 
     pub async fn apply(&self, plan: &TopicPlan) -> Vec<String> {

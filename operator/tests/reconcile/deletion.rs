@@ -205,3 +205,27 @@ async fn each_layer_goes_as_its_policy_says() {
         assert_eq!(world.api.get("iotpipelines/line"), json!(null), "{policy}");
     }
 }
+
+#[tokio::test]
+async fn an_operator_that_is_installed_anew_and_pipelines_that_are_restored_delete_nothing() {
+    let policy = "  deletionPolicy: {topic: Delete, table: Delete, offsets: Delete}\n";
+    let world = World::at_rest(&format!("{PIPELINE}{policy}")).await;
+    world.forget();
+    world.reconcile().await.unwrap();
+    // From a backup of the cluster: the same names, other UIDs, no status.
+    world.forget();
+    world.api.change("iotpipelines/line", |pipeline| {
+        pipeline["metadata"]["uid"] = json!("9a3c");
+        pipeline["metadata"]["generation"] = json!(1);
+        pipeline["metadata"].as_object_mut().unwrap().remove("finalizers");
+        pipeline.as_object_mut().unwrap().remove("status");
+    });
+    for _ in 0..3 {
+        world.reconcile().await.unwrap();
+    }
+    let log = world.log();
+    let stores = log.iter().filter(|entry| entry.starts_with("kafka:") || entry.starts_with("database:"));
+    assert_eq!(stores.collect::<Vec<_>>(), [""; 0], "topic and table are as they were");
+    assert_eq!(world.condition("TopicReady"), "True AsSpecified");
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+}

@@ -36,6 +36,7 @@ struct KafkaState {
     is_down: bool,
     topic: Option<ExistingTopic>,
     watermark_reads: u32,
+    is_empty: bool,
 }
 
 /// A database with at most one pipeline's table.
@@ -75,6 +76,11 @@ impl FakeKafka {
         self.0.lock().unwrap().topic = Some(ExistingTopic { partitions: 12, replication_factor: 3, config });
     }
 
+    /// Whether the topic holds no record.
+    pub fn set_empty(&self, is_empty: bool) {
+        self.0.lock().unwrap().is_empty = is_empty;
+    }
+
     pub fn watermark_reads(&self) -> u32 {
         self.0.lock().unwrap().watermark_reads
     }
@@ -98,8 +104,11 @@ impl TopicAdmin for FakeKafka {
         _: &'a KafkaAccess,
         _: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, kafka::Error>> {
-        let observed =
-            self.ask(|state| ObservedTopic { cluster_id: "kafka-1".to_owned(), topic: state.topic.clone() });
+        let observed = self.ask(|state| ObservedTopic {
+            cluster_id: "kafka-1".to_owned(),
+            topic: state.topic.clone(),
+            is_empty: false,
+        });
         async { observed }.boxed()
     }
 
@@ -167,7 +176,8 @@ impl TopicAdmin for FakeKafka {
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, kafka::Error>> {
         let result = self.ask(|state| {
             state.watermark_reads += 1;
-            BTreeMap::from([(0, Watermarks { low: 0, high: 1234 })])
+            let low = if state.is_empty { 1234 } else { 0 };
+            BTreeMap::from([(0, Watermarks { low, high: 1234 })])
         });
         async { result }.boxed()
     }

@@ -56,11 +56,11 @@ fn plan(
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
 ) -> TopicPlan {
-    super::plan(wanted, pipeline, observed, marker, None)
+    super::plan(wanted, pipeline, observed, marker, None, &Approvals::default())
 }
 
 fn observed(topic: Option<ExistingTopic>) -> ObservedTopic {
-    ObservedTopic { cluster_id: "k1".into(), topic }
+    ObservedTopic { cluster_id: "k1".into(), topic, is_empty: false }
 }
 
 fn plan_ours(existing: ExistingTopic) -> TopicPlan {
@@ -153,6 +153,32 @@ fn what_is_kept_for_a_shorter_time_is_deleted() {
 }
 
 #[test]
+fn a_shorter_retention_waits_for_approval_and_the_rest_does_not() {
+    let ours = pipeline("line");
+    let mut existing = with("retention.ms", "-1");
+    existing.config.as_mut().unwrap().get_mut("compression.type").unwrap().value = "producer".into();
+    let plan_with = |approvals: &Approvals, is_empty| {
+        let observed = ObservedTopic { is_empty, ..observed(Some(existing.clone())) };
+        super::plan(&wanted(), &ours, &observed, Some(&ours), None, approvals)
+    };
+    let waiting = plan_with(&Approvals::new(4, None, &[]), false);
+    let config = BTreeMap::from([("compression.type".to_owned(), "zstd".to_owned())]);
+    assert_eq!(waiting.steps[0].action, TopicAction::AlterConfig { config });
+    assert_eq!(waiting.steps[0].changes.len(), 1);
+    assert_eq!(waiting.held[0].field, "retention.ms");
+    assert_eq!(waiting.refusals[0].reason, Reason::ApprovalRequired);
+    insta::assert_snapshot!(waiting.refusals[0].message);
+
+    let hash = Approvals::new(4, None, &[]).hash(&waiting.held[0]);
+    let approved = Approvals::new(4, Some(&hash), &[]);
+    for plan in [plan_with(&approved, false), plan_with(&Approvals::default(), true)] {
+        assert_eq!((plan.held.len(), plan.refusals.len()), (0, 0), "{plan:?}");
+        let config = wanted().wanted.unwrap().config;
+        assert_eq!(plan.steps[0].action, TopicAction::AlterConfig { config });
+    }
+}
+
+#[test]
 fn fewer_partitions_are_refused() {
     let plan = plan_ours(ExistingTopic { partitions: 12, ..as_wanted() });
     let (reason, message) = only_refusal(&plan);
@@ -220,7 +246,14 @@ fn a_topic_that_another_pipeline_manages_is_a_conflict_whatever_the_marker_says(
     for existing in [None, Some(as_wanted())] {
         for marker in [None, Some(&pipeline("line"))] {
             let observed = observed(existing.clone());
-            let plan = super::plan(&wanted(), &pipeline("line"), &observed, marker, Some(&manager));
+            let plan = super::plan(
+                &wanted(),
+                &pipeline("line"),
+                &observed,
+                marker,
+                Some(&manager),
+                &Approvals::default(),
+            );
             let (reason, message) = only_refusal(&plan);
             assert_eq!(reason, Reason::ResourceConflict);
             assert!(message.contains("managed by the IoTPipeline other in namespace plant-8"), "{message}");
@@ -243,7 +276,14 @@ fn an_external_topic_is_never_claimed_or_changed_or_deleted() {
     for existing in [None, Some(as_wanted()), Some(with("retention.ms", "1000"))] {
         for marker in [None, Some(&pipeline("line")), Some(&pipeline("other"))] {
             let observed = observed(existing.clone());
-            let plan = super::plan(&external, &pipeline("line"), &observed, marker, Some(&manager));
+            let plan = super::plan(
+                &external,
+                &pipeline("line"),
+                &observed,
+                marker,
+                Some(&manager),
+                &Approvals::default(),
+            );
             assert_eq!((plan.claim, plan.steps.len()), (false, 0));
             assert_eq!(plan.refusals.is_empty(), existing.is_some());
             assert_eq!(plan_deletion(&external, &pipeline("line"), marker, false, None), None);

@@ -123,7 +123,8 @@ pub fn is_transient(reason: &str) -> bool {
 
 /// Whether a reason stands for something that passes by itself, or that is as a person wants it for now.
 pub fn is_no_trouble(reason: &str) -> bool {
-    is_transient(reason) || reason == Reason::Observing.to_string()
+    is_transient(reason)
+        || [Reason::Observing, Reason::Suspended].iter().any(|wanted| reason == wanted.to_string())
 }
 
 /// One condition; without a finding it stays as it was before.
@@ -201,6 +202,10 @@ mod tests {
         assert_eq!(
             summary(&[(false, Reason::Observing), fine, (false, Reason::WorkersNotReady)]),
             "false WorkersNotReady: BridgeReady: so it is"
+        );
+        assert_eq!(
+            summary(&[fine, (false, Reason::Suspended), (false, Reason::ReconcileFailed)]),
+            "false ReconcileFailed: BridgeReady: so it is"
         );
     }
 

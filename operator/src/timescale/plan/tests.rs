@@ -222,11 +222,23 @@ fn what_somebody_else_made_is_not_touched() {
     assert_eq!(only_refusal(&foreign).0, Reason::TableNotOwned);
     let dead_letters = plan_after(|observed| {
         observed.marker = None;
+        observed.dead_letter_marker = None;
         observed.table = None;
     });
     let (reason, message) = only_refusal(&dead_letters);
     assert_eq!(reason, Reason::TableNotOwned);
     assert!(message.starts_with("table plant_7.line_dead_letters exists"), "{message}");
+    let kept_by_another = plan_after(|observed| {
+        observed.marker = None;
+        observed.dead_letter_marker = Some(pipeline("other"));
+        observed.table = None;
+    });
+    let (reason, message) = only_refusal(&kept_by_another);
+    assert_eq!(reason, Reason::ResourceConflict);
+    assert!(
+        message.contains("('c', 'plant-7', 'line') WHERE table_name = 'line_dead_letters';"),
+        "{message}"
+    );
 
     let conflict = plan(&wanted(), &pipeline("another"), &as_wanted(), &Approvals::default());
     let (reason, message) = only_refusal(&conflict);
