@@ -232,6 +232,8 @@ pub enum Reason {
     TopicChangeRefused,
     /// The topic is to have more partitions; the message says what that waits for.
     TopicGrowing,
+    /// An index is made over rows that are there.
+    IndexBuilding,
     /// The database does not answer.
     DatabaseUnreachable,
     /// The database answered with an error.

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crds::status::{ChangeClass, Reason};
+use crds::{
+    names::APPROVE_ANNOTATION,
+    status::{ChangeClass, Reason},
+    worker::PipelineId,
+};
 use sha2::{Digest, Sha256};
 
 /// One change that the operator makes to the world, for the plan, logs, Events and messages.
@@ -77,6 +81,11 @@ impl Change {
     }
 }
 
+/// What was nobody's becomes a pipeline's. Nothing else of it is changed by that.
+pub fn adoption_of(object: String) -> Change {
+    Change::new(object, "ownership", "nobody's", "adopted")
+}
+
 impl Approvals {
     /// Reads them from a pipeline's generation, the value of its annotation and its status.
     pub fn new(generation: i64, annotation: Option<&str>, used: &[String]) -> Self {
@@ -103,6 +112,13 @@ impl Approvals {
             .map(|times| self.hash_after(change, times))
             .find(|hash| !self.used.contains(hash))
             .unwrap_or_default()
+    }
+
+    /// What a person runs to approve it.
+    pub fn command(&self, change: &Change, pipeline: &PipelineId) -> String {
+        let PipelineId { namespace, name, .. } = pipeline;
+        let hash = self.hash(change);
+        format!("kubectl annotate --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}")
     }
 
     /// Whether a person has approved the change.

@@ -77,6 +77,8 @@ pub struct WantedTopic {
     pub replication_factor: i32,
     /// The settings that the spec names, `retention.ms` among them. All others stay as they are.
     pub config: BTreeMap<String, String>,
+    /// Whether to take over a topic that nobody has.
+    pub adopt: bool,
 }
 
 /// A hypertable.
@@ -111,6 +113,8 @@ pub struct WantedTable {
     pub drop_after: Option<Duration>,
     /// How rows go into the columnstore; `None` where they do not.
     pub columnstore: Option<Columnstore>,
+    /// Whether to take over a table that nobody has.
+    pub adopt: bool,
 }
 
 /// How rows go into the columnstore.

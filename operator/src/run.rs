@@ -28,7 +28,7 @@ use crate::{
     kafka::KafkaClient,
     lease::Election,
     memory::Memory,
-    reconcile::{report::HttpReports, validate::Settings},
+    reconcile::{apply::IndexBuilds, report::HttpReports, validate::Settings},
     telemetry::{
         http::{self, Phase},
         metrics::Metrics,
@@ -125,6 +125,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         databases: Arc::new(DirectDatabases),
         metrics: Metrics::default(),
         memory: Memory::default(),
+        builds: IndexBuilds::default(),
         settings: Settings { cluster_name },
         workers: WorkerSettings {
             image: WorkerImage { reference: worker_image, pull_policy: worker_image_pull_policy },

@@ -91,8 +91,7 @@ fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option
         (false, true) => Some(event(EventType::Normal, "Ready", after.message.clone())),
         _ if is_refused && is_news => Some(event(EventType::Warning, &after.reason, after.message.clone())),
         (true, false) => {
-            let is_expected = is_no_trouble(&after.reason) || after.reason == Reason::Suspended.to_string();
-            let type_ = if is_expected { EventType::Normal } else { EventType::Warning };
+            let type_ = if is_no_trouble(&after.reason) { EventType::Normal } else { EventType::Warning };
             Some(event(type_, "NotReady", after.message.clone()))
         }
         _ => None,

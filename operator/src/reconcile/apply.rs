@@ -3,7 +3,9 @@
 //! Stores before workers: first the table with its bookkeeping, then the topic, whose marker is written there
 //! before it is created, then the workers that expect both.
 
-use std::time::{Duration, Instant};
+mod indexes;
+
+use std::{mem, time::Duration};
 
 use crds::{
     IoTPipeline,
@@ -12,6 +14,8 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+
+pub use indexes::IndexBuilds;
 
 use super::{
     fetch::{LiveChild, Stores},
@@ -26,7 +30,7 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{ATTEMPT_INTERVAL, Session, TablePlan},
+    timescale::{IndexBuild, Session, TablePlan},
 };
 
 /// What became of a plan.
@@ -48,7 +52,8 @@ pub struct Outcome {
     pub unfinished: bool,
     /// What the spec asks for and was not done; `None` where that is not known.
     pub pending: Option<Vec<Change>>,
-    /// What of the table waits for approval, all else of it being done; `None` where something failed or is not known.
+    /// What of topic and table waits for approval, all else of them being done; `None` where something failed or is not
+    /// known.
     pub held: Option<Vec<Change>>,
     /// What failed and shall be tried again; the first one where there are several.
     pub failure: Option<Error>,
@@ -90,7 +95,8 @@ pub async fn apply(
             || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
         ..Outcome::default()
     };
-    apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    let builds =
+        apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     for (hypertable, drop_after) in plan.drop_expired_chunks {
         let session = session.as_deref_mut();
         drop_expired_chunks(hypertable, drop_after, pipeline, context, session, &mut outcome).await;
@@ -98,6 +104,9 @@ pub async fn apply(
     apply_topic(plan.topic, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
     if let Some(session) = session {
         session.close().await;
+    }
+    if let Some(builds) = builds {
+        indexes::build_indexes(builds, pipeline, context, &mut outcome).await;
     }
 
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
@@ -114,9 +123,9 @@ pub async fn apply(
 
 impl Outcome {
     /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) or waits (more of
-    /// them) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
+    /// them, a shorter retention) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
     pub fn topic_fits(&self) -> bool {
-        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing];
+        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing, Reason::ApprovalRequired];
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
@@ -134,6 +143,7 @@ impl Outcome {
     }
 }
 
+/// Answers the indexes that are to be made now that everything else of the table is; `None` where it is not.
 async fn apply_table(
     plan: Option<TablePlan>,
     pipeline: &Pipeline,
@@ -141,48 +151,33 @@ async fn apply_table(
     context: &Context,
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
-) {
+) -> Option<Vec<IndexBuild>> {
     let (Some(mut plan), Some(session)) = (plan, session) else {
         outcome.table_problems.extend(table_is_unknown(stores));
-        return;
+        return None;
     };
     let mut is_done = !plan.unfinished && !plan.is_refused;
     if plan.unfinished {
         outcome.table_problems.push(progressing("the database is being prepared"));
     }
-    postpone_attempts(&mut plan, pipeline, context);
-    if !plan.steps.is_empty() || !plan.attempts.is_empty() {
+    indexes::postpone_contradicted(&mut plan, pipeline, context);
+    let mut builds = Some(mem::take(&mut plan.builds));
+    if !plan.steps.is_empty() {
         match session.apply(&pipeline.table, &plan).await {
-            Ok(contradicted) => {
-                if !plan.attempts.is_empty() {
-                    let now = (!contradicted.is_empty()).then(|| (Instant::now(), pipeline.generation));
-                    context.memory.update(&pipeline.key(), |remembered| remembered.contradicted = now);
-                }
-                let made = plan.attempts.into_iter().filter(|made| !contradicted.contains(&made.refusal));
-                let steps = plan.steps.into_iter().chain(made.map(|made| made.step));
-                outcome.changes.extend(steps.flat_map(|step| step.changes));
-                outcome.table_problems.extend(contradicted);
-            }
+            Ok(()) => outcome.changes.extend(plan.steps.into_iter().flat_map(|step| step.changes)),
             Err(source) => {
                 outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Database { source });
                 is_done = false;
+                // They may be of columns that are missing.
+                builds = None;
             }
         }
     }
     outcome.held = is_done.then_some(plan.held);
     outcome.table_problems.extend(plan.refusals);
     outcome.table_notes.extend(plan.notes);
-}
-
-/// What the rows contradicted a while ago is not tried again yet: it reads them all, and holds writers up.
-fn postpone_attempts(plan: &mut TablePlan, pipeline: &Pipeline, context: &Context) {
-    let contradicted = context.memory.recall(&pipeline.key()).contradicted;
-    if contradicted.is_some_and(|(then, generation)| {
-        generation == pipeline.generation && then.elapsed() < ATTEMPT_INTERVAL
-    }) {
-        plan.refusals.extend(plan.attempts.drain(..).map(|attempt| attempt.refusal));
-    }
+    builds
 }
 
 async fn drop_expired_chunks(
@@ -220,6 +215,7 @@ async fn apply_topic(
         (Some(plan), Ok(observed)) => (plan, observed),
         _ => {
             outcome.topic_problems.push(topic_is_unknown(pipeline, stores));
+            outcome.held = None;
             return;
         }
     };
@@ -234,11 +230,12 @@ async fn apply_topic(
             outcome.topic_problems.push(kafka::managed_by_another(&pipeline.topic, &manager));
             return;
         }
-        if let Err(source) = claim_topic(pipeline, &key, session).await {
+        if let Err(source) = claim_topic(pipeline, &key, plan.adoption.is_some(), session).await {
             outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
             outcome.fail(Error::Database { source });
             return;
         }
+        outcome.changes.extend(plan.adoption);
     }
     for step in plan.steps {
         match context.kafka.apply(&pipeline.topic.kafka, &pipeline.topic.name, &step).await {
@@ -246,9 +243,13 @@ async fn apply_topic(
             Err(source) => {
                 outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Kafka { source });
+                outcome.held = None;
                 break;
             }
         }
+    }
+    if let Some(held) = &mut outcome.held {
+        held.extend(plan.held);
     }
     outcome.topic_problems.extend(plan.refusals);
 }
@@ -256,10 +257,11 @@ async fn apply_topic(
 async fn claim_topic(
     pipeline: &Pipeline,
     topic: &TopicKey,
+    is_adopted: bool,
     session: Option<&mut (dyn Session + '_)>,
 ) -> Result<(), crate::timescale::Error> {
     match session {
-        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic).await,
+        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic, is_adopted).await,
         // Without a session there was no plan that claims.
         None => Ok(()),
     }

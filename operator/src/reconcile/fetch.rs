@@ -37,7 +37,7 @@ use crate::{
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
     memory::PipelineKey,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Topic},
     timescale::{self, ObservedTable, Session},
 };
 
@@ -125,11 +125,8 @@ pub async fn fetch_workers(object: &IoTPipeline, context: &Context) -> Result<Wo
 /// database too, for `apply`.
 pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Option<Box<dyn Session>>) {
     let remembered = context.memory.recall(&pipeline.key());
-    let (topic, session) = future::join(
-        context.kafka.observe(&pipeline.topic.kafka, &pipeline.topic.name),
-        context.databases.open(&pipeline.database),
-    )
-    .await;
+    let (topic, session) =
+        future::join(fetch_topic(pipeline, context), context.databases.open(&pipeline.database)).await;
     let topic_key = topic.as_ref().ok().map(|observed| observed.key(&pipeline.topic.name));
     let (table, mut session) = match session {
         Ok(mut session) => match session.observe(&pipeline.table, topic_key.as_ref()).await {
@@ -177,6 +174,18 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
     };
     (stores, session)
+}
+
+/// Where something would delete records, it matters whether there are any.
+async fn fetch_topic(pipeline: &Pipeline, context: &Context) -> Result<ObservedTopic, kafka::Error> {
+    let Topic { kafka, name, .. } = &pipeline.topic;
+    let mut observed = context.kafka.observe(kafka, name).await?;
+    if kafka::deletes_records(&pipeline.topic, &observed) {
+        let watermarks = context.kafka.watermarks(kafka, name).await;
+        observed.is_empty = watermarks
+            .is_ok_and(|partitions| partitions.values().all(|partition| partition.low == partition.high));
+    }
+    Ok(observed)
 }
 
 /// Whether the namespace is being deleted, or gone.
@@ -346,8 +355,13 @@ impl Stores {
     /// must be kept.
     pub fn ordered_growth(&self, pipeline: &Pipeline) -> Option<(i32, i32)> {
         let (topic, table) = (self.topic.as_ref().ok()?, self.table.as_ref().ok()?);
-        let is_ours = table.topic_marker.as_ref() == Some(&pipeline.id) && self.topic_manager.is_none();
-        let allow_reorder = pipeline.topic.wanted.as_ref()?.allow_reorder;
+        let wanted = pipeline.topic.wanted.as_ref()?;
+        let is_marked = match &table.topic_marker {
+            Some(owner) => *owner == pipeline.id,
+            None => wanted.adopt,
+        };
+        let is_ours = is_marked && self.topic_manager.is_none();
+        let allow_reorder = wanted.allow_reorder;
         topic.growth(&pipeline.topic).filter(|_| is_ours && !allow_reorder)
     }
 

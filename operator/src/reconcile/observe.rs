@@ -18,7 +18,7 @@ use crate::{
     change::{Change, Refusal},
     kafka::TopicPlan,
     pipeline::Pipeline,
-    timescale::{TablePlan, expired_chunks},
+    timescale::expired_chunks,
 };
 
 /// What becomes of a plan of which nothing is done. The conditions say how much waits, and what is wrong already.
@@ -28,13 +28,13 @@ pub fn observe(plan: Plan, pipeline: &Pipeline, workers: &Workers, stores: &Stor
     match plan.table.as_ref() {
         None => outcome.table_problems.extend(table_is_unknown(stores)),
         Some(table) => {
-            outcome.table_problems.extend(refusals_of_table(table));
+            outcome.table_problems.extend(told_refusals(&table.refusals));
             outcome.table_notes.clone_from(&table.notes);
         }
     }
     match plan.topic.as_ref() {
         None => outcome.topic_problems.push(topic_is_unknown(pipeline, stores)),
-        Some(topic) => outcome.topic_problems.extend_from_slice(&topic.refusals),
+        Some(topic) => outcome.topic_problems.extend(told_refusals(&topic.refusals)),
     }
 
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
@@ -60,14 +60,14 @@ pub fn observe(plan: Plan, pipeline: &Pipeline, workers: &Workers, stores: &Stor
 }
 
 /// What waits for approval waits with everything else: it can be approved once the spec is brought about.
-fn refusals_of_table(plan: &TablePlan) -> impl Iterator<Item = Refusal> {
-    plan.refusals.iter().filter(|refusal| refusal.reason != Reason::ApprovalRequired).cloned()
+fn told_refusals(refusals: &[Refusal]) -> impl Iterator<Item = Refusal> {
+    refusals.iter().filter(|refusal| refusal.reason != Reason::ApprovalRequired).cloned()
 }
 
 fn changes_of_table(plan: &Plan, pipeline: &Pipeline) -> Vec<Change> {
     let Some(table) = &plan.table else { return Vec::new() };
-    let attempts = table.attempts.iter().map(|attempt| &attempt.step);
-    let changes = table.steps.iter().chain(attempts).flat_map(|step| &step.changes).chain(&table.held);
+    let builds = table.builds.iter().map(|build| &build.step);
+    let changes = table.steps.iter().chain(builds).flat_map(|step| &step.changes).chain(&table.held);
     let drops = plan.drop_expired_chunks.iter().map(|(hypertable, drop_after)| {
         let chunks = expired_chunks(&pipeline.table.schema, hypertable, *drop_after);
         Change::new(chunks, "", hypertable, "").classed(ChangeClass::Destructive)
@@ -76,7 +76,8 @@ fn changes_of_table(plan: &Plan, pipeline: &Pipeline) -> Vec<Change> {
 }
 
 fn changes_of_topic(plan: &TopicPlan) -> Vec<Change> {
-    plan.steps.iter().flat_map(|step| &step.changes).chain(&plan.held).cloned().collect()
+    let steps = plan.steps.iter().flat_map(|step| &step.changes);
+    plan.adoption.iter().chain(steps).chain(&plan.held).cloned().collect()
 }
 
 /// What is only rolled once the stores are ready for it is left out where they would not be.

@@ -94,7 +94,7 @@ pub fn plan(
         finalizers: plan_finalizers(pipeline, finalizers),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approvals)),
         drop_expired_chunks: due_drops_of_chunks(pipeline, approvals, stores, now),
-        topic: plan_topic(pipeline, stores).map(|plan| growth.restrain(plan)),
+        topic: plan_topic(pipeline, stores, approvals).map(|plan| growth.restrain(plan)),
         bridge,
         processor,
         stranded: stranded_bridges(pipeline, workers, now),
@@ -104,7 +104,7 @@ pub fn plan(
 
 /// Whether a policy asks for something to be deleted outside Kubernetes.
 pub fn deletes_something(policy: &DeletionPolicySpec) -> bool {
-    [policy.topic, policy.table].contains(&DeletionPolicy::Delete)
+    [policy.topic, policy.table, policy.dead_letters(), policy.offsets].contains(&DeletionPolicy::Delete)
 }
 
 /// A pipeline that leaves nothing behind has no finalizer, so that its deletion waits for nobody.
@@ -119,14 +119,15 @@ fn plan_finalizers(pipeline: &Pipeline, finalizers: &[String]) -> Option<Vec<Str
 }
 
 /// Whose topic it is, the database knows; of one that is only used, nobody needs to be asked.
-fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
+fn plan_topic(pipeline: &Pipeline, stores: &Stores, approvals: &Approvals) -> Option<TopicPlan> {
     let observed = stores.topic.as_ref().ok()?;
     let marker = match &stores.table {
         Ok(table) => table.topic_marker.as_ref(),
         Err(_) if pipeline.topic.wanted.is_none() => None,
         Err(_) => return None,
     };
-    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, stores.topic_manager.as_ref()))
+    let manager = stores.topic_manager.as_ref();
+    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, manager, approvals))
 }
 
 fn due_drops_of_chunks(

@@ -103,7 +103,7 @@ fn parse(
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let writer = database.as_ref().map(|database| database.worker_role.clone());
     let table = stores::table(spec, writer, problems);
-    let topic = stores::topic(&spec.kafka.topic, kafka.map(|kafka| kafka.access), max_packet_size, problems);
+    let topic = stores::topic(spec, kafka.map(|kafka| kafka.access), max_packet_size, problems);
     let database = database?;
     Some(Pipeline {
         owner: object.controller_owner_ref(&())?,

@@ -13,7 +13,7 @@ use super::{
     Retention, TableStep,
     sql::{literal, qualified},
 };
-use crate::kafka::TopicKey;
+use crate::{change::adoption_of, kafka::TopicKey};
 
 /// The bookkeeping tables; `_iotpipeline_version` says up to where they exist.
 pub(super) const TABLES: [&str; 5] =
@@ -29,8 +29,12 @@ pub(super) const FEEDS_SINCE: i32 = 2;
 /// somebody else's had one; those of another were the ones of the table's pipeline.
 pub(super) const DEAD_LETTER_MARKERS_SINCE: i32 = 3;
 
+/// The first version whose markers say what was adopted.
+pub(super) const ADOPTION_SINCE: i32 = 4;
+
 /// Each makes version n + 1 of version n.
-const MIGRATIONS: [fn(&str) -> String; 3] = [first_tables, feeds_and_retention, dead_letter_markers];
+const MIGRATIONS: [fn(&str) -> String; 4] =
+    [first_tables, feeds_and_retention, dead_letter_markers, adoption];
 
 /// Brings the bookkeeping of a schema from a version to the current one; `None` where it is current.
 pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
@@ -46,23 +50,26 @@ pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
     Some(TableStep { changes: Vec::new(), sql })
 }
 
-/// Says that this pipeline creates the hypertable, and how long its rows stay. Fails where there is a marker already.
+/// Says that this pipeline creates the hypertable, or adopts it, and how long its rows stay. Fails where there is a marker
+/// already.
 pub(super) fn claim(
     schema: &str,
     hypertable: &str,
     pipeline: &PipelineId,
     retention: Retention,
     is_dead_letters: bool,
+    is_adopted: bool,
 ) -> TableStep {
     let sql = format!(
-        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds, is_dead_letters) \
-         VALUES ({}, {}, {}, {is_dead_letters});\n",
+        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds, is_dead_letters, \
+         adopted) VALUES ({}, {}, {}, {is_dead_letters}, {is_adopted});\n",
         qualified(schema, MARKER_TABLE),
         literal(hypertable),
         identity(pipeline),
         retention_seconds(retention),
     );
-    TableStep { changes: Vec::new(), sql }
+    let adoption = is_adopted.then(|| adoption_of(format!("table {schema}.{hypertable}")));
+    TableStep { changes: adoption.into_iter().collect(), sql }
 }
 
 /// What a person runs so that the dead letters are another pipeline's to keep.
@@ -198,6 +205,15 @@ fn dead_letter_markers(schema: &str) -> String {
            ON CONFLICT DO NOTHING;\n",
         literal(&dead_letter_table(""))
     )
+}
+
+fn adoption(schema: &str) -> String {
+    [MARKER_TABLE, TOPIC_MARKER_TABLE]
+        .map(|table| {
+            let table = qualified(schema, table);
+            format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS adopted boolean NOT NULL DEFAULT false;\n")
+        })
+        .concat()
 }
 
 #[cfg(test)]

@@ -135,6 +135,22 @@ pub(super) async fn topic_marker(
     .transpose()
 }
 
+async fn is_topic_adopted(
+    connection: &mut PgConnection,
+    schema: &str,
+    topic: &TopicKey,
+) -> sqlx::Result<bool> {
+    statement(format!(
+        "SELECT coalesce(bool_or(adopted), false) FROM {} WHERE kafka_cluster_id = $1 AND topic = $2",
+        qualified(schema, TOPIC_MARKER_TABLE)
+    ))
+    .bind(topic.cluster_id.clone())
+    .bind(topic.topic.as_str().to_owned())
+    .fetch_one(connection)
+    .await?
+    .try_get(0)
+}
+
 /// The pipeline that created the table. The bookkeeping tables must exist.
 pub(super) async fn table_marker(
     connection: &mut PgConnection,
@@ -233,6 +249,7 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
         retention: KnownRetention::default(),
         dead_letter_retention: KnownRetention::default(),
         topic_marker: None,
+        topic_adopted: false,
         feed: None,
         writer: ObservedWriter::default(),
         table: None,
@@ -263,6 +280,9 @@ async fn read_bookkeeping(
     };
     if let Some(topic) = topic {
         observed.topic_marker = topic_marker(connection, schema, topic).await?;
+        if version >= bookkeeping::ADOPTION_SINCE {
+            observed.topic_adopted = is_topic_adopted(connection, schema, topic).await?;
+        }
     }
     if version >= bookkeeping::FEEDS_SINCE {
         let dead_letters = dead_letter_table(table.name.as_str());

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crds::{
-    names::{APPROVE_ANNOTATION, dead_letter_table},
+    names::dead_letter_table,
     status::{ChangeClass, Reason},
     worker::PipelineId,
 };
@@ -115,6 +115,8 @@ pub(super) struct Kept<'a> {
     relation: Option<&'a ObservedRelation>,
     /// Whether the bookkeeping says that it is this pipeline's.
     is_marked: bool,
+    /// Whether it is there, nobody's, and taken over.
+    is_adopted_now: bool,
     known: &'a KnownRetention,
     /// The field of the spec that says how long.
     field: &'static str,
@@ -127,21 +129,26 @@ impl<'a> Kept<'a> {
     /// Those that are this pipeline's, or will be once they are made.
     pub fn of(table: &'a Table, pipeline: &PipelineId, observed: &'a ObservedTable) -> Vec<Self> {
         let may_be_ours = |marker: &Option<PipelineId>| marker.as_ref().is_none_or(|owner| owner == pipeline);
+        let adopt = table.wanted.as_ref().is_some_and(|wanted| wanted.adopt);
         let mut kept = Vec::new();
         if let Some(wanted) = table.wanted.as_ref().filter(|_| may_be_ours(&observed.marker)) {
             let (relation, known) = (observed.table.as_ref(), &observed.retention);
             let wanted = Retention::of(wanted.drop_after);
+            let is_adopted_now = adopt && observed.marker.is_none() && relation.is_some();
+            // Where an older operator dropped chunks itself, it did so as the spec says and noted nothing. Of a table that
+            // is adopted nobody did.
+            let unnoted = if is_adopted_now { Retention::ForEver } else { wanted };
             kept.push(Self {
                 schema: table.schema.as_str(),
                 name: table.name.to_string(),
                 is_dead_letters: false,
                 relation,
                 is_marked: observed.marker.is_some(),
+                is_adopted_now,
                 known,
                 field: "timescale.retention.dropAfter",
                 wanted,
-                // Where an older operator dropped chunks itself, it did so as the spec says and noted nothing.
-                former: former(observed.edition(), relation, known, wanted),
+                former: former(observed.edition(), relation, known, unnoted),
             });
         }
         if may_be_ours(&observed.dead_letter_marker) {
@@ -152,6 +159,7 @@ impl<'a> Kept<'a> {
                 is_dead_letters: true,
                 relation,
                 is_marked: observed.dead_letter_marker.is_some(),
+                is_adopted_now: adopt && observed.dead_letter_marker.is_none() && relation.is_some(),
                 known,
                 field: "timescale.deadLetters.retention.dropAfter",
                 wanted: Retention::of(table.dead_letters_drop_after),
@@ -170,8 +178,9 @@ impl<'a> Kept<'a> {
     /// Says that the hypertable is this pipeline's, where nothing does.
     pub fn claim(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<TableStep> {
         let retention = self.in_force(approvals);
+        let Self { schema, name, is_dead_letters, is_adopted_now, .. } = self;
         (!self.is_marked)
-            .then(|| bookkeeping::claim(self.schema, &self.name, pipeline, retention, self.is_dead_letters))
+            .then(|| bookkeeping::claim(schema, name, pipeline, retention, *is_dead_letters, *is_adopted_now))
     }
 
     /// Brings about that rows stay as long as they shall for now, and notes it.
@@ -198,19 +207,17 @@ impl<'a> Kept<'a> {
             reason: Reason::ApprovalRequired,
             message: format!(
                 "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is \
-                 approved, the old value stays in force. Set it back, or approve with: kubectl annotate \
-                 --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}",
+                 approved, the old value stays in force. Set it back, or approve with: {command}",
                 number = expired.number,
-                name = pipeline.name,
-                namespace = pipeline.namespace,
-                hash = approvals.hash(&change),
+                command = approvals.command(&change, pipeline),
             ),
         })
     }
 
     /// What a person runs so that the operator's role may alter what is there; `None` where it may.
     pub fn missing_ownership(&self, role: &str) -> Option<String> {
-        let is_foreign = self.is_marked && self.relation.is_some_and(|relation| !relation.owned);
+        let is_kept = self.is_marked || self.is_adopted_now;
+        let is_foreign = is_kept && self.relation.is_some_and(|relation| !relation.owned);
         is_foreign.then(|| format!("ALTER TABLE {} OWNER TO {role};", qualified(self.schema, &self.name)))
     }
 

@@ -118,6 +118,7 @@ async fn a_topic_that_appears_between_plan_and_creation_is_repaired_next() {
     // The broker's own creation: one partition, default settings.
     let mut automatic = test.topic.clone();
     automatic.wanted = Some(WantedTopic {
+        adopt: false,
         partitions: 1,
         allow_reorder: false,
         replication_factor: 1,

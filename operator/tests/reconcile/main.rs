@@ -309,7 +309,9 @@ async fn deletion_stops_the_workers_then_deletes_topic_and_table() {
         [
             "kafka: plant-7.line deleted",
             "database: topic plant-7.line released",
+            "database: plant_7.line_dead_letters deleted",
             "database: plant_7.line deleted",
+            "create events: Changed",
             "create events: Changed",
             "create events: Changed",
             "merge iotpipelines/line",

@@ -28,7 +28,7 @@ use operator::{
     kafka::TopicKey,
     memory::Memory,
     pipeline::TopicName,
-    reconcile::{reconcile, report::Reports, validate::Settings},
+    reconcile::{apply::IndexBuilds, reconcile, report::Reports, validate::Settings},
     telemetry::metrics::Metrics,
 };
 use serde_json::{Value, json};
@@ -114,6 +114,7 @@ impl World {
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),
             memory: Memory::default(),
+            builds: IndexBuilds::with_patience(Duration::from_millis(300)),
             settings: Settings { cluster_name: "test".to_owned() },
             workers: WorkerSettings {
                 image: WorkerImage { reference: "worker:1".to_owned(), pull_policy: None },

@@ -7,6 +7,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod bookkeeping;
 #[cfg(test)]
 mod chunks;
@@ -18,6 +20,8 @@ mod connections;
 mod edits;
 #[cfg(test)]
 mod external;
+#[cfg(test)]
+mod indexes;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
@@ -59,11 +63,14 @@ macro_rules! scenarios {
 
 scenarios! {
     both {
+        adoption::a_table_of_nobody_is_adopted_and_never_deleted,
+        adoption::table_and_dead_letters_go_apart,
         bookkeeping::an_older_version_is_brought_up,
         chunks::full_chunks_of_the_specs_interval_are_measured,
         edits::any_sequence_ends_where_its_last_spec_alone_does,
         external::a_table_of_somebody_else_is_checked_and_left_as_it_is,
         external::one_pipeline_feeds_a_table_from_a_topic,
+        indexes::an_index_over_rows_is_made,
         jobs::policies_are_watched,
         managed::created_from_nothing_and_then_left_alone,
         managed::columns_are_added_and_never_changed,

@@ -12,11 +12,15 @@ use operator::{
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
     timescale::{
-        Databases, DirectDatabases, Edition, ObservedTable, Session, TablePlan, plan, retentions_in_force,
+        Built, Databases, DirectDatabases, Edition, ObservedTable, Session, TableDeletion, TablePlan, plan,
+        retentions_in_force,
     },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::{Mutex, MutexGuard};
+
+/// Table and dead letters shall go.
+pub const ALL: TableDeletion = TableDeletion { table: true, dead_letters: true };
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 
@@ -134,6 +138,7 @@ impl Test {
                 }],
                 drop_after: None,
                 columnstore: None,
+                adopt: false,
             }),
         }
     }
@@ -159,9 +164,12 @@ impl Test {
         loop {
             let plan = self.plan(table).await;
             let mut session = self.open().await;
-            assert_eq!(session.apply(table, &plan).await.unwrap(), []);
+            session.apply(table, &plan).await.unwrap();
+            for build in &plan.builds {
+                assert_eq!(session.build_index(table, build).await.unwrap(), Built::Made);
+            }
             session.close().await;
-            let steps = plan.steps.iter().chain(plan.attempts.iter().map(|attempt| &attempt.step));
+            let steps = plan.steps.iter().chain(plan.builds.iter().map(|build| &build.step));
             changes.extend(steps.flat_map(|step| &step.changes).map(Change::to_string));
             if !plan.unfinished {
                 return changes;

@@ -129,14 +129,15 @@ fn summarise(parts: &[(ConditionType, Option<Finding>)]) -> Finding {
 
 /// Whether a reason stands for something that passes by itself.
 pub fn is_transient(reason: &str) -> bool {
-    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing]
+    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing, Reason::IndexBuilding]
         .iter()
         .any(|transient| reason == transient.to_string())
 }
 
 /// Whether a reason stands for something that passes by itself, or that is as a person wants it for now.
 pub fn is_no_trouble(reason: &str) -> bool {
-    is_transient(reason) || reason == Reason::Observing.to_string()
+    is_transient(reason)
+        || [Reason::Observing, Reason::Suspended].iter().any(|wanted| reason == wanted.to_string())
 }
 
 /// One condition; without a finding it stays as it was before.
@@ -214,6 +215,10 @@ mod tests {
         assert_eq!(
             summary(&[(false, Reason::Observing), fine, (false, Reason::WorkersNotReady)]),
             "false WorkersNotReady: BridgeReady: so it is"
+        );
+        assert_eq!(
+            summary(&[fine, (false, Reason::Suspended), (false, Reason::ReconcileFailed)]),
+            "false ReconcileFailed: BridgeReady: so it is"
         );
     }
 

@@ -78,7 +78,8 @@ async fn read_columns(connection: &mut PgConnection, table: Oid) -> sqlx::Result
 async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result<Vec<ObservedIndex>> {
     let rows = statement(
         "SELECT pg_class.relname::text AS name, \
-           amname = 'btree' AND indisvalid AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
+           indisvalid AS is_valid, \
+           amname = 'btree' AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
            indisunique AND indimmediate AND indisvalid AND indpred IS NULL AND indexprs IS NULL AS is_unique, \
            indnkeyatts::int4 AS key_columns, columns, options \
          FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam \
@@ -110,6 +111,7 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
             let is_unique: bool = row.try_get("is_unique")?;
             Ok(ObservedIndex {
                 name: row.try_get("name")?,
+                is_valid: row.try_get("is_valid")?,
                 columns: columns.filter(|_| is_plain).unwrap_or_default(),
                 unique_by: if is_unique { unique_by } else { Vec::new() },
             })
