@@ -9,7 +9,7 @@ use crds::status::Reason;
 use operator::{
     change::Approvals,
     pipeline::Table,
-    timescale::{Edition, plan},
+    timescale::{BuildKind, Built, Edition, IndexBuild, plan},
 };
 use proptest::{
     prelude::*,
@@ -19,7 +19,7 @@ use proptest::{
 
 use super::{
     spec::{Edit, EditableSpec, edits},
-    support::{Test, unique},
+    support::{ALL, Test, unique},
 };
 
 const SEQUENCES: usize = 100;
@@ -114,13 +114,22 @@ impl<'a> Sequence<'a> {
             assert_eq!(planned.held, [], "{}", self.context);
         }
         let mut session = self.test.open().await;
-        let contradicted = session.apply(table, &planned).await;
+        let context = &self.context;
+        session
+            .apply(table, &planned)
+            .await
+            .unwrap_or_else(|error| panic!("{error}: {planned:?}\n{context}"));
+        let mut refusals: Vec<_> = planned.refusals.iter().map(|refusal| refusal.reason).collect();
+        for build in &planned.builds {
+            match session.build_index(table, build).await {
+                Ok(Built::Contradicted) => refusals.push(refusal_of(build).unwrap()),
+                built => assert_eq!(built.unwrap(), Built::Made, "{context}"),
+            }
+        }
         session.close().await;
-        let contradicted =
-            contradicted.unwrap_or_else(|error| panic!("{error}: {planned:?}\n{}", self.context));
         let catalogue = self.catalogue("edited").await;
         self.former.extend(catalogue.into_iter().filter(|line| stays(line)));
-        planned.refusals.into_iter().chain(contradicted).map(|refusal| refusal.reason).collect()
+        refusals
     }
 
     async fn end(mut self, spec: &EditableSpec, table: &Table, refusals: &[Reason]) {
@@ -130,8 +139,8 @@ impl<'a> Sequence<'a> {
         let approvals = Approvals::new(self.generation, None, &[]);
         let rest = plan(table, &self.test.pipeline, &observed, &approvals);
         assert_eq!(rest.steps, [], "{context}");
-        let attempts = rest.attempts.iter().map(|attempt| &attempt.refusal);
-        let still: Vec<_> = rest.refusals.iter().chain(attempts).map(|refusal| refusal.reason).collect();
+        let builds = rest.builds.iter().filter_map(refusal_of);
+        let still: Vec<_> = rest.refusals.iter().map(|refusal| refusal.reason).chain(builds).collect();
         assert_eq!(still, refusals, "{context}");
         for reason in refusals {
             assert!(
@@ -162,7 +171,7 @@ impl<'a> Sequence<'a> {
         }
         let mut session = self.test.open().await;
         for table in [table, &direct] {
-            session.delete_table(table, &self.test.pipeline).await.unwrap();
+            session.delete_table(table, &self.test.pipeline, ALL).await.unwrap();
         }
         session.close().await;
     }
@@ -178,6 +187,14 @@ impl<'a> Sequence<'a> {
             );
         }
         lines
+    }
+}
+
+/// What is said where rows contradict the index.
+fn refusal_of(build: &IndexBuild) -> Option<Reason> {
+    match &build.kind {
+        BuildKind::PerChunk { .. } => None,
+        BuildKind::Unique { refusal } => Some(refusal.reason),
     }
 }
 
