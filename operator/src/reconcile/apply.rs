@@ -36,7 +36,7 @@ use crate::{
 /// What became of a plan.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What was changed outside Kubernetes.
+    /// What was changed outside Kubernetes, and what was undone in it of what somebody did by hand.
     pub changes: Vec<Change>,
     /// Why the table is not as the spec says; empty where it is.
     pub table_problems: Vec<Refusal>,
@@ -111,11 +111,11 @@ pub async fn apply(
 
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
     if let Some(bridge) = plan.bridge {
-        let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome.failure).await;
+        let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome).await;
         outcome.bridge = Some(bridge);
     }
     outcome.processor =
-        apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome.failure).await;
+        apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome).await;
     remove_stranded(&plan.stranded, context, &mut outcome).await;
     remove_orphans(&plan.orphans, pipeline, context, &mut outcome).await;
     Ok(outcome)
@@ -268,11 +268,11 @@ async fn claim_topic(
 }
 
 async fn apply_worker(
-    plan: WorkerPlan,
+    mut plan: WorkerPlan,
     stores_fit: bool,
     pipeline: &Pipeline,
     context: &Context,
-    failure: &mut Option<Error>,
+    whole: &mut Outcome,
 ) -> WorkerOutcome {
     let may_roll = stores_fit && plan.problems.is_empty();
     let mut outcome = WorkerOutcome {
@@ -288,11 +288,12 @@ async fn apply_worker(
         match write::apply_child(context, &pipeline.id.namespace, &child).await {
             Ok(()) => {
                 outcome.is_written |= matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
+                whole.changes.extend(plan.repairs.remove(&(child.kind, child.name)).unwrap_or_default());
             }
             Err(error) => {
                 outcome.is_current = false;
                 outcome.problems.push(Refusal { reason: Reason::ReconcileFailed, message: chain(&error) });
-                failure.get_or_insert(error);
+                whole.failure.get_or_insert(error);
                 break;
             }
         }

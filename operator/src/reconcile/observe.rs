@@ -9,12 +9,12 @@ use kube::ResourceExt;
 
 use super::{
     apply::{Outcome, WorkerOutcome, removal_of, table_is_unknown, topic_is_unknown},
-    drift::differences,
+    drift::changes_of_child,
     fetch::{LiveChild, Stores, Workers},
     plan::{Plan, WorkerPlan},
 };
 use crate::{
-    build::{Child, ChildKind, SPEC_HASH_ANNOTATION},
+    build::{Child, ChildKind},
     change::{Change, Refusal},
     kafka::TopicPlan,
     pipeline::Pipeline,
@@ -86,25 +86,8 @@ fn changes_of_worker(plan: &WorkerPlan, stores_fit: bool, workers: &Workers) -> 
     let rolled = if may_roll { plan.roll.as_slice() } else { &[] };
     let mut children: Vec<_> = plan.keep.iter().chain(rolled).collect();
     children.sort_by_key(|child| child.kind);
-    children.into_iter().flat_map(|child| changes_of_child(child, workers)).collect()
-}
-
-fn changes_of_child(child: &Child, workers: &Workers) -> Vec<Change> {
-    let object = format!("{} {}", child.kind, child.name);
-    let Some(live) = workers.child(child.kind, &child.name) else {
-        return vec![Change::new(object, "", "", &child.name)];
-    };
-    let live = serde_json::to_value(&live.object).unwrap_or_default();
-    let mut fields = differences(&child.object, &live);
-    if fields.len() > 1 {
-        // It says no more than the others; alone it stands for a field that goes.
-        fields.retain(|field| !field.path.ends_with(SPEC_HASH_ANNOTATION));
-    }
-    fields
-        .into_iter()
-        .map(|field| Change::new(&object, field.path, field.found, field.wanted))
-        .map(|change| change.classed(ChangeClass::Disruptive))
-        .collect()
+    let changes = |child: &Child| changes_of_child(child, workers.child(child.kind, &child.name));
+    children.into_iter().flat_map(changes).collect()
 }
 
 /// Only a volume holds something that cannot be made again.

@@ -14,11 +14,13 @@ pub use workers::WorkerPlan;
 use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
+    IoTPipeline,
     names::FINALIZER,
     pipeline::{DeletionPolicy, DeletionPolicySpec, Mode},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 
 use self::{
     filters::with_left_filters,
@@ -72,26 +74,29 @@ impl Plan {
 /// Fails where an object cannot be built, which is a bug.
 pub fn plan(
     pipeline: &Pipeline,
-    finalizers: &[String],
+    object: &IoTPipeline,
     approvals: &Approvals,
     workers: &Workers,
     stores: &Stores,
     settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
+    let applied_generation = object.status.as_ref().and_then(|status| status.applied_generation);
+    let is_applied = applied_generation == Some(pipeline.generation);
     let growth = Growth::of(pipeline, workers, stores);
     let pipeline = with_kept_spool(with_left_filters(pipeline, workers), workers);
     let pipeline = &growth.hold_bridge(pipeline);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
-    let mut bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;
-    let processor = plan_worker(pipeline, &pipeline.processor, workers, settings)?;
+    let mut bridge =
+        bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings, is_applied)).transpose()?;
+    let processor = plan_worker(pipeline, &pipeline.processor, workers, settings, is_applied)?;
     let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
     if let Some(bridge) = &mut bridge {
         bridge.hold = growth.hold().cloned();
     }
     Ok(Plan {
-        finalizers: plan_finalizers(pipeline, finalizers),
+        finalizers: plan_finalizers(pipeline, object.finalizers()),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approvals)),
         drop_expired_chunks: due_drops_of_chunks(pipeline, approvals, stores, now),
         topic: plan_topic(pipeline, stores, approvals).map(|plan| growth.restrain(plan)),

@@ -37,7 +37,7 @@ async fn a_bridge_whose_configuration_is_lost_gets_a_new_one() {
     let lost = world.api.keys().into_iter().find(is_lost).unwrap();
     world.api.remove(&lost);
     world.reconcile().await.unwrap();
-    assert_eq!(world.log(), ["apply configmaps/line-bridge-*"]);
+    assert_eq!(world.log(), ["apply configmaps/line-bridge-*", "create events: Changed"]);
     assert_eq!(world.bridge_configuration()["unsubscribe"], json!([]));
 }
 
