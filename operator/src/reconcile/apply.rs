@@ -211,11 +211,12 @@ async fn apply_topic(
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
 ) {
+    // Known again once all of this is done.
+    let mut held = outcome.held.take();
     let (plan, observed) = match (plan, &stores.topic) {
         (Some(plan), Ok(observed)) => (plan, observed),
         _ => {
             outcome.topic_problems.push(topic_is_unknown(pipeline, stores));
-            outcome.held = None;
             return;
         }
     };
@@ -243,14 +244,12 @@ async fn apply_topic(
             Err(source) => {
                 outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Kafka { source });
-                outcome.held = None;
+                held = None;
                 break;
             }
         }
     }
-    if let Some(held) = &mut outcome.held {
-        held.extend(plan.held);
-    }
+    outcome.held = held.map(|held| [held, plan.held].concat());
     outcome.topic_problems.extend(plan.refusals);
 }
 

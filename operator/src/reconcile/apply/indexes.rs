@@ -88,7 +88,7 @@ pub fn postpone_contradicted(plan: &mut TablePlan, pipeline: &Pipeline, context:
 
 /// Makes the indexes one after the other, as far as that is done soon.
 pub async fn build_indexes(
-    builds: Vec<IndexBuild>,
+    mut builds: Vec<IndexBuild>,
     pipeline: &Pipeline,
     context: &Context,
     outcome: &mut Outcome,
@@ -97,6 +97,8 @@ pub async fn build_indexes(
     if let Some(other) = running.take_if(|running| !builds.contains(&running.build)) {
         end(other, context, outcome).await;
     }
+    // The one that is being made comes first, whatever the spec has before it by now.
+    builds.sort_by_key(|build| running.as_ref().is_none_or(|running| running.build != *build));
     let mut builds = builds.into_iter();
     for build in builds.by_ref() {
         let mut running = running
