@@ -29,6 +29,7 @@ mod policy;
 mod relation;
 mod retention;
 mod rights;
+mod rollups;
 mod session;
 mod sql;
 #[cfg(test)]
@@ -40,6 +41,9 @@ pub use plan::plan;
 pub use retention::{
     ExpiredChunks, KnownRetention, Retention, check_interval, drop_is_due, expired_chunks,
     hypertables_with_expired_chunks, retentions_in_force,
+};
+pub use rollups::{
+    ObservedAggregate, ObservedRefresh, ObservedRollup, ObservedView, RollupFill, RollupMarker, ViewKind,
 };
 pub use session::DirectDatabases;
 
@@ -96,6 +100,14 @@ pub trait Session: Send {
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
 
+    /// Goes on filling a new rollup with the rows that were there before it, for about 10 seconds. Answers whether it is
+    /// filled; call it again where it is not.
+    fn fill_rollup<'a>(
+        &'a mut self,
+        table: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<bool, Error>>;
+
     /// Up to where each partition has become rows of the table.
     fn positions<'a>(
         &'a mut self,
@@ -103,7 +115,7 @@ pub trait Session: Send {
         topic: &'a TopicKey,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, Error>>;
 
-    /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
+    /// Drops the table with its rollups, its dead letters, its positions and its marker, if the marker is this pipeline's; then
     /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is
     /// no marker or another pipeline's.
     ///
@@ -154,6 +166,8 @@ pub struct ObservedTable {
     pub table: Option<ObservedRelation>,
     /// The table of dead letters, or whatever has its name.
     pub dead_letters: Option<ObservedRelation>,
+    /// The rollups that the spec names, and those that were made for the table once.
+    pub rollups: Vec<ObservedRollup>,
 }
 
 /// A topic and who writes into the table from it.
@@ -341,6 +355,8 @@ pub struct TablePlan {
     pub steps: Vec<TableStep>,
     /// What to try after them.
     pub attempts: Vec<Attempt>,
+    /// The rollups to fill once that is done, each after the one that it is made from.
+    pub fills: Vec<RollupFill>,
     /// What would delete data and waits for a person; each has a refusal too.
     pub held: Vec<Change>,
     /// What the spec asks for and is not done.

@@ -26,7 +26,7 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{ATTEMPT_INTERVAL, Session, TablePlan},
+    timescale::{ATTEMPT_INTERVAL, RollupFill, Session, TablePlan},
 };
 
 /// What became of a plan.
@@ -90,7 +90,9 @@ pub async fn apply(
             || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
         ..Outcome::default()
     };
+    let fills = plan.table.as_ref().map(|table| table.fills.clone()).unwrap_or_default();
     apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    fill_rollups(fills, pipeline, session.as_deref_mut(), &mut outcome).await;
     for (hypertable, drop_after) in plan.drop_expired_chunks {
         let session = session.as_deref_mut();
         drop_expired_chunks(hypertable, drop_after, pipeline, context, session, &mut outcome).await;
@@ -120,9 +122,11 @@ impl Outcome {
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
-    /// Whether workers may rely on the table. A change that waits for approval leaves one that serves as before.
+    /// Whether workers may rely on the table. A change that waits leaves one that serves as before, and what is made of its
+    /// rows is nothing to those who write them.
     pub fn table_fits(&self) -> bool {
-        self.table_problems.iter().all(|problem| problem.reason == Reason::ApprovalRequired)
+        let serves = [Reason::ApprovalRequired, Reason::RollupBehind, Reason::RollupRefused];
+        self.table_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
     /// Notes a failure; the first one is what the reconciliation ends with.
@@ -183,6 +187,30 @@ fn postpone_attempts(plan: &mut TablePlan, pipeline: &Pipeline, context: &Contex
     }) {
         plan.refusals.extend(plan.attempts.drain(..).map(|attempt| attempt.refusal));
     }
+}
+
+/// Goes on filling rollups, the first one first; looks again at once as long as there is more to do.
+async fn fill_rollups(
+    fills: Vec<RollupFill>,
+    pipeline: &Pipeline,
+    session: Option<&mut (dyn Session + '_)>,
+    outcome: &mut Outcome,
+) {
+    // What could not be changed is tried again first.
+    let Some(session) = session.filter(|_| outcome.failure.is_none() && !fills.is_empty()) else { return };
+    for fill in fills {
+        match session.fill_rollup(&pipeline.table, &fill).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(source) => {
+                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+                outcome.fail(Error::Database { source });
+                return;
+            }
+        }
+    }
+    // Its policy, and what waits for it.
+    outcome.unfinished = true;
 }
 
 async fn drop_expired_chunks(

@@ -16,6 +16,7 @@ use super::{
     execute::{lock_schema, run, statement, tables_exist},
     observe::{bookkeeping_version, dead_letter_marker, functions_schema, table_marker, topic_marker},
     retention::expired_chunks,
+    rollups,
     sql::{identifier, interval, qualified, regclass},
 };
 use crate::{
@@ -181,24 +182,25 @@ pub(super) async fn delete_table(
     if !has_bookkeeping(&mut transaction, schema).await? {
         return Ok(Vec::new());
     }
-    let change = match &table.wanted {
+    let changes = match &table.wanted {
         Some(_) => delete_managed(&mut transaction, table, pipeline).await?,
-        None => leave_external(&mut transaction, table, pipeline).await?,
+        None => leave_external(&mut transaction, table, pipeline).await?.into_iter().collect(),
     };
     drop_unused_bookkeeping(&mut transaction, schema).await?;
     transaction.commit().await?;
-    Ok(change.into_iter().collect())
+    Ok(changes)
 }
 
 async fn delete_managed(
     connection: &mut PgConnection,
     table: &Table,
     pipeline: &PipelineId,
-) -> sqlx::Result<Option<Change>> {
+) -> sqlx::Result<Vec<Change>> {
     let (schema, name) = (table.schema.as_str(), table.name.as_str());
     if table_marker(connection, table).await?.as_ref() != Some(pipeline) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
+    let mut changes = rollups::delete(connection, table).await?;
     // Without CASCADE: a view that somebody built on the table is theirs, and they are told.
     for hypertable in [dead_letter_table(name).as_str(), name] {
         run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, hypertable))).await?;
@@ -206,7 +208,8 @@ async fn delete_managed(
     }
     run(connection, forget_positions(schema, name).sql).await?;
     run(connection, forget_feeds(schema, name)).await?;
-    Ok(Some(deleted(table.to_string())))
+    changes.push(deleted(table.to_string()));
+    Ok(changes)
 }
 
 /// Leaves a table that is somebody else's: the pipeline's feeds go, and its dead letters where nobody else needs them.

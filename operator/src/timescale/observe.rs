@@ -17,9 +17,11 @@ use super::{
 use crate::{kafka::TopicKey, pipeline::Table};
 
 mod relation;
+mod rollups;
 mod writer;
 
 use relation::{read_expired, read_relation};
+use rollups::read_rollups;
 use writer::read_writer;
 
 /// Reads everything that belongs to the table.
@@ -59,6 +61,7 @@ pub(super) async fn observe(
             known.expired = Some(read_expired(connection, schema, name, drop_after).await?);
         }
     }
+    observed.rollups = read_rollups(connection, table, &observed).await?;
     transaction.rollback().await?;
     Ok(observed)
 }
@@ -227,6 +230,7 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
         writer: ObservedWriter::default(),
         table: None,
         dead_letters: None,
+        rollups: Vec::new(),
     })
 }
 
@@ -296,8 +300,13 @@ async fn applied_retention(
     .fetch_one(connection)
     .await?
     .try_get(0)?;
-    Ok(seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
+    Ok(retention_of_seconds(seconds))
+}
+
+/// As the bookkeeping notes it.
+fn retention_of_seconds(seconds: Option<i64>) -> Option<Retention> {
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
         0 => Retention::ForEver,
         seconds => Retention::For(Duration::from_secs(seconds)),
-    }))
+    })
 }

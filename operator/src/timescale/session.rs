@@ -8,11 +8,12 @@ use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
-    Databases, Error, ObservedTable, Position, Session, TablePlan,
+    Databases, Error, ObservedTable, Position, RollupFill, Session, TablePlan,
     effects::{self, Claim},
     error::{PooledSnafu, Server, TopicTakenSnafu},
     execute::statement,
     observe::observe,
+    rollups,
 };
 use crate::{
     change::{Change, Refusal},
@@ -155,6 +156,18 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("drop expired chunks of table {schema}.{hypertable}");
             let effect = effects::drop_expired_chunks(&mut self.connection, schema, hypertable, drop_after);
+            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+        })
+    }
+
+    fn fill_rollup<'a>(
+        &'a mut self,
+        table: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            let action = format!("fill rollup {}.{}", table.schema, fill.name);
+            let effect = rollups::fill(&mut self.connection, table, fill);
             request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }

@@ -44,6 +44,7 @@ pub(super) fn wanted() -> Table {
             }],
             drop_after: Some(90 * DAY),
             columnstore: None,
+            rollups: Vec::new(),
         }),
     }
 }
@@ -92,6 +93,7 @@ pub(super) fn empty(edition: Edition) -> ObservedTable {
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: None,
         dead_letters: None,
+        rollups: Vec::new(),
     }
 }
 

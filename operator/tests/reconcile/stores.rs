@@ -19,7 +19,7 @@ use operator::{
     timescale::{
         self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
         ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
-        Position, Retention, Rights, Session, TablePlan,
+        Position, Retention, Rights, RollupFill, Session, TablePlan,
     },
 };
 
@@ -278,6 +278,15 @@ impl Session for FakeDatabases {
         async { Ok(Vec::new()) }.boxed()
     }
 
+    fn fill_rollup<'a>(
+        &'a mut self,
+        _: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<bool, timescale::Error>> {
+        self.note(format!("rollup {} filled", fill.name));
+        async { Ok(true) }.boxed()
+    }
+
     fn positions<'a>(
         &'a mut self,
         _: &'a Table,
@@ -351,7 +360,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ..Rights::default()
         },
         schema_exists: table.is_some(),
-        bookkeeping_version: if table.is_some() { 3 } else { 0 },
+        bookkeeping_version: if table.is_some() { 4 } else { 0 },
         marker: table.map(|_| pipeline.clone()),
         dead_letter_marker: table.map(|_| pipeline),
         retention: KnownRetention::default(),
@@ -399,5 +408,6 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
                 vec![index],
             )
         }),
+        rollups: Vec::new(),
     }
 }

@@ -19,6 +19,8 @@ mod retention;
 #[cfg(test)]
 mod rights;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
 mod support;
 
 use support::Test;
@@ -41,6 +43,14 @@ async fn community_edition() {
     Test::community().await.run(columnstore::settings_and_policy_follow_the_spec).await;
     Test::community().await.run(columnstore::what_somebody_changed_in_it_is_mended).await;
     Test::community().await.run(columnstore::the_rest_of_the_table_changes_as_before).await;
+    Test::community().await.run(rollups::a_rollup_is_made_filled_and_kept).await;
+    Test::community().await.run(rollups::every_field_changes_by_itself).await;
+    Test::community().await.run(rollups::what_somebody_changed_is_mended).await;
+    Test::community().await.run(rollups::a_plain_view_becomes_the_real_thing).await;
+    Test::community().await.run(rollups::rows_that_a_rollup_needs_stay).await;
+    Test::community().await.run(rollups::what_is_computed_changes_by_approval_alone).await;
+    Test::community().await.run(rollups::what_is_not_ours_is_left).await;
+    Test::community().await.run(rollups::rollups_go_with_their_table).await;
     Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;
     Test::community().await.run(rights::another_role_is_granted_what_workers_need).await;
 }

@@ -123,6 +123,7 @@ impl Test {
                 }],
                 drop_after: None,
                 columnstore: None,
+                rollups: Vec::new(),
             }),
         }
     }
@@ -149,10 +150,13 @@ impl Test {
             let plan = self.plan(table).await;
             let mut session = self.open().await;
             assert_eq!(session.apply(table, &plan).await.unwrap(), []);
+            for fill in &plan.fills {
+                assert!(session.fill_rollup(table, fill).await.unwrap(), "{fill:?}");
+            }
             session.close().await;
             let steps = plan.steps.iter().chain(plan.attempts.iter().map(|attempt| &attempt.step));
             changes.extend(steps.flat_map(|step| &step.changes).map(Change::to_string));
-            if !plan.unfinished {
+            if !plan.unfinished && plan.fills.is_empty() {
                 return changes;
             }
         }

@@ -11,7 +11,7 @@ use crds::{
     pipeline::{ColumnType, Management, MqttSpec, RetentionSpec, TimescaleSpec, TopicSpec},
 };
 
-use super::{columnstore::columnstore, problems::Problems};
+use super::{columnstore::columnstore, problems::Problems, rollups::rollups};
 use crate::pipeline::{
     Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName, WantedTable, WantedTopic,
 };
@@ -120,11 +120,13 @@ fn wanted_table(whole: &IoTPipelineSpec, problems: &mut Problems) -> Option<Want
     let indexes = indexes(spec, problems);
     let drop_after = drop_after("timescale.retention.dropAfter", spec.retention.as_ref(), problems);
     let columnstore = columnstore(spec, &whole.processing.accept_time, problems);
+    let rollups = rollups(spec, problems);
     Some(WantedTable {
         chunk_interval: chunk_interval?,
         indexes: indexes?,
         drop_after: drop_after?,
         columnstore: columnstore?,
+        rollups: rollups?,
     })
 }
 

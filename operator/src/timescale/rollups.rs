@@ -1,0 +1,521 @@
+//! Rollups: continuous aggregates on the Community edition, plain views of the same names and columns on the Apache-2
+//! edition. This file holds what is known of them and decides what is made, made anew, left and refused. Pure.
+//!
+//! What a rollup computes cannot be altered, only dropped and computed again from the rows that are still there. So each
+//! definition is written down when the rollup is made, and another one waits for approval. A rollup that leaves the spec
+//! stays, with its policies: absence is never a reason to delete.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    names::APPROVE_ANNOTATION,
+    status::{ChangeClass, Reason},
+    worker::PipelineId,
+};
+use jiff::Timestamp;
+
+use super::{
+    Edition, ExpiredChunks, InstalledExtension, ObservedColumnstore, ObservedPolicy, ObservedTable,
+    Retention, TableStep,
+    sql::{duration_text, qualified},
+};
+use crate::{
+    change::{Approvals, Change, Note, Refusal},
+    pipeline::{Rollup, SqlIdent, Table, WantedTable},
+};
+
+mod definition;
+mod fill;
+mod guard;
+mod marker;
+mod policies;
+#[cfg(test)]
+mod tests;
+
+pub use fill::RollupFill;
+pub(super) use fill::{delete, fill};
+pub(super) use guard::behind;
+pub(super) use marker::ROLLUPS_SINCE;
+
+/// A rollup that the spec names, or that was made for the table once.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedRollup {
+    /// Its name.
+    pub name: String,
+    /// What the bookkeeping says of it; `None` where it was not made for this table.
+    pub marker: Option<RollupMarker>,
+    /// The view, or whatever has its name.
+    pub view: Option<ObservedView>,
+}
+
+/// What the bookkeeping says of a rollup.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RollupMarker {
+    /// What it computes.
+    pub definition: String,
+    /// Up to when it is filled with the rows that were there before it; `None` where that has not begun.
+    pub filled_to: Option<Timestamp>,
+    /// Whether it is filled, so that its policy does the rest.
+    pub is_filled: bool,
+    /// How long its rows stay, as it was last applied.
+    pub retention: Option<Retention>,
+}
+
+/// A view as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedView {
+    /// What kind of view.
+    pub kind: ViewKind,
+    /// Whether the role owns it, by itself or as a member of the owner.
+    pub owned: bool,
+    /// Its columns in order, each with its type as `format_type` spells it.
+    pub columns: Vec<(String, String)>,
+    /// The roles that may read it, beside the owner; `None` for all of them.
+    pub readers: Vec<Option<String>>,
+    /// The views that are made from it, as `schema.name`.
+    pub dependents: Vec<String>,
+}
+
+/// The kinds of things that may have a rollup's name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ViewKind {
+    /// A continuous aggregate.
+    Aggregate(Box<ObservedAggregate>),
+    /// A plain view.
+    View,
+    /// No view at all.
+    Other,
+}
+
+/// A continuous aggregate as it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ObservedAggregate {
+    /// Whether it is made from the table, and not from another one.
+    pub is_of_table: bool,
+    /// Whether only what was refreshed shows.
+    pub materialized_only: bool,
+    /// The beginning of its oldest chunk; `None` where it has none.
+    pub oldest: Option<Timestamp>,
+    /// Its refresh policy, if any.
+    pub refresh: Option<ObservedRefresh>,
+    /// Its retention policy, if any.
+    pub retention: Option<ObservedPolicy>,
+    /// How its chunks go into the columnstore, where that is enabled.
+    pub columnstore: Option<ObservedColumnstore>,
+    /// The policy that sends them there, if any.
+    pub columnstore_policy: Option<ObservedPolicy>,
+    /// What would go now if its rows stayed as long as the spec says; read only where that is a shorter time than before.
+    pub expired: Option<ExpiredChunks>,
+    /// Up to when it was refreshed, where the table has rows after that which would go if they stayed as long as the spec
+    /// says; read only where that is a shorter time than before.
+    pub refreshed_only_to: Option<Timestamp>,
+}
+
+/// A refresh policy as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ObservedRefresh {
+    /// How far back, seconds; `None` where it reaches back to the beginning.
+    pub start_offset: Option<u64>,
+    /// Up to when, seconds; `None` where it reaches up to the end.
+    pub end_offset: Option<u64>,
+    /// How often, seconds.
+    pub every: u64,
+    /// Whether it runs at all.
+    pub scheduled: bool,
+}
+
+/// What to do about all rollups of a table.
+#[derive(Default)]
+pub(super) struct RollupsPlan {
+    pub steps: Vec<TableStep>,
+    pub fills: Vec<RollupFill>,
+    pub held: Vec<Change>,
+    pub refusals: Vec<Refusal>,
+    pub notes: Vec<Note>,
+}
+
+/// What becomes of one rollup of the spec.
+#[derive(Clone, Debug)]
+enum Decision {
+    /// It is what it shall be, but perhaps for its settings.
+    Keep,
+    /// It is made, in the place of what is there, if anything.
+    Make { drop: Option<&'static str>, change: Change },
+    /// Another definition waits for approval.
+    Hold(Change),
+    /// Something stands in the way.
+    Refuse(Refusal),
+    /// What it is made from is missing or waits, and that is told there.
+    Skip,
+}
+
+/// Everything that the decisions look at.
+struct Planner<'a> {
+    table: &'a Table,
+    rollups: &'a [Rollup],
+    pipeline: &'a PipelineId,
+    observed: &'a ObservedTable,
+    extension: &'a InstalledExtension,
+    approvals: &'a Approvals,
+    /// Columns of the table that the spec wants and that will not be there.
+    missing_columns: &'a [String],
+}
+
+/// Makes all rollups what they shall be.
+pub(super) fn plan(
+    table: &Table,
+    wanted: &WantedTable,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+    extension: &InstalledExtension,
+    approvals: &Approvals,
+    missing_columns: &[String],
+) -> RollupsPlan {
+    // What became something else than a hypertable is refused, and gets none.
+    if observed.table.is_some() && !observed.is_hypertable() {
+        return RollupsPlan::default();
+    }
+    let rollups = &wanted.rollups;
+    Planner { table, rollups, pipeline, observed, extension, approvals, missing_columns }.plan()
+}
+
+impl ObservedTable {
+    /// A rollup by its name.
+    fn rollup(&self, name: &str) -> Option<&ObservedRollup> {
+        self.rollups.iter().find(|rollup| rollup.name == name)
+    }
+}
+
+impl ObservedRollup {
+    /// The continuous aggregate, where it is one that was made for the table.
+    fn aggregate(&self) -> Option<(&RollupMarker, &ObservedAggregate)> {
+        match (&self.marker, &self.view) {
+            (Some(marker), Some(ObservedView { kind: ViewKind::Aggregate(aggregate), .. })) => {
+                Some((marker, aggregate))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Planner<'_> {
+    fn plan(&self) -> RollupsPlan {
+        let mut plan = RollupsPlan::default();
+        let decisions = self.decisions();
+        let in_order =
+            || self.rollups.iter().filter_map(|rollup| Some((rollup, decisions.get(&rollup.name)?)));
+        // Those that are made from others go first and come last.
+        for (rollup, decision) in in_order().collect::<Vec<_>>().into_iter().rev() {
+            if let Decision::Make { drop: Some(drop), .. } = decision {
+                let sql = format!("DROP {drop} {};\n", self.sql_name(rollup.name.as_str()));
+                plan.steps.push(TableStep { changes: Vec::new(), sql });
+            }
+        }
+        for (rollup, decision) in in_order() {
+            match decision {
+                Decision::Make { change, .. } => self.make(rollup, change, &mut plan),
+                Decision::Hold(change) => {
+                    plan.refusals.push(self.approval_required(rollup, change));
+                    plan.held.push(change.clone());
+                    self.keep(rollup, &mut plan);
+                }
+                Decision::Keep => self.keep(rollup, &mut plan),
+                Decision::Refuse(refusal) => plan.refusals.push(refusal.clone()),
+                Decision::Skip => {}
+            }
+        }
+        self.leave(&mut plan);
+        plan.notes.extend(self.note_filling(&plan.fills));
+        plan.notes.extend(self.note_views());
+        plan
+    }
+
+    /// What becomes of each. One that cannot be dropped keeps those that it is made from, so this is decided again until
+    /// no more is found in the way.
+    fn decisions(&self) -> BTreeMap<SqlIdent, Decision> {
+        let mut refused: BTreeMap<SqlIdent, Refusal> = BTreeMap::new();
+        loop {
+            let mut decisions: BTreeMap<SqlIdent, Decision> = BTreeMap::new();
+            for rollup in self.rollups {
+                let source = rollup.from.as_ref().and_then(|from| decisions.get(from));
+                let decision = match refused.get(&rollup.name) {
+                    Some(refusal) => Decision::Refuse(refusal.clone()),
+                    None => self.decide(rollup, source),
+                };
+                decisions.insert(rollup.name.clone(), decision);
+            }
+            let blocked = self.rollups.iter().find_map(|rollup| {
+                let goes = matches!(decisions.get(&rollup.name), Some(Decision::Make { drop: Some(_), .. }));
+                let blockers = if goes { self.blockers(rollup, &decisions) } else { Vec::new() };
+                (!blockers.is_empty()).then_some((rollup, blockers))
+            });
+            let Some((rollup, blockers)) = blocked else { return decisions };
+            refused.insert(rollup.name.clone(), self.in_the_way(rollup, &blockers));
+        }
+    }
+
+    /// The views that are made from a rollup and stay.
+    fn blockers(&self, rollup: &Rollup, decisions: &BTreeMap<SqlIdent, Decision>) -> Vec<String> {
+        let goes = |dependent: &&String| {
+            decisions.iter().any(|(name, decision)| {
+                matches!(decision, Decision::Make { drop: Some(_), .. })
+                    && **dependent == format!("{}.{name}", self.table.schema)
+            })
+        };
+        let view = self.observed.rollup(rollup.name.as_str()).and_then(|found| found.view.as_ref());
+        let dependents = view.iter().flat_map(|view| &view.dependents);
+        dependents.filter(|dependent| !goes(dependent)).cloned().collect()
+    }
+
+    fn decide(&self, rollup: &Rollup, source: Option<&Decision>) -> Decision {
+        let lacks = |column: &SqlIdent| self.missing_columns.iter().any(|missing| missing == column.as_str());
+        if rollup.from.is_none() && rollup.source_columns().any(lacks) {
+            return Decision::Skip;
+        }
+        let source_is_made = matches!(source, Some(Decision::Make { .. }));
+        let source_waits = matches!(source, Some(Decision::Hold(_) | Decision::Refuse(_) | Decision::Skip));
+        let found = self.observed.rollup(rollup.name.as_str());
+        let Some((found, view)) = found.and_then(|found| Some((found, found.view.as_ref()?))) else {
+            let made =
+                Decision::Make { drop: None, change: self.change(rollup, "", "", rollup.name.as_str()) };
+            return if source_waits { Decision::Skip } else { made };
+        };
+        let Some(marker) = found.marker.as_ref().filter(|_| view.kind != ViewKind::Other) else {
+            return Decision::Refuse(self.not_ours(rollup));
+        };
+        if !view.owned {
+            return Decision::Refuse(self.not_owned(rollup, view));
+        }
+        let (drop, kind) = match &view.kind {
+            ViewKind::Aggregate(_) => ("MATERIALIZED VIEW", "ContinuousAggregate"),
+            _ => ("VIEW", "View"),
+        };
+        let definition = definition::text(self.table, rollup);
+        let change = match &view.kind {
+            // Another edition has neither continuous aggregates to make nor the means to alter those that are there.
+            ViewKind::Aggregate(_) if !self.makes_aggregates() => return Decision::Keep,
+            ViewKind::Aggregate(aggregate) if marker.definition != definition => {
+                let has_rows = aggregate.oldest.is_some();
+                let class = if has_rows { ChangeClass::Destructive } else { ChangeClass::Safe };
+                self.change(rollup, "definition", &marker.definition, &definition).classed(class)
+            }
+            _ if marker.definition != definition => {
+                self.change(rollup, "definition", &marker.definition, &definition)
+            }
+            _ if !is_as_made(rollup, view) => return Decision::Refuse(self.replaced(rollup)),
+            _ if kind == "View" && self.makes_aggregates() => {
+                self.change(rollup, "kind", kind, "ContinuousAggregate")
+            }
+            _ if source_is_made => self.change(rollup, "source", "", "made anew"),
+            _ => return Decision::Keep,
+        };
+        match change.class {
+            _ if source_waits => Decision::Skip,
+            ChangeClass::Destructive if !self.approvals.include(&change) => Decision::Hold(change),
+            _ => Decision::Make { drop: Some(drop), change },
+        }
+    }
+
+    fn make(&self, rollup: &Rollup, change: &Change, plan: &mut RollupsPlan) {
+        let name = rollup.name.as_str();
+        let found = self.observed.rollup(name);
+        // An empty table has nothing to fill it with, and its policy does the rest.
+        let has_rows = self.observed.table.as_ref().and_then(|table| table.hypertable.as_ref());
+        let is_filled = !has_rows.is_some_and(|hypertable| hypertable.has_chunks);
+        let mut sql = definition::create(self.table, rollup, self.extension, self.makes_aggregates());
+        for reader in found.and_then(|found| found.view.as_ref()).iter().flat_map(|view| &view.readers) {
+            sql.push_str(&definition::grant(self.table, rollup, reader.as_deref()));
+        }
+        sql.push_str(&marker::claim(self.table, rollup, self.pipeline, is_filled));
+        plan.steps.push(TableStep { changes: vec![change.clone()], sql });
+        if self.makes_aggregates() {
+            let made = RollupMarker {
+                is_filled,
+                retention: Some(Retention::of(rollup.drop_after)),
+                ..RollupMarker::default()
+            };
+            let nothing = ObservedAggregate {
+                materialized_only: rollup.materialized_only,
+                ..ObservedAggregate::default()
+            };
+            plan.steps.extend(policies::plan(
+                self,
+                rollup,
+                &made,
+                &nothing,
+                Retention::of(rollup.drop_after),
+            ));
+            plan.fills.extend((!is_filled).then(|| RollupFill::of(rollup)));
+        }
+    }
+
+    fn keep(&self, rollup: &Rollup, plan: &mut RollupsPlan) {
+        let found = self.observed.rollup(rollup.name.as_str()).and_then(ObservedRollup::aggregate);
+        let Some((marker, aggregate)) = found.filter(|_| self.makes_aggregates()) else { return };
+        let retention = policies::RollupRetention::of(self, rollup, marker, aggregate);
+        plan.held.extend(retention.held(self.approvals));
+        plan.refusals.extend(retention.refusal(self));
+        plan.steps.extend(policies::plan(
+            self,
+            rollup,
+            marker,
+            aggregate,
+            retention.in_force(self.approvals),
+        ));
+        plan.fills.extend((!marker.is_filled).then(|| RollupFill::of(rollup)));
+    }
+
+    /// What was made for the table and is not in the spec: where a person has dropped it, its marker goes too.
+    fn leave(&self, plan: &mut RollupsPlan) {
+        let is_wanted = |name: &str| self.rollups.iter().any(|rollup| rollup.name.as_str() == name);
+        let mut left = Vec::new();
+        for found in self.observed.rollups.iter().filter(|found| !is_wanted(&found.name)) {
+            match &found.view {
+                None => plan.steps.push(marker::forget(self.table.schema.as_str(), &found.name)),
+                Some(view) => {
+                    let kind = if view.kind == ViewKind::View { "VIEW" } else { "MATERIALIZED VIEW" };
+                    left.push(format!("DROP {kind} {};", self.sql_name(&found.name)));
+                }
+            }
+        }
+        if !left.is_empty() {
+            plan.notes.push(Note {
+                reason: Reason::RollupsLeft,
+                message: format!(
+                    "as the spec says; rollups that are no longer in timescale.rollups stay as they are, with their \
+                     policies. To drop them run: {}",
+                    left.join(" ")
+                ),
+            });
+        }
+    }
+
+    /// One that is filled in a moment is not worth a word.
+    fn note_filling(&self, fills: &[RollupFill]) -> Option<Note> {
+        let takes_long = |fill: &&RollupFill| {
+            let marker = self.observed.rollup(fill.name.as_str()).and_then(|found| found.marker.as_ref());
+            marker.is_some_and(|marker| marker.filled_to.is_some())
+        };
+        let names: Vec<String> =
+            fills.iter().filter(takes_long).map(|fill| self.display_name(&fill.name)).collect();
+        (!names.is_empty()).then(|| Note {
+            reason: Reason::RollupsFilling,
+            message: format!(
+                "as the spec says; rollups are being filled, the oldest rows first, with what was in the table before them: \
+                 {}. Until that is done, what is not yet refreshed is computed when queried, or does not show where \
+                 materializedOnly is true; status.table.rollups says how far it is",
+                names.join(", ")
+            ),
+        })
+    }
+
+    fn note_views(&self) -> Option<Note> {
+        if self.rollups.is_empty() || self.makes_aggregates() {
+            return None;
+        }
+        let names: Vec<_> = self.rollups.iter().map(|rollup| self.display_name(&rollup.name)).collect();
+        Some(Note {
+            reason: Reason::RollupsComputedWhenQueried,
+            message: format!(
+                "as the spec says, but for timescale.rollups: TimescaleDB {} is of the Apache-2 edition and has no \
+                 continuous aggregates, so these are plain views, computed when queried from the rows that the table has, \
+                 and their refresh, retention and columnstore mean nothing: {}. Install the Community edition to have \
+                 them computed beforehand",
+                self.extension.version,
+                names.join(", ")
+            ),
+        })
+    }
+
+    fn makes_aggregates(&self) -> bool {
+        self.extension.edition == Edition::Community
+    }
+
+    fn sql_name(&self, name: &str) -> String {
+        qualified(self.table.schema.as_str(), name)
+    }
+
+    fn display_name(&self, name: &SqlIdent) -> String {
+        format!("{}.{name}", self.table.schema)
+    }
+
+    fn change(&self, rollup: &Rollup, field: &str, from: &str, to: &str) -> Change {
+        Change::new(format!("rollup {}", self.display_name(&rollup.name)), field, from, to)
+    }
+
+    fn approval_required(&self, rollup: &Rollup, change: &Change) -> Refusal {
+        let found = self.observed.rollup(rollup.name.as_str()).and_then(ObservedRollup::aggregate);
+        let oldest = found.and_then(|(_, aggregate)| aggregate.oldest);
+        let oldest = oldest.map(|oldest| format!("It has aggregates from {oldest} on, ")).unwrap_or_default();
+        let kept = self.table.wanted.as_ref().and_then(|wanted| wanted.drop_after);
+        let kept = match kept {
+            Some(kept) => format!("rows of the table stay for {}", duration_text(kept)),
+            None => "rows of the table stay until somebody deletes them".to_owned(),
+        };
+        let built_on: Vec<_> =
+            self.rollups.iter().filter(|other| other.from.as_ref() == Some(&rollup.name)).collect();
+        let built_on = match &built_on[..] {
+            [] => String::new(),
+            others => format!(
+                " The rollups that are made from it are made anew with it: {}.",
+                others.iter().map(|other| other.name.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        let Change { object, from, to, .. } = change;
+        Refusal {
+            reason: Reason::ApprovalRequired,
+            message: format!(
+                "{object}: what it computes cannot be altered, from {from} to {to}; it would be dropped and made anew from \
+                 the rows that are there. {oldest}{kept}: what is older is lost.{built_on} Until it is approved, it stays as \
+                 it was. Set it back, add the new one under another name, or approve with: kubectl annotate --overwrite iotp \
+                 {} -n {} {APPROVE_ANNOTATION}={}",
+                self.pipeline.name,
+                self.pipeline.namespace,
+                self.approvals.hash(change),
+            ),
+        }
+    }
+
+    fn refuse(&self, rollup: &Rollup, reason: Reason, what: &str) -> Refusal {
+        Refusal { reason, message: format!("rollup {}: {what}", self.display_name(&rollup.name)) }
+    }
+
+    fn not_ours(&self, rollup: &Rollup) -> Refusal {
+        let what = "something of that name exists, and this pipeline did not make it; choose another name in \
+                    timescale.rollups, or rename or drop what is there";
+        self.refuse(rollup, Reason::RollupRefused, what)
+    }
+
+    fn replaced(&self, rollup: &Rollup) -> Refusal {
+        let what = "the view of that name does not have the columns with which it was made, so somebody put another in its \
+                    place; rename or drop it, and the rollup is made anew";
+        self.refuse(rollup, Reason::RollupRefused, what)
+    }
+
+    fn not_owned(&self, rollup: &Rollup, view: &ObservedView) -> Refusal {
+        let kind = if view.kind == ViewKind::View { "VIEW" } else { "MATERIALIZED VIEW" };
+        let sql = format!("ALTER {kind} {} OWNER TO", self.sql_name(rollup.name.as_str()));
+        let what = format!(
+            "role {} does not own it and so may not change it; run: {sql} {};",
+            self.observed.role,
+            super::sql::identifier(&self.observed.role)
+        );
+        self.refuse(rollup, Reason::PermissionMissing, &what)
+    }
+
+    fn in_the_way(&self, rollup: &Rollup, blockers: &[String]) -> Refusal {
+        let what = format!(
+            "it must be dropped and made anew, and other views are made from it: {}; drop them first, and create them again \
+             afterwards",
+            blockers.join(", ")
+        );
+        self.refuse(rollup, Reason::RollupRefused, &what)
+    }
+}
+
+/// Whether a view has the columns of the rollup.
+fn is_as_made(rollup: &Rollup, view: &ObservedView) -> bool {
+    let columns = rollup.columns();
+    let wanted = columns.iter().map(|(name, sql_type)| (name.as_str(), *sql_type));
+    wanted.eq(view.columns.iter().map(|(name, sql_type)| (name.as_str(), sql_type.as_str())))
+}
