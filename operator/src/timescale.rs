@@ -43,7 +43,8 @@ pub use retention::{
     hypertables_with_expired_chunks, retentions_in_force,
 };
 pub use rollups::{
-    ObservedAggregate, ObservedRefresh, ObservedRollup, ObservedView, RollupFill, RollupMarker, ViewKind,
+    FillProgress, ObservedAggregate, ObservedRefresh, ObservedRollup, ObservedView, RollupFill, RollupMarker,
+    ViewKind, rollup_is_filling,
 };
 pub use session::DirectDatabases;
 
@@ -100,13 +101,12 @@ pub trait Session: Send {
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
 
-    /// Goes on filling a new rollup with the rows that were there before it, for about 10 seconds. Answers whether it is
-    /// filled; call it again where it is not.
+    /// Goes on filling a new rollup with the rows that were there before it, for about 10 seconds.
     fn fill_rollup<'a>(
         &'a mut self,
         table: &'a Table,
         fill: &'a RollupFill,
-    ) -> BoxFuture<'a, Result<bool, Error>>;
+    ) -> BoxFuture<'a, Result<FillProgress, Error>>;
 
     /// Up to where each partition has become rows of the table.
     fn positions<'a>(

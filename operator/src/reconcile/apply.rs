@@ -26,7 +26,7 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{ATTEMPT_INTERVAL, RollupFill, Session, TablePlan},
+    timescale::{self, ATTEMPT_INTERVAL, FillProgress, RollupFill, Session, TablePlan},
 };
 
 /// What became of a plan.
@@ -197,20 +197,24 @@ async fn fill_rollups(
     outcome: &mut Outcome,
 ) {
     // What could not be changed is tried again first.
-    let Some(session) = session.filter(|_| outcome.failure.is_none() && !fills.is_empty()) else { return };
+    let Some(session) = session.filter(|_| outcome.failure.is_none()) else { return };
     for fill in fills {
         match session.fill_rollup(&pipeline.table, &fill).await {
-            Ok(true) => {}
-            Ok(false) => break,
+            // Next comes its policy.
+            Ok(FillProgress::Filled) => outcome.unfinished = true,
+            // What is made from it has to wait.
+            Ok(FillProgress::CaughtUp) => return,
+            Ok(FillProgress::Unfinished) => {
+                outcome.unfinished = true;
+                outcome.table_notes.push(timescale::rollup_is_filling(&pipeline.table, &fill));
+                return;
+            }
             Err(source) => {
                 outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
-                outcome.fail(Error::Database { source });
-                return;
+                return outcome.fail(Error::Database { source });
             }
         }
     }
-    // Its policy, and what waits for it.
-    outcome.unfinished = true;
 }
 
 async fn drop_expired_chunks(
@@ -285,7 +289,7 @@ async fn claim_topic(
     pipeline: &Pipeline,
     topic: &TopicKey,
     session: Option<&mut (dyn Session + '_)>,
-) -> Result<(), crate::timescale::Error> {
+) -> Result<(), timescale::Error> {
     match session {
         Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic).await,
         // Without a session there was no plan that claims.
@@ -371,7 +375,7 @@ pub fn topic_is_unknown(pipeline: &Pipeline, stores: &Stores) -> Refusal {
         return Refusal { reason: error.reason(), message: chain(error) };
     }
     Refusal {
-        reason: stores.table.as_ref().err().map_or(Reason::Pending, crate::timescale::Error::reason),
+        reason: stores.table.as_ref().err().map_or(Reason::Pending, timescale::Error::reason),
         message: format!(
             "which pipeline created topic {} is written in the database, and that cannot be read now; the topic is \
              left as it is",

@@ -32,7 +32,7 @@ mod policies;
 #[cfg(test)]
 mod tests;
 
-pub use fill::RollupFill;
+pub use fill::{FillProgress, RollupFill, rollup_is_filling};
 pub(super) use fill::{delete, fill};
 pub(super) use guard::behind;
 pub(super) use marker::ROLLUPS_SINCE;
@@ -143,8 +143,8 @@ enum Decision {
     Make { drop: Option<&'static str>, change: Change },
     /// Another definition waits for approval.
     Hold(Change),
-    /// Something stands in the way.
-    Refuse(Refusal),
+    /// Something stands in the way, of this change if it is one that was approved.
+    Refuse(Refusal, Option<Change>),
     /// What it is made from is missing or waits, and that is told there.
     Skip,
 }
@@ -220,12 +220,15 @@ impl Planner<'_> {
                     self.keep(rollup, &mut plan);
                 }
                 Decision::Keep => self.keep(rollup, &mut plan),
-                Decision::Refuse(refusal) => plan.refusals.push(refusal.clone()),
+                Decision::Refuse(refusal, change) => {
+                    plan.refusals.push(refusal.clone());
+                    // Its approval is not used.
+                    plan.held.extend(change.clone());
+                }
                 Decision::Skip => {}
             }
         }
         self.leave(&mut plan);
-        plan.notes.extend(self.note_filling(&plan.fills));
         plan.notes.extend(self.note_views());
         plan
     }
@@ -233,24 +236,27 @@ impl Planner<'_> {
     /// What becomes of each. One that cannot be dropped keeps those that it is made from, so this is decided again until
     /// no more is found in the way.
     fn decisions(&self) -> BTreeMap<SqlIdent, Decision> {
-        let mut refused: BTreeMap<SqlIdent, Refusal> = BTreeMap::new();
+        let mut refused: BTreeMap<SqlIdent, Decision> = BTreeMap::new();
         loop {
             let mut decisions: BTreeMap<SqlIdent, Decision> = BTreeMap::new();
             for rollup in self.rollups {
                 let source = rollup.from.as_ref().and_then(|from| decisions.get(from));
                 let decision = match refused.get(&rollup.name) {
-                    Some(refusal) => Decision::Refuse(refusal.clone()),
+                    Some(decision) => decision.clone(),
                     None => self.decide(rollup, source),
                 };
                 decisions.insert(rollup.name.clone(), decision);
             }
             let blocked = self.rollups.iter().find_map(|rollup| {
-                let goes = matches!(decisions.get(&rollup.name), Some(Decision::Make { drop: Some(_), .. }));
-                let blockers = if goes { self.blockers(rollup, &decisions) } else { Vec::new() };
-                (!blockers.is_empty()).then_some((rollup, blockers))
+                let Some(Decision::Make { drop: Some(_), change }) = decisions.get(&rollup.name) else {
+                    return None;
+                };
+                let blockers = self.blockers(rollup, &decisions);
+                (!blockers.is_empty()).then_some((rollup, change, blockers))
             });
-            let Some((rollup, blockers)) = blocked else { return decisions };
-            refused.insert(rollup.name.clone(), self.in_the_way(rollup, &blockers));
+            let Some((rollup, change, blockers)) = blocked else { return decisions };
+            let waits = (change.class == ChangeClass::Destructive).then(|| change.clone());
+            refused.insert(rollup.name.clone(), Decision::Refuse(self.in_the_way(rollup, &blockers), waits));
         }
     }
 
@@ -273,7 +279,7 @@ impl Planner<'_> {
             return Decision::Skip;
         }
         let source_is_made = matches!(source, Some(Decision::Make { .. }));
-        let source_waits = matches!(source, Some(Decision::Hold(_) | Decision::Refuse(_) | Decision::Skip));
+        let source_waits = matches!(source, Some(Decision::Hold(_) | Decision::Refuse(..) | Decision::Skip));
         let found = self.observed.rollup(rollup.name.as_str());
         let Some((found, view)) = found.and_then(|found| Some((found, found.view.as_ref()?))) else {
             let made =
@@ -281,10 +287,10 @@ impl Planner<'_> {
             return if source_waits { Decision::Skip } else { made };
         };
         let Some(marker) = found.marker.as_ref().filter(|_| view.kind != ViewKind::Other) else {
-            return Decision::Refuse(self.not_ours(rollup));
+            return Decision::Refuse(self.not_ours(rollup), None);
         };
         if !view.owned {
-            return Decision::Refuse(self.not_owned(rollup, view));
+            return Decision::Refuse(self.not_owned(rollup, view), None);
         }
         let (drop, kind) = match &view.kind {
             ViewKind::Aggregate(_) => ("MATERIALIZED VIEW", "ContinuousAggregate"),
@@ -302,7 +308,7 @@ impl Planner<'_> {
             _ if marker.definition != definition => {
                 self.change(rollup, "definition", &marker.definition, &definition)
             }
-            _ if !is_as_made(rollup, view) => return Decision::Refuse(self.replaced(rollup)),
+            _ if !is_as_made(rollup, view) => return Decision::Refuse(self.replaced(rollup), None),
             _ if kind == "View" && self.makes_aggregates() => {
                 self.change(rollup, "kind", kind, "ContinuousAggregate")
             }
@@ -311,7 +317,10 @@ impl Planner<'_> {
         };
         match change.class {
             _ if source_waits => Decision::Skip,
-            ChangeClass::Destructive if !self.approvals.include(&change) => Decision::Hold(change),
+            // What is lost of those that are made from another is told and approved there.
+            ChangeClass::Destructive if !source_is_made && !self.approvals.include(&change) => {
+                Decision::Hold(change)
+            }
             _ => Decision::Make { drop: Some(drop), change },
         }
     }
@@ -319,21 +328,15 @@ impl Planner<'_> {
     fn make(&self, rollup: &Rollup, change: &Change, plan: &mut RollupsPlan) {
         let name = rollup.name.as_str();
         let found = self.observed.rollup(name);
-        // An empty table has nothing to fill it with, and its policy does the rest.
-        let has_rows = self.observed.table.as_ref().and_then(|table| table.hypertable.as_ref());
-        let is_filled = !has_rows.is_some_and(|hypertable| hypertable.has_chunks);
         let mut sql = definition::create(self.table, rollup, self.extension, self.makes_aggregates());
         for reader in found.and_then(|found| found.view.as_ref()).iter().flat_map(|view| &view.readers) {
             sql.push_str(&definition::grant(self.table, rollup, reader.as_deref()));
         }
-        sql.push_str(&marker::claim(self.table, rollup, self.pipeline, is_filled));
+        sql.push_str(&marker::claim(self.table, rollup, self.pipeline));
         plan.steps.push(TableStep { changes: vec![change.clone()], sql });
         if self.makes_aggregates() {
-            let made = RollupMarker {
-                is_filled,
-                retention: Some(Retention::of(rollup.drop_after)),
-                ..RollupMarker::default()
-            };
+            let made =
+                RollupMarker { retention: Some(Retention::of(rollup.drop_after)), ..RollupMarker::default() };
             let nothing = ObservedAggregate {
                 materialized_only: rollup.materialized_only,
                 ..ObservedAggregate::default()
@@ -345,7 +348,7 @@ impl Planner<'_> {
                 &nothing,
                 Retention::of(rollup.drop_after),
             ));
-            plan.fills.extend((!is_filled).then(|| RollupFill::of(rollup)));
+            plan.fills.push(RollupFill::of(rollup));
         }
     }
 
@@ -369,7 +372,8 @@ impl Planner<'_> {
     fn leave(&self, plan: &mut RollupsPlan) {
         let is_wanted = |name: &str| self.rollups.iter().any(|rollup| rollup.name.as_str() == name);
         let mut left = Vec::new();
-        for found in self.observed.rollups.iter().filter(|found| !is_wanted(&found.name)) {
+        // Those that are made from others go first.
+        for found in self.observed.rollups.iter().rev().filter(|found| !is_wanted(&found.name)) {
             match &found.view {
                 None => plan.steps.push(marker::forget(self.table.schema.as_str(), &found.name)),
                 Some(view) => {
@@ -388,25 +392,6 @@ impl Planner<'_> {
                 ),
             });
         }
-    }
-
-    /// One that is filled in a moment is not worth a word.
-    fn note_filling(&self, fills: &[RollupFill]) -> Option<Note> {
-        let takes_long = |fill: &&RollupFill| {
-            let marker = self.observed.rollup(fill.name.as_str()).and_then(|found| found.marker.as_ref());
-            marker.is_some_and(|marker| marker.filled_to.is_some())
-        };
-        let names: Vec<String> =
-            fills.iter().filter(takes_long).map(|fill| self.display_name(&fill.name)).collect();
-        (!names.is_empty()).then(|| Note {
-            reason: Reason::RollupsFilling,
-            message: format!(
-                "as the spec says; rollups are being filled, the oldest rows first, with what was in the table before them: \
-                 {}. Until that is done, what is not yet refreshed is computed when queried, or does not show where \
-                 materializedOnly is true; status.table.rollups says how far it is",
-                names.join(", ")
-            ),
-        })
     }
 
     fn note_views(&self) -> Option<Note> {

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
-    Databases, Error, ObservedTable, Position, RollupFill, Session, TablePlan,
+    Databases, Error, FillProgress, ObservedTable, Position, RollupFill, Session, TablePlan,
     effects::{self, Claim},
     error::{PooledSnafu, Server, TopicTakenSnafu},
     execute::statement,
@@ -164,7 +164,7 @@ impl Session for DirectSession {
         &'a mut self,
         table: &'a Table,
         fill: &'a RollupFill,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<FillProgress, Error>> {
         Box::pin(async move {
             let action = format!("fill rollup {}.{}", table.schema, fill.name);
             let effect = rollups::fill(&mut self.connection, table, fill);

@@ -17,9 +17,9 @@ use operator::{
     },
     pipeline::{SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
-        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
-        Position, Retention, Rights, RollupFill, Session, TablePlan,
+        self, Databases, Edition, FillProgress, InstalledExtension, KnownRetention, ObservedColumn,
+        ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable,
+        ObservedWriter, Position, Retention, Rights, RollupFill, Session, TablePlan,
     },
 };
 
@@ -282,9 +282,9 @@ impl Session for FakeDatabases {
         &'a mut self,
         _: &'a Table,
         fill: &'a RollupFill,
-    ) -> BoxFuture<'a, Result<bool, timescale::Error>> {
+    ) -> BoxFuture<'a, Result<FillProgress, timescale::Error>> {
         self.note(format!("rollup {} filled", fill.name));
-        async { Ok(true) }.boxed()
+        async { Ok(FillProgress::CaughtUp) }.boxed()
     }
 
     fn positions<'a>(

@@ -12,7 +12,7 @@ use operator::{
         Aggregate, Column, Columnstore, Function, Pick, Refresh, Rollup, SortOrder, SqlIdent, Table,
         ValueType,
     },
-    timescale::{RollupMarker, Session, TablePlan, ViewKind, plan},
+    timescale::{RollupMarker, TablePlan, ViewKind, plan},
 };
 
 use super::support::{DAY, Test, wanted};
@@ -74,10 +74,10 @@ pub async fn a_rollup_is_made_filled_and_kept(test: &Test) {
         [
             "{}.by_hour created",
             "{}.by_hour: columnstore set to segments by device, ordered by bucket DESC",
-            "{}.by_hour: columnstore after set to 10 days",
             "{}.by_hour: retention set to 100 days",
             "{}.by_day created",
             "{}.by_hour: refresh set to 3 days to 1 hour ago every 30 minutes",
+            "{}.by_hour: columnstore after set to 10 days",
             "{}.by_day: refresh set to 10 days to 1 hour ago every 1 hour",
         ]
         .map(|change| named(test, change))
@@ -123,6 +123,7 @@ pub async fn a_rollup_is_made_filled_and_kept(test: &Test) {
 
 pub async fn every_field_changes_by_itself(test: &Test) {
     let mut table = with_rollups(test);
+    fill_before(test, &table).await;
     test.bring_about(&table).await;
     assert_eq!(test.plan(&table).await, TablePlan::default());
     type Edit = fn(&mut Rollup);
@@ -141,8 +142,8 @@ pub async fn every_field_changes_by_itself(test: &Test) {
             "refresh changed from 4 days to 2 hours ago every 30 minutes to 4 days to 2 hours ago every 1 hour",
         ),
         (
-            |rollup| rollup.drop_after = Some(50 * DAY),
-            "retention changed from 100 days (looked for every 1 hour) to 50 days",
+            |rollup| rollup.drop_after = Some(200 * DAY),
+            "retention changed from 100 days (looked for every 1 hour) to 200 days",
         ),
         (
             |rollup| rollup.columnstore.as_mut().unwrap().after = 20 * DAY,
@@ -167,13 +168,23 @@ pub async fn every_field_changes_by_itself(test: &Test) {
             |rollup| rollup.columnstore = None,
             "columnstore after removed (was 20 days (looked for every 12 hours))",
         ),
-        (|rollup| rollup.drop_after = None, "retention removed (was 50 days (looked for every 1 hour))"),
+        (|rollup| rollup.drop_after = None, "retention removed (was 200 days (looked for every 1 hour))"),
     ];
     for (edit, told) in edits {
         edit(rollup(&mut table, 0));
         assert_eq!(test.bring_about(&table).await, [format!("rollup {}.by_hour: {told}", test.schema)]);
         assert_eq!(test.plan(&table).await, TablePlan::default(), "{told}");
     }
+    // A shorter retention waits for a person.
+    rollup(&mut table, 0).drop_after = Some(15 * DAY);
+    let waits = test.plan(&table).await;
+    assert_eq!((waits.steps.len(), waits.held.len()), (0, 1), "{waits:?}");
+    assert!(
+        waits.refusals[0].message.contains("retention.dropAfter from for ever to 15 days would delete"),
+        "{waits:?}"
+    );
+    rollup(&mut table, 0).drop_after = None;
+
     // A new column, and a new rollup over it, in one edit.
     let column = Column { name: ident("vibration"), column_type: ColumnType::Integer, nullable: true };
     table.columns.push(column);
@@ -196,22 +207,23 @@ pub async fn every_field_changes_by_itself(test: &Test) {
 pub async fn what_somebody_changed_is_mended(test: &Test) {
     let table = with_rollups(test);
     let schema = &test.schema;
+    fill_before(test, &table).await;
     test.bring_about(&table).await;
     let by_hour = format!("'{schema}.by_hour'::regclass");
     for (sql, mended) in [
         (
-            format!("SELECT remove_continuous_aggregate_policy({by_hour})"),
+            format!("SELECT public.remove_continuous_aggregate_policy({by_hour})"),
             "refresh set to 3 days to 1 hour ago every 30 minutes",
         ),
         (
             format!(
-                "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs \
+                "SELECT public.alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs \
                  WHERE hypertable_schema = '{schema}' AND hypertable_name = 'by_hour' AND proc_name LIKE '%refresh%'"
             ),
             "refresh changed from 3 days to 1 hour ago every 30 minutes, paused to 3 days to 1 hour ago every 30 minutes",
         ),
-        (format!("SELECT remove_retention_policy({by_hour})"), "retention set to 100 days"),
-        (format!("CALL remove_columnstore_policy({by_hour})"), "columnstore after set to 10 days"),
+        (format!("SELECT public.remove_retention_policy({by_hour})"), "retention set to 100 days"),
+        (format!("CALL public.remove_columnstore_policy({by_hour})"), "columnstore after set to 10 days"),
         (
             format!("ALTER MATERIALIZED VIEW {schema}.by_hour SET (timescaledb.materialized_only = true)"),
             "materializedOnly changed from true to false",
@@ -222,7 +234,6 @@ pub async fn what_somebody_changed_is_mended(test: &Test) {
         assert_eq!(test.plan(&table).await, TablePlan::default());
     }
     // A view that was dropped by hand is made and filled anew, with those that were made from it.
-    fill(test, &table).await;
     test.sql(&format!("DROP MATERIALIZED VIEW {schema}.by_day")).await;
     let made = test.bring_about(&table).await;
     assert_eq!(made[0], format!("rollup {schema}.by_day created"));
@@ -291,7 +302,7 @@ pub async fn rows_that_a_rollup_needs_stay(test: &Test) {
     // Rows that came while the refresh did not run, and are old enough to go.
     let pause = |scheduled| {
         format!(
-            "SELECT alter_job(job_id, scheduled => {scheduled}) FROM timescaledb_information.jobs \
+            "SELECT public.alter_job(job_id, scheduled => {scheduled}) FROM timescaledb_information.jobs \
              WHERE hypertable_schema = '{schema}' AND hypertable_name = 'by_hour' AND proc_name LIKE '%refresh%'"
         )
     };
@@ -336,13 +347,13 @@ pub async fn what_is_computed_changes_by_approval_alone(test: &Test) {
     let schema = &test.schema;
     // Where it has nothing yet, at once.
     test.bring_about(&table).await;
+    assert_eq!(test.plan(&table).await.fills.len(), 2);
     rollup(&mut table, 1).bucket = 2 * DAY;
     let changes = test.bring_about(&table).await;
     assert!(
         changes[0].starts_with(&format!("rollup {schema}.by_day: definition changed from SELECT")),
         "{changes:?}"
     );
-    assert_eq!(test.plan(&table).await, TablePlan::default());
     rollup(&mut table, 1).bucket = DAY;
     fill(test, &table).await;
     test.sql(&format!("DROP MATERIALIZED VIEW {schema}.by_day")).await;
@@ -377,9 +388,16 @@ pub async fn what_is_computed_changes_by_approval_alone(test: &Test) {
     assert_eq!(waits.held.len(), 1, "{waits:?}");
     let hash = Approvals::default().hash(&waits.held[0]);
     let approved = plan(&table, &test.pipeline, &observed, &Approvals::new(0, Some(&hash), &[]));
-    // Both have other columns, so both wait.
-    assert!(approved.refusals.iter().any(|refusal| refusal.message.contains("by_day")), "{approved:?}");
-    rollup(&mut table, 1).group_by = vec![(ident("device"), ValueType::Column(ColumnType::Text))];
+    // What is made from it is made anew with it.
+    assert_eq!(approved.refusals, []);
+    let mut session = test.open().await;
+    session.apply(&table, &approved).await.unwrap();
+    session.close().await;
+    test.bring_about(&table).await;
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+    assert!(
+        test.number(&format!("SELECT sum(rows)::bigint FROM {}.by_day", test.schema)).await >= HOURS - 48
+    );
 }
 
 pub async fn what_is_not_ours_is_left(test: &Test) {
@@ -408,7 +426,7 @@ pub async fn what_is_not_ours_is_left(test: &Test) {
     assert_eq!(left.steps, []);
     assert_eq!(left.notes[0].reason, Reason::RollupsLeft);
     let (_, sql) = left.notes[0].message.split_once("run: ").unwrap();
-    for statement in sql.split_inclusive(';').rev() {
+    for statement in sql.split_inclusive(';') {
         test.sql(statement).await;
     }
     assert_eq!(test.bring_about(&plain).await, Vec::<String>::new());

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::{ObservedAggregate, ObservedRollup, RollupMarker};
 use crate::{
     pipeline::{Rollup, Table},
@@ -30,8 +32,7 @@ pub(in crate::timescale) fn behind(table: &Table, observed: &ObservedTable) -> O
     let of_table = of_table.filter(|(_, (_, aggregate))| aggregate.is_of_table);
     of_table.into_iter().find_map(|(found, (marker, aggregate))| {
         let is_wanted = wanted.rollups.iter().any(|rollup| rollup.name.as_str() == found.name);
-        not_filled(&found.name, marker)
-            .or_else(|| not_refreshed(&found.name, aggregate, drop_after))
+        not_refreshed(&found.name, marker, aggregate, drop_after)
             .or_else(|| erases(&found.name, aggregate, drop_after).filter(|_| !is_wanted))
     })
 }
@@ -57,11 +58,26 @@ fn not_filled(name: &str, marker: &RollupMarker) -> Option<String> {
         .then(|| format!("rollup {name} is being filled with the rows that were there before it, {so_far}"))
 }
 
-fn not_refreshed(name: &str, aggregate: &ObservedAggregate, drop_after: Duration) -> Option<String> {
+fn not_refreshed(
+    name: &str,
+    marker: &RollupMarker,
+    aggregate: &ObservedAggregate,
+    drop_after: Duration,
+) -> Option<String> {
     let refreshed_to = aggregate.refreshed_only_to?;
+    let so_far = if refreshed_to == Timestamp::MIN {
+        "not at all".to_owned()
+    } else {
+        format!("up to {refreshed_to}")
+    };
+    let why = if marker.is_filled {
+        "; look why its refresh does not run (timescaledb_information.job_errors)"
+    } else {
+        ", and is still being filled"
+    };
     Some(format!(
-        "rollup {name} is refreshed up to {refreshed_to} only, and the table has later rows that are older than {} and \
-         would go unseen; look why its refresh does not run (timescaledb_information.job_errors)",
+        "rollup {name} is refreshed {so_far}, and the table has later rows that are older than {} and would go \
+         unseen{why}",
         duration_text(drop_after)
     ))
 }

@@ -17,11 +17,11 @@ pub(in crate::timescale) const ROLLUPS_SINCE: i32 = 4;
 
 /// Says that this pipeline makes the rollup now, and what it computes. The time tells the order in which several were made
 /// in one transaction.
-pub(super) fn claim(table: &Table, rollup: &Rollup, pipeline: &PipelineId, is_filled: bool) -> String {
+pub(super) fn claim(table: &Table, rollup: &Rollup, pipeline: &PipelineId) -> String {
     let schema = table.schema.as_str();
     format!(
         "{}INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds, rollup_of, definition, \
-         is_filled, created_at) VALUES ({}, {}, {}, {}, {}, {is_filled}, clock_timestamp());\n",
+         is_filled, created_at) VALUES ({}, {}, {}, {}, {}, false, clock_timestamp());\n",
         forget(schema, rollup.name.as_str()).sql,
         qualified(schema, MARKER_TABLE),
         literal(rollup.name.as_str()),

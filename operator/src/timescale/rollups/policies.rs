@@ -37,14 +37,14 @@ pub(super) fn plan(
         functions: identifier(&planner.extension.schema),
         target: regclass(planner.table.schema.as_str(), rollup.name.as_str()),
     };
+    let has_columnstore = planner.extension.has_columnstore();
     let mut steps = Vec::new();
     steps.extend(policies.materialized_only(found));
+    steps.extend(policies.columnstore_settings(found).filter(|_| has_columnstore));
     if marker.is_filled {
         steps.extend(policies.refresh(found));
-    }
-    if planner.extension.has_columnstore() {
-        steps.extend(policies.columnstore_settings(found));
-        steps.extend(policies.columnstore_policy(found));
+        // TimescaleDB asks for the other one first.
+        steps.extend(policies.columnstore_policy(found).filter(|_| has_columnstore));
     }
     steps.extend(policies.retention_note(marker, retention));
     steps.extend(policies.retention(found, retention));
