@@ -1,5 +1,5 @@
 //! Rollups: continuous aggregates on the Community edition, plain views of the same names and columns on the Apache-2
-//! edition. This file holds what is known of them and decides what is made, made anew, left and refused. Pure.
+//! edition. This file decides what is made, made anew, left and refused. Pure.
 //!
 //! What a rollup computes cannot be altered, only dropped and computed again from the rows that are still there. So each
 //! definition is written down when the rollup is made, and another one waits for approval. A rollup that leaves the spec
@@ -8,17 +8,11 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    names::APPROVE_ANNOTATION,
     status::{ChangeClass, Reason},
     worker::PipelineId,
 };
-use jiff::Timestamp;
 
-use super::{
-    Edition, ExpiredChunks, InstalledExtension, ObservedColumnstore, ObservedPolicy, ObservedTable,
-    Retention, TableStep,
-    sql::{duration_text, qualified},
-};
+use super::{Edition, InstalledExtension, ObservedTable, Retention, TableStep, sql::qualified};
 use crate::{
     change::{Approvals, Change, Note, Refusal},
     pipeline::{Rollup, SqlIdent, Table, WantedTable},
@@ -28,6 +22,8 @@ mod definition;
 mod fill;
 mod guard;
 mod marker;
+mod messages;
+mod observed;
 mod policies;
 #[cfg(test)]
 mod tests;
@@ -36,93 +32,9 @@ pub use fill::{FillProgress, RollupFill, rollup_is_filling};
 pub(super) use fill::{delete, fill};
 pub(super) use guard::behind;
 pub(super) use marker::ROLLUPS_SINCE;
-
-/// A rollup that the spec names, or that was made for the table once.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ObservedRollup {
-    /// Its name.
-    pub name: String,
-    /// What the bookkeeping says of it; `None` where it was not made for this table.
-    pub marker: Option<RollupMarker>,
-    /// The view, or whatever has its name.
-    pub view: Option<ObservedView>,
-}
-
-/// What the bookkeeping says of a rollup.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct RollupMarker {
-    /// What it computes.
-    pub definition: String,
-    /// Up to when it is filled with the rows that were there before it; `None` where that has not begun.
-    pub filled_to: Option<Timestamp>,
-    /// Whether it is filled, so that its policy does the rest.
-    pub is_filled: bool,
-    /// How long its rows stay, as it was last applied.
-    pub retention: Option<Retention>,
-}
-
-/// A view as it is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ObservedView {
-    /// What kind of view.
-    pub kind: ViewKind,
-    /// Whether the role owns it, by itself or as a member of the owner.
-    pub owned: bool,
-    /// Its columns in order, each with its type as `format_type` spells it.
-    pub columns: Vec<(String, String)>,
-    /// The roles that may read it, beside the owner; `None` for all of them.
-    pub readers: Vec<Option<String>>,
-    /// The views that are made from it, as `schema.name`.
-    pub dependents: Vec<String>,
-}
-
-/// The kinds of things that may have a rollup's name.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ViewKind {
-    /// A continuous aggregate.
-    Aggregate(Box<ObservedAggregate>),
-    /// A plain view.
-    View,
-    /// No view at all.
-    Other,
-}
-
-/// A continuous aggregate as it is.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ObservedAggregate {
-    /// Whether it is made from the table, and not from another one.
-    pub is_of_table: bool,
-    /// Whether only what was refreshed shows.
-    pub materialized_only: bool,
-    /// The beginning of its oldest chunk; `None` where it has none.
-    pub oldest: Option<Timestamp>,
-    /// Its refresh policy, if any.
-    pub refresh: Option<ObservedRefresh>,
-    /// Its retention policy, if any.
-    pub retention: Option<ObservedPolicy>,
-    /// How its chunks go into the columnstore, where that is enabled.
-    pub columnstore: Option<ObservedColumnstore>,
-    /// The policy that sends them there, if any.
-    pub columnstore_policy: Option<ObservedPolicy>,
-    /// What would go now if its rows stayed as long as the spec says; read only where that is a shorter time than before.
-    pub expired: Option<ExpiredChunks>,
-    /// Up to when it was refreshed, where the table has rows after that which would go if they stayed as long as the spec
-    /// says; read only where that is a shorter time than before.
-    pub refreshed_only_to: Option<Timestamp>,
-}
-
-/// A refresh policy as it is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ObservedRefresh {
-    /// How far back, seconds; `None` where it reaches back to the beginning.
-    pub start_offset: Option<u64>,
-    /// Up to when, seconds; `None` where it reaches up to the end.
-    pub end_offset: Option<u64>,
-    /// How often, seconds.
-    pub every: u64,
-    /// Whether it runs at all.
-    pub scheduled: bool,
-}
+pub use observed::{
+    ObservedAggregate, ObservedRefresh, ObservedRollup, ObservedView, RollupMarker, ViewKind,
+};
 
 /// What to do about all rollups of a table.
 #[derive(Default)]
@@ -177,25 +89,6 @@ pub(super) fn plan(
     }
     let rollups = &wanted.rollups;
     Planner { table, rollups, pipeline, observed, extension, approvals, missing_columns }.plan()
-}
-
-impl ObservedTable {
-    /// A rollup by its name.
-    fn rollup(&self, name: &str) -> Option<&ObservedRollup> {
-        self.rollups.iter().find(|rollup| rollup.name == name)
-    }
-}
-
-impl ObservedRollup {
-    /// The continuous aggregate, where it is one that was made for the table.
-    fn aggregate(&self) -> Option<(&RollupMarker, &ObservedAggregate)> {
-        match (&self.marker, &self.view) {
-            (Some(marker), Some(ObservedView { kind: ViewKind::Aggregate(aggregate), .. })) => {
-                Some((marker, aggregate))
-            }
-            _ => None,
-        }
-    }
 }
 
 impl Planner<'_> {
@@ -394,24 +287,6 @@ impl Planner<'_> {
         }
     }
 
-    fn note_views(&self) -> Option<Note> {
-        if self.rollups.is_empty() || self.makes_aggregates() {
-            return None;
-        }
-        let names: Vec<_> = self.rollups.iter().map(|rollup| self.display_name(&rollup.name)).collect();
-        Some(Note {
-            reason: Reason::RollupsComputedWhenQueried,
-            message: format!(
-                "as the spec says, but for timescale.rollups: TimescaleDB {} is of the Apache-2 edition and has no \
-                 continuous aggregates, so these are plain views, computed when queried from the rows that the table has, \
-                 and their refresh, retention and columnstore mean nothing: {}. Install the Community edition to have \
-                 them computed beforehand",
-                self.extension.version,
-                names.join(", ")
-            ),
-        })
-    }
-
     fn makes_aggregates(&self) -> bool {
         self.extension.edition == Edition::Community
     }
@@ -426,75 +301,6 @@ impl Planner<'_> {
 
     fn change(&self, rollup: &Rollup, field: &str, from: &str, to: &str) -> Change {
         Change::new(format!("rollup {}", self.display_name(&rollup.name)), field, from, to)
-    }
-
-    fn approval_required(&self, rollup: &Rollup, change: &Change) -> Refusal {
-        let found = self.observed.rollup(rollup.name.as_str()).and_then(ObservedRollup::aggregate);
-        let oldest = found.and_then(|(_, aggregate)| aggregate.oldest);
-        let oldest = oldest.map(|oldest| format!("It has aggregates from {oldest} on, ")).unwrap_or_default();
-        let kept = self.table.wanted.as_ref().and_then(|wanted| wanted.drop_after);
-        let kept = match kept {
-            Some(kept) => format!("rows of the table stay for {}", duration_text(kept)),
-            None => "rows of the table stay until somebody deletes them".to_owned(),
-        };
-        let built_on: Vec<_> =
-            self.rollups.iter().filter(|other| other.from.as_ref() == Some(&rollup.name)).collect();
-        let built_on = match &built_on[..] {
-            [] => String::new(),
-            others => format!(
-                " The rollups that are made from it are made anew with it: {}.",
-                others.iter().map(|other| other.name.as_str()).collect::<Vec<_>>().join(", ")
-            ),
-        };
-        let Change { object, from, to, .. } = change;
-        Refusal {
-            reason: Reason::ApprovalRequired,
-            message: format!(
-                "{object}: what it computes cannot be altered, from {from} to {to}; it would be dropped and made anew from \
-                 the rows that are there. {oldest}{kept}: what is older is lost.{built_on} Until it is approved, it stays as \
-                 it was. Set it back, add the new one under another name, or approve with: kubectl annotate --overwrite iotp \
-                 {} -n {} {APPROVE_ANNOTATION}={}",
-                self.pipeline.name,
-                self.pipeline.namespace,
-                self.approvals.hash(change),
-            ),
-        }
-    }
-
-    fn refuse(&self, rollup: &Rollup, reason: Reason, what: &str) -> Refusal {
-        Refusal { reason, message: format!("rollup {}: {what}", self.display_name(&rollup.name)) }
-    }
-
-    fn not_ours(&self, rollup: &Rollup) -> Refusal {
-        let what = "something of that name exists, and this pipeline did not make it; choose another name in \
-                    timescale.rollups, or rename or drop what is there";
-        self.refuse(rollup, Reason::RollupRefused, what)
-    }
-
-    fn replaced(&self, rollup: &Rollup) -> Refusal {
-        let what = "the view of that name does not have the columns with which it was made, so somebody put another in its \
-                    place; rename or drop it, and the rollup is made anew";
-        self.refuse(rollup, Reason::RollupRefused, what)
-    }
-
-    fn not_owned(&self, rollup: &Rollup, view: &ObservedView) -> Refusal {
-        let kind = if view.kind == ViewKind::View { "VIEW" } else { "MATERIALIZED VIEW" };
-        let sql = format!("ALTER {kind} {} OWNER TO", self.sql_name(rollup.name.as_str()));
-        let what = format!(
-            "role {} does not own it and so may not change it; run: {sql} {};",
-            self.observed.role,
-            super::sql::identifier(&self.observed.role)
-        );
-        self.refuse(rollup, Reason::PermissionMissing, &what)
-    }
-
-    fn in_the_way(&self, rollup: &Rollup, blockers: &[String]) -> Refusal {
-        let what = format!(
-            "it must be dropped and made anew, and other views are made from it: {}; drop them first, and create them again \
-             afterwards",
-            blockers.join(", ")
-        );
-        self.refuse(rollup, Reason::RollupRefused, &what)
     }
 }
 

@@ -18,8 +18,9 @@ use operator::{
     pipeline::{SortOrder, SqlIdent, Table, TopicName},
     timescale::{
         self, Databases, Edition, FillProgress, InstalledExtension, KnownRetention, ObservedColumn,
-        ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable,
-        ObservedWriter, Position, Retention, Rights, RollupFill, Session, TablePlan,
+        ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedRollup,
+        ObservedTable, ObservedView, ObservedWriter, Position, Retention, Rights, RollupFill, Session,
+        TablePlan, ViewKind,
     },
 };
 
@@ -50,6 +51,7 @@ struct DatabaseState {
     positions: BTreeMap<i32, Position>,
     is_unique: bool,
     has_repeats: bool,
+    views: Vec<ObservedRollup>,
 }
 
 impl FakeKafka {
@@ -177,6 +179,19 @@ impl FakeDatabases {
         self.0.lock().unwrap().retention = Some(retention);
     }
 
+    /// Somebody makes a view of their own.
+    pub fn put_view(&self, name: &str) {
+        let view = ObservedView {
+            kind: ViewKind::View,
+            owned: true,
+            columns: Vec::new(),
+            readers: Vec::new(),
+            dependents: Vec::new(),
+        };
+        let found = ObservedRollup { name: name.to_owned(), marker: None, view: Some(view) };
+        self.0.lock().unwrap().views.push(found);
+    }
+
     pub fn give_topic_to(&self, name: &str) {
         self.0.lock().unwrap().topic_marker.as_mut().unwrap().name = name.to_owned();
     }
@@ -214,6 +229,7 @@ impl Session for FakeDatabases {
         let mut observed = observed(state.table.as_ref(), state.topic_marker.clone());
         observed.retention.applied = state.retention;
         observed.dead_letter_retention.applied = state.dead_letter_retention;
+        observed.rollups.clone_from(&state.views);
         if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
             let unique_by = table.unique_by.iter().map(ToString::to_string).collect();
             relation.indexes.push(ObservedIndex { name: "key".to_owned(), columns: Vec::new(), unique_by });

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     pipeline::{Aggregate, Columnstore, Function, Pick, Refresh, SortOrder, ValueType},
     timescale::{
-        TablePlan, plan,
+        ExpiredChunks, ObservedColumnstore, ObservedPolicy, TablePlan, plan,
         test_support::{DAY, as_wanted, empty, ident, pipeline, sql, table_of, wanted},
     },
 };
