@@ -56,7 +56,8 @@ fn refusal(pointer: &str, value: Value) -> String {
 
 #[test]
 fn every_column_has_its_type() {
-    let columns = parsed(&spec(|_| ())).unwrap().iter().map(|rollup| {
+    let rollups = parsed(&spec(|_| ())).unwrap();
+    let columns = rollups.iter().map(|rollup| {
         let columns = rollup.columns().into_iter().map(|(name, sql_type)| format!("{name} {sql_type}"));
         format!("{}: {}", rollup.name, columns.collect::<Vec<_>>().join(", "))
     });
