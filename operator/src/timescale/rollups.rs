@@ -201,7 +201,7 @@ impl Planner<'_> {
             _ if marker.definition != definition => {
                 self.change(rollup, "definition", &marker.definition, &definition)
             }
-            _ if !is_as_made(rollup, view) => return Decision::Refuse(self.replaced(rollup), None),
+            _ if !is_as_made(rollup, marker, view) => return Decision::Refuse(self.replaced(rollup), None),
             _ if kind == "View" && self.makes_aggregates() => {
                 self.change(rollup, "kind", kind, "ContinuousAggregate")
             }
@@ -304,9 +304,11 @@ impl Planner<'_> {
     }
 }
 
-/// Whether a view has the columns of the rollup.
-fn is_as_made(rollup: &Rollup, view: &ObservedView) -> bool {
+/// Whether a view has the columns of the rollup, and is no plain one in the place of what was filled.
+fn is_as_made(rollup: &Rollup, marker: &RollupMarker, view: &ObservedView) -> bool {
     let columns = rollup.columns();
     let wanted = columns.iter().map(|(name, sql_type)| (name.as_str(), *sql_type));
+    let was_filled = marker.is_filled || marker.filled_to.is_some();
     wanted.eq(view.columns.iter().map(|(name, sql_type)| (name.as_str(), sql_type.as_str())))
+        && !(was_filled && view.kind == ViewKind::View)
 }

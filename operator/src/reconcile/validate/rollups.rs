@@ -1,13 +1,15 @@
 //! The rollups of a spec, each against what it is made from. Synchronous, no client.
 //!
-//! Why the offsets are compared, from TimescaleDB's source (2.17 to 2.23, the same): `drop_chunks` notes the span of each
-//! chunk that it drops as changed (`ts_chunk_do_drop_chunks` calls `continuous_agg_invalidate_raw_ht`), and a refresh
-//! deletes what it has of changed buckets and computes them from the rows that are there, which are none. It touches
-//! only buckets that lie whole between `startOffset` and `endOffset` ago (`compute_inscribed_bucketed_refresh_window`),
-//! and a chunk goes when its end is `dropAfter` ago. So nothing is erased where `startOffset` is at most `dropAfter`; and
-//! because a refresh that began earlier may still be running when a chunk goes, the time between two is added.
+//! Why the offsets are compared, from TimescaleDB's source (`src/chunk.c` and `tsl/src/continuous_aggs/refresh.c`) and tried on
+//! 2.23: `drop_chunks` notes the span of each chunk that it drops as changed (`continuous_agg_invalidate_raw_ht`), and a
+//! refresh deletes what it has of changed buckets and computes them from the rows that are there, which are none. It
+//! touches only buckets that lie whole between `startOffset` and `endOffset` ago
+//! (`compute_inscribed_bucketed_refresh_window`), and a chunk goes when its end is `dropAfter` ago. So nothing is erased where
+//! `startOffset` is at most `dropAfter`; and because a refresh that began earlier may still be running when a chunk goes,
+//! the time between two is added.
 
 mod expression;
+mod source;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,28 +18,15 @@ use crds::{
     pipeline::{ColumnType, ColumnstoreSpec, RefreshSpec, RollupSpec, TimescaleSpec},
 };
 
+use self::source::{Source, source};
 use super::{problems::Problems, stores::ordered_column};
-use crate::pipeline::{Aggregate, Columnstore, Function, Refresh, Rollup, SortOrder, SqlIdent, ValueType};
+use crate::pipeline::{Aggregate, Columnstore, Refresh, Rollup, SortOrder, SqlIdent, ValueType};
 
 #[cfg(test)]
 mod tests;
 
 /// The column of the bucket, where the spec names none.
 const DEFAULT_TIME_COLUMN: &str = "bucket";
-
-/// What a rollup is made from: the table, or an earlier rollup.
-struct Source<'a> {
-    /// For messages, such as `timescale.columns`.
-    columns_of: String,
-    /// The column of time.
-    time_column: &'a str,
-    /// All columns, each with its type and how it was computed, if it was.
-    columns: Vec<(&'a str, ValueType, Option<&'a Aggregate>)>,
-    /// How long its rows stay, with the field that says so; `None` for ever, or where that is no duration.
-    drop_after: Option<(String, Duration)>,
-    /// The rollup.
-    rollup: Option<&'a Rollup>,
-}
 
 /// All rollups of the spec, in its order: each after what it is made from.
 pub(super) fn rollups(spec: &TimescaleSpec, problems: &mut Problems) -> Option<Vec<Rollup>> {
@@ -65,54 +54,11 @@ fn refuse_taken_name(spec: &TimescaleSpec, earlier: &[Rollup], rollup: &RollupSp
     });
 }
 
-fn source<'a>(
-    spec: &'a TimescaleSpec,
-    earlier: &'a [Rollup],
-    rollup: &RollupSpec,
-    problems: &mut Problems,
-) -> Option<Source<'a>> {
-    let Some(from) = &rollup.from else {
-        let columns = spec.columns.iter();
-        let drop_after = spec.retention.as_ref().and_then(|retention| retention.drop_after.parse());
-        return Some(Source {
-            columns_of: "timescale.columns".to_owned(),
-            time_column: &spec.time_column,
-            columns: columns
-                .map(|column| (column.name.as_str(), ValueType::Column(column.column_type), None))
-                .collect(),
-            drop_after: drop_after.map(|time| ("timescale.retention.dropAfter".to_owned(), time)),
-            rollup: None,
-        });
-    };
-    let found = earlier.iter().find(|earlier| earlier.name.as_str() == from);
-    // Where it is listed before and refused, that is said already.
-    let is_listed_before =
-        spec.rollups.iter().take_while(|other| other.name != rollup.name).any(|other| other.name == *from);
-    problems.refuse_if(!is_listed_before, || {
-        format!(
-            "timescale.rollups {}: from {from:?} is no rollup that stands before it in the list; list that one first, or \
-             leave from out to make it from the table",
-            rollup.name
-        )
-    });
-    let found = found?;
-    let time = (found.time_column.as_str(), ValueType::Column(ColumnType::Timestamptz), None);
-    let groups = found.group_by.iter().map(|(name, value_type)| (name.as_str(), *value_type, None));
-    let values = found.select.iter().map(|(name, how, value_type)| (name.as_str(), *value_type, Some(how)));
-    Some(Source {
-        columns_of: format!("the columns of rollup {from}"),
-        time_column: found.time_column.as_str(),
-        columns: std::iter::once(time).chain(groups).chain(values).collect(),
-        drop_after: found.drop_after.map(|time| (format!("retention.dropAfter of rollup {from}"), time)),
-        rollup: Some(found),
-    })
-}
-
 fn parse(spec: &RollupSpec, source: &Source<'_>, problems: &mut Problems) -> Option<Rollup> {
     let field = format!("timescale.rollups {}", spec.name);
     let name = problems
         .require(SqlIdent::parse(&spec.name).filter(|_| !spec.name.starts_with("_iotpipeline_")), || {
-            format!("timescale.rollups name {:?} is no name of a view; use a-z 0-9 _, at most 63", spec.name)
+            format!("timescale.rollups name {:?} is no name of a view; use a-z 0-9 _, at most 63, not beginning with _iotpipeline_", spec.name)
         });
     let time_column = spec.time_column.as_deref().unwrap_or(DEFAULT_TIME_COLUMN);
     let bucket = problems.duration(&format!("{field}: bucket"), &spec.bucket);
@@ -351,73 +297,15 @@ fn columnstore(
     Some(Columnstore { after: after?, segment_by, order_by, max_late: None })
 }
 
-impl Source<'_> {
-    fn value_type(&self, name: &str) -> Option<ValueType> {
-        self.columns.iter().find(|(column, _, _)| *column == name).map(|(_, value_type, _)| *value_type)
-    }
-
-    /// The type of an aggregate over these columns, or why it cannot be.
-    fn type_of(&self, aggregate: &Aggregate) -> Result<ValueType, String> {
-        let missing = |name: &SqlIdent| format!("{name} must be one of {}", self.columns_of);
-        let typed = |name: &SqlIdent| self.value_type(name.as_str()).ok_or_else(|| missing(name));
-        match aggregate {
-            Aggregate::CountRows => match self.counting_column() {
-                Some(counts) => Err(self.counts_buckets(counts)),
-                None => Ok(ValueType::Column(ColumnType::Bigint)),
-            },
-            Aggregate::Of(function, column) => {
-                let value_type = typed(column)?;
-                self.refuse_mean_of_means(*function, column)?;
-                function.value_type(value_type).ok_or_else(|| {
-                    format!(
-                        "{column} is of type {value_type}, of which there is no {}; name another column, or count it, or take \
-                         its first or last value",
-                        function.sql()
-                    )
-                })
-            }
-            Aggregate::Picked(_, value, by) => {
-                let value_type = typed(value)?;
-                if typed(by)? == ValueType::Column(ColumnType::Timestamptz) {
-                    return Ok(value_type);
-                }
-                Err(format!(
-                    "{by}, by which the row is picked, must be of type timestamptz, such as {}",
-                    self.time_column
-                ))
-            }
-        }
-    }
-
-    /// A bucket with one row would weigh as much as one with a thousand.
-    fn refuse_mean_of_means(&self, function: Function, column: &SqlIdent) -> Result<(), String> {
-        let computed = self.columns.iter().find(|(name, _, _)| *name == column.as_str());
-        match (function, computed.and_then(|(_, _, how)| *how)) {
-            (Function::Avg, Some(Aggregate::Of(Function::Avg, of))) => Err(format!(
-                "a mean of means is not the mean of all rows, because buckets have different numbers of them; select \
-                 sum({of}) and count({of}) there, their sums here, and divide them when you read"
-            )),
-            (Function::Count, Some(Aggregate::CountRows | Aggregate::Of(Function::Count, _))) => {
-                Err(self.counts_buckets(column.as_str()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn counts_buckets(&self, column: &str) -> String {
-        format!("this would count rows of the other rollup, and not what they count; write sum({column})")
-    }
-
-    fn counting_column(&self) -> Option<&str> {
-        let counts = |how: &Option<&Aggregate>| matches!(how, Some(Aggregate::CountRows));
-        self.columns.iter().find(|(_, _, how)| counts(how)).map(|(name, _, _)| *name)
-    }
-}
-
+/// Such as `90d 30m`, for people: a spec takes one number and unit.
 fn text(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
-    let (unit_seconds, unit) =
-        units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)).unwrap_or((1, "s"));
-    format!("{}{unit}", seconds / unit_seconds)
+    let mut seconds = duration.as_secs();
+    let mut parts = Vec::new();
+    for (unit_seconds, unit) in [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")] {
+        if seconds >= unit_seconds {
+            parts.push(format!("{}{unit}", seconds / unit_seconds));
+            seconds %= unit_seconds;
+        }
+    }
+    parts.join(" ")
 }

@@ -81,8 +81,8 @@ impl Planner<'_> {
     }
 
     pub(super) fn replaced(&self, rollup: &Rollup) -> Refusal {
-        let what = "the view of that name does not have the columns with which it was made, so somebody put another in its \
-                    place; rename or drop it, and the rollup is made anew";
+        let what = "the view of that name is of another kind or has other columns than the one that was made, so somebody put \
+                    another in its place; rename or drop it, and the rollup is made anew";
         self.refuse(rollup, Reason::RollupRefused, what)
     }
 
