@@ -318,7 +318,7 @@ pub async fn rows_that_a_rollup_needs_stay(test: &Test) {
     wanted(&mut table).rollups.clear();
     let waits = test.plan(&table).await;
     assert_eq!(waits.refusals[0].reason, Reason::RollupBehind, "{waits:?}");
-    assert!(waits.refusals[0].message.contains("is refreshed as far back as"), "{waits:?}");
+    assert!(waits.refusals[0].message.contains("as far back as 3 days"), "{waits:?}");
     assert_eq!(waits.notes[0].reason, Reason::RollupsLeft);
 
     // Where nothing stands against it, it waits for a person alone; then rows go, and aggregates stay.

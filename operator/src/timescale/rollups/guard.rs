@@ -66,9 +66,9 @@ fn not_refreshed(
 ) -> Option<String> {
     let refreshed_to = aggregate.refreshed_only_to?;
     let so_far = if refreshed_to == Timestamp::MIN {
-        "not at all".to_owned()
+        "has not been refreshed at all".to_owned()
     } else {
-        format!("up to {refreshed_to}")
+        format!("is refreshed up to {refreshed_to} only")
     };
     let why = if marker.is_filled {
         "; look why its refresh does not run (timescaledb_information.job_errors)"
@@ -76,7 +76,7 @@ fn not_refreshed(
         ", and is still being filled"
     };
     Some(format!(
-        "rollup {name} is refreshed {so_far}, and the table has later rows that are older than {} and would go \
+        "rollup {name} {so_far}, and the table has later rows that are older than {} and would go \
          unseen{why}",
         duration_text(drop_after)
     ))
@@ -85,12 +85,15 @@ fn not_refreshed(
 /// A refresh of what has no rows any more deletes it.
 fn erases(name: &str, aggregate: &ObservedAggregate, drop_after: Duration) -> Option<String> {
     let refresh = aggregate.refresh.as_ref()?;
-    let reach = refresh.start_offset.map(|start| Duration::from_secs(start.saturating_add(refresh.every)));
-    reach.is_none_or(|reach| reach > drop_after).then(|| {
+    let start = refresh.start_offset.map(Duration::from_secs);
+    let every = Duration::from_secs(refresh.every);
+    start.is_none_or(|start| start.saturating_add(every) > drop_after).then(|| {
         format!(
-            "rollup {name}, which is no longer in the spec, is refreshed as far back as {}, and the next refresh would erase \
-             what rows older than {} became; put it back into timescale.rollups with a shorter startOffset, or drop it",
-            reach.map_or_else(|| "there are rows".to_owned(), duration_text),
+            "rollup {name}, which is no longer in the spec, is refreshed every {} as far back as {}, and the next refresh \
+             would erase what rows older than {} became; put it back into timescale.rollups with a shorter startOffset, or \
+             drop it",
+            duration_text(every),
+            start.map_or_else(|| "there are rows".to_owned(), duration_text),
             duration_text(drop_after)
         )
     })
