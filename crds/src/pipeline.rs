@@ -6,6 +6,7 @@
 mod kafka;
 mod mqtt;
 mod processing;
+mod rollups;
 mod secrets;
 mod timescale;
 mod workers;
@@ -19,6 +20,7 @@ pub use self::kafka::{
 };
 pub use self::mqtt::{MqttSpec, MqttTlsSpec, ProtocolVersion, Session, SpoolSpec, SubscriptionSpec};
 pub use self::processing::{AcceptTimeSpec, CodecSpec, CodecType, ProcessingSpec};
+pub use self::rollups::{RefreshSpec, RollupSpec};
 pub use self::secrets::{CaSecretRef, PasswordSecretRef, SecretRef};
 pub use self::timescale::{
     ColumnSpec, ColumnType, ColumnstoreSpec, DatabaseTlsMode, DatabaseTlsSpec, DeadLettersSpec, IndexSpec,

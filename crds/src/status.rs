@@ -98,6 +98,31 @@ pub struct TableStatus {
     pub edition: String,
     /// The version of the TimescaleDB extension in this database.
     pub timescaledb_version: String,
+    /// The rollups of the spec that are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollups: Vec<RollupStatus>,
+}
+
+/// A rollup as it is.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RollupStatus {
+    /// The view, in the table's schema.
+    pub name: String,
+    /// ContinuousAggregate, or View where this TimescaleDB has none.
+    pub kind: RollupKind,
+    /// Up to when it is filled with the rows that were there before it; left out once that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled_to: Option<Time>,
+}
+
+/// What a rollup is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum RollupKind {
+    /// Computed beforehand and kept.
+    ContinuousAggregate,
+    /// Computed when queried.
+    View,
 }
 
 /// The workers from MQTT to Kafka.
@@ -262,6 +287,16 @@ pub enum Reason {
     PolicyFailing,
     /// The server does not run its policies; the message says which setting to change.
     PoliciesNotRunning,
+    /// The condition holds; rollups are plain views, computed when queried: this TimescaleDB has no continuous aggregates.
+    RollupsComputedWhenQueried,
+    /// The condition holds; a rollup is being filled with the rows that were there before it.
+    RollupsFilling,
+    /// The condition holds; a rollup that left the spec is still in the database.
+    RollupsLeft,
+    /// A rollup cannot be made or changed; the message says what stands in the way.
+    RollupRefused,
+    /// A shorter retention waits, because a rollup has not taken up the rows that would go.
+    RollupBehind,
     /// Pods do not become ready; the message says what they report.
     WorkersNotReady,
     /// Something the pipeline created could not be deleted yet.

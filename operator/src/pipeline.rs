@@ -11,6 +11,10 @@ use crds::{
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
+mod rollup;
+
+pub use self::rollup::{Aggregate, Function, Pick, Refresh, Rollup, ValueType};
+
 /// Everything the operator needs to know of one IoTPipeline.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
@@ -115,6 +119,8 @@ pub struct WantedTable {
     pub columnstore: Option<Columnstore>,
     /// Whether to take over a table that nobody has.
     pub adopt: bool,
+    /// Its rollups, each after the one that it is made from.
+    pub rollups: Vec<Rollup>,
 }
 
 /// How rows go into the columnstore.

@@ -34,6 +34,7 @@ mod policy;
 mod relation;
 mod retention;
 mod rights;
+mod rollups;
 mod session;
 mod sql;
 #[cfg(test)]
@@ -47,6 +48,10 @@ pub use plan::plan;
 pub use retention::{
     ExpiredChunks, KnownRetention, Retention, check_interval, drop_is_due, expired_chunks,
     hypertables_with_expired_chunks, retentions_in_force,
+};
+pub use rollups::{
+    FillProgress, ObservedAggregate, ObservedRefresh, ObservedRollup, ObservedView, RollupFill, RollupMarker,
+    ViewKind, rollup_is_filling,
 };
 pub use session::DirectDatabases;
 pub use sql::duration_text;
@@ -108,6 +113,13 @@ pub trait Session: Send {
         hypertable: &'a str,
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
+
+    /// Goes on filling a new rollup with the rows that were there before it, for about 10 seconds.
+    fn fill_rollup<'a>(
+        &'a mut self,
+        table: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<FillProgress, Error>>;
 
     /// Up to where each partition has become rows of the table.
     fn positions<'a>(
@@ -194,6 +206,8 @@ pub struct ObservedTable {
     pub dead_letters: Option<ObservedRelation>,
     /// How the server runs their policies.
     pub jobs: ObservedJobs,
+    /// The rollups that the spec names, and those that were made for the table once.
+    pub rollups: Vec<ObservedRollup>,
 }
 
 /// A topic and who writes into the table from it.
@@ -383,6 +397,8 @@ pub struct TablePlan {
     pub steps: Vec<TableStep>,
     /// The indexes to make after them, each apart.
     pub builds: Vec<IndexBuild>,
+    /// The rollups to fill once that is done, each after the one that it is made from.
+    pub fills: Vec<RollupFill>,
     /// What would delete data and waits for a person; each has a refusal too.
     pub held: Vec<Change>,
     /// What the spec asks for and is not done.

@@ -30,7 +30,7 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{IndexBuild, Session, TablePlan},
+    timescale::{self, FillProgress, IndexBuild, RollupFill, Session, TablePlan},
 };
 
 /// What became of a plan.
@@ -95,8 +95,10 @@ pub async fn apply(
             || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
         ..Outcome::default()
     };
+    let fills = plan.table.as_ref().map(|table| table.fills.clone()).unwrap_or_default();
     let builds =
         apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    fill_rollups(fills, pipeline, session.as_deref_mut(), &mut outcome).await;
     for (hypertable, drop_after) in plan.drop_expired_chunks {
         let session = session.as_deref_mut();
         drop_expired_chunks(hypertable, drop_after, pipeline, context, session, &mut outcome).await;
@@ -129,9 +131,11 @@ impl Outcome {
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
-    /// Whether workers may rely on the table. A change that waits for approval leaves one that serves as before.
+    /// Whether workers may rely on the table. A change that waits leaves one that serves as before, and what is made of its
+    /// rows is nothing to those who write them.
     pub fn table_fits(&self) -> bool {
-        self.table_problems.iter().all(|problem| problem.reason == Reason::ApprovalRequired)
+        let serves = [Reason::ApprovalRequired, Reason::RollupBehind, Reason::RollupRefused];
+        self.table_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
     /// Notes a failure; the first one is what the reconciliation ends with.
@@ -178,6 +182,34 @@ async fn apply_table(
     outcome.table_problems.extend(plan.refusals);
     outcome.table_notes.extend(plan.notes);
     builds
+}
+
+/// Goes on filling rollups, the first one first; looks again at once as long as there is more to do.
+async fn fill_rollups(
+    fills: Vec<RollupFill>,
+    pipeline: &Pipeline,
+    session: Option<&mut (dyn Session + '_)>,
+    outcome: &mut Outcome,
+) {
+    // What could not be changed is tried again first.
+    let Some(session) = session.filter(|_| outcome.failure.is_none()) else { return };
+    for fill in fills {
+        match session.fill_rollup(&pipeline.table, &fill).await {
+            // Next comes its policy.
+            Ok(FillProgress::Filled) => outcome.unfinished = true,
+            // What is made from it has to wait.
+            Ok(FillProgress::CaughtUp) => return,
+            Ok(FillProgress::Unfinished) => {
+                outcome.unfinished = true;
+                outcome.table_notes.push(timescale::rollup_is_filling(&pipeline.table, &fill));
+                return;
+            }
+            Err(source) => {
+                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+                return outcome.fail(Error::Database { source });
+            }
+        }
+    }
 }
 
 async fn drop_expired_chunks(
@@ -258,7 +290,7 @@ async fn claim_topic(
     topic: &TopicKey,
     is_adopted: bool,
     session: Option<&mut (dyn Session + '_)>,
-) -> Result<(), crate::timescale::Error> {
+) -> Result<(), timescale::Error> {
     match session {
         Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic, is_adopted).await,
         // Without a session there was no plan that claims.
@@ -345,7 +377,7 @@ pub fn topic_is_unknown(pipeline: &Pipeline, stores: &Stores) -> Refusal {
         return Refusal { reason: error.reason(), message: chain(error) };
     }
     Refusal {
-        reason: stores.table.as_ref().err().map_or(Reason::Pending, crate::timescale::Error::reason),
+        reason: stores.table.as_ref().err().map_or(Reason::Pending, timescale::Error::reason),
         message: format!(
             "which pipeline created topic {} is written in the database, and that cannot be read now; the topic is \
              left as it is",

@@ -16,12 +16,12 @@ use crds::{
     pipeline::{Mode, MqttSpec},
     status::{
         BridgeStatus, ChangeClass, ConditionType, LagStatus, PlannedChange, ProcessorStatus, Reason,
-        SpoolLevel, TableStatus, TopicStatus,
+        RollupKind, RollupStatus, SpoolLevel, TableStatus, TopicStatus,
     },
     worker::Component,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use self::{
@@ -38,6 +38,7 @@ use crate::{
     build::{ChildKind, selector_text, workload_kind},
     change::{Approvals, Change, coarse_number},
     pipeline::Pipeline,
+    timescale::{ObservedRollup, ViewKind},
 };
 
 /// How many steps of a plan are listed.
@@ -165,12 +166,29 @@ fn topic_status(pipeline: &Pipeline, stores: &Stores, outcome: &Outcome) -> Opti
 }
 
 fn table_status(pipeline: &Pipeline, stores: &Stores) -> Option<TableStatus> {
-    let extension = stores.table.as_ref().ok()?.extension.installed.as_ref()?;
+    let observed = stores.table.as_ref().ok()?;
+    let extension = observed.extension.installed.as_ref()?;
+    let rollups = pipeline.table.wanted.iter().flat_map(|wanted| &wanted.rollups);
+    let found =
+        rollups.filter_map(|rollup| observed.rollups.iter().find(|found| found.name == rollup.name.as_str()));
     Some(TableStatus {
         name: pipeline.table.to_string(),
         edition: extension.edition.to_string(),
         timescaledb_version: extension.version.clone(),
+        rollups: found.filter_map(rollup_status).collect(),
     })
+}
+
+/// `None` where there is none, or something else.
+fn rollup_status(found: &ObservedRollup) -> Option<RollupStatus> {
+    let (marker, view) = (found.marker.as_ref()?, found.view.as_ref()?);
+    let kind = match view.kind {
+        ViewKind::Aggregate(_) => RollupKind::ContinuousAggregate,
+        ViewKind::View => RollupKind::View,
+        ViewKind::Other => return None,
+    };
+    let filled_to = marker.filled_to.filter(|_| !marker.is_filled).map(Time);
+    Some(RollupStatus { name: found.name.clone(), kind, filled_to })
 }
 
 fn bridge_status(

@@ -7,6 +7,7 @@
 mod columnstore;
 mod connections;
 mod problems;
+mod rollups;
 mod stores;
 mod workers;
 

@@ -33,8 +33,8 @@ pub(super) const DEAD_LETTER_MARKERS_SINCE: i32 = 3;
 pub(super) const ADOPTION_SINCE: i32 = 4;
 
 /// Each makes version n + 1 of version n.
-const MIGRATIONS: [fn(&str) -> String; 4] =
-    [first_tables, feeds_and_retention, dead_letter_markers, adoption];
+const MIGRATIONS: [fn(&str) -> String; 5] =
+    [first_tables, feeds_and_retention, dead_letter_markers, adoption, rollups];
 
 /// Brings the bookkeeping of a schema from a version to the current one; `None` where it is current.
 pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
@@ -131,11 +131,12 @@ pub(super) fn forget_positions(schema: &str, table: &str) -> TableStep {
 }
 
 /// The values of `cluster_name, namespace, pipeline`.
-fn identity(pipeline: &PipelineId) -> String {
+pub(super) fn identity(pipeline: &PipelineId) -> String {
     [&pipeline.cluster_name, &pipeline.namespace, &pipeline.name].map(|part| literal(part)).join(", ")
 }
 
-fn retention_seconds(retention: Retention) -> u64 {
+/// As it is noted; 0 where rows stay for ever.
+pub(super) fn retention_seconds(retention: Retention) -> u64 {
     match retention {
         Retention::For(duration) => duration.as_secs(),
         Retention::ForEver => 0,
@@ -214,6 +215,17 @@ fn adoption(schema: &str) -> String {
             format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS adopted boolean NOT NULL DEFAULT false;\n")
         })
         .concat()
+}
+
+/// The markers of rollups, which are in one table with the others because all of these share the names of a schema.
+fn rollups(schema: &str) -> String {
+    let markers = qualified(schema, MARKER_TABLE);
+    format!(
+        "ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS rollup_of text;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS definition text;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS filled_to timestamptz;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS is_filled boolean;\n"
+    )
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod tests;
 const SINCE_VERSION: (u32, u32) = (2, 18);
 
 /// How chunks are sent there.
-const POLICY: PolicyKind = PolicyKind { statement: "CALL", name: "columnstore", age: "after" };
+pub(super) const POLICY: PolicyKind = PolicyKind { statement: "CALL", name: "columnstore", age: "after" };
 
 /// Makes settings and policy what they shall be. `missing_columns` are wanted by the spec and will not be there.
 pub(super) fn plan(
@@ -95,13 +95,13 @@ fn is_ours_to_set(wanted: &Table, relation: &ObservedRelation) -> bool {
 }
 
 /// The settings of a columnstore, as SQL takes them.
-struct Settings {
+pub(super) struct Settings {
     segment_by: Vec<String>,
     order_by: Vec<(String, SortOrder)>,
 }
 
 impl Settings {
-    fn of(columnstore: &Columnstore) -> Self {
+    pub fn of(columnstore: &Columnstore) -> Self {
         let order_by = columnstore.order_by.iter().map(|(name, order)| (name.to_string(), *order));
         Self {
             segment_by: columnstore.segment_by.iter().map(ToString::to_string).collect(),
@@ -119,11 +119,10 @@ impl Settings {
         if found.is_some_and(|found| self.is_found(found)) {
             return None;
         }
-        let order_by: Vec<_> =
-            self.order_by.iter().map(|(name, order)| (name.clone(), Some(*order))).collect();
+        let order_by = describe_order(&self.as_observed().order_by);
         let changes = [
             ("segmentBy", found.map(|found| found.segment_by.join(", ")), self.segment_by.join(", ")),
-            ("orderBy", found.map(|found| describe_order(&found.order_by)), describe_order(&order_by)),
+            ("orderBy", found.map(|found| describe_order(&found.order_by)), order_by),
         ];
         let changes = changes
             .into_iter()
@@ -132,19 +131,32 @@ impl Settings {
         Some(TableStep {
             changes: changes.collect(),
             sql: format!(
-                "ALTER TABLE {} SET (timescaledb.enable_columnstore = true, timescaledb.segmentby = {}, \
-                 timescaledb.orderby = {});\n",
+                "ALTER TABLE {} SET ({});\n",
                 qualified(table.schema.as_str(), table.name.as_str()),
-                literal(&identifiers(&self.segment_by)),
-                literal(&ordering(&self.order_by)),
+                self.sql()
             ),
         })
     }
 
-    fn is_found(&self, found: &ObservedColumnstore) -> bool {
-        let found_order = found.order_by.iter().map(|(name, order)| (name, *order));
-        self.segment_by == found.segment_by
-            && self.order_by.iter().map(|(name, order)| (name, Some(*order))).eq(found_order)
+    /// What `ALTER … SET` takes.
+    pub fn sql(&self) -> String {
+        format!(
+            "timescaledb.enable_columnstore = true, timescaledb.segmentby = {}, timescaledb.orderby = {}",
+            literal(&identifiers(&self.segment_by)),
+            literal(&ordering(&self.order_by)),
+        )
+    }
+
+    pub fn is_found(&self, found: &ObservedColumnstore) -> bool {
+        *found == self.as_observed()
+    }
+
+    /// As the server has them.
+    pub fn as_observed(&self) -> ObservedColumnstore {
+        ObservedColumnstore {
+            segment_by: self.segment_by.clone(),
+            order_by: self.order_by.iter().map(|(name, order)| (name.clone(), Some(*order))).collect(),
+        }
     }
 }
 
@@ -152,7 +164,7 @@ fn change(table: &Table, setting: &str, from: String, to: String) -> Change {
     Change::new(format!("table {table}"), format!("columnstore {setting}"), from, to)
 }
 
-fn describe_order(columns: &[(String, Option<SortOrder>)]) -> String {
+pub(super) fn describe_order(columns: &[(String, Option<SortOrder>)]) -> String {
     let described = columns.iter().map(|(name, order)| match order {
         Some(SortOrder::Ascending) => name.clone(),
         Some(SortOrder::Descending) => format!("{name} DESC"),

@@ -13,6 +13,7 @@ use super::{
     effects::has_bookkeeping,
     execute::{lock_schema, run, statement},
     index_builds::end_builds,
+    rollups,
     sql::qualified,
 };
 use crate::{change::Change, pipeline::Table};
@@ -73,6 +74,9 @@ async fn delete_one(
             Ok(false)
         }
         Origin::Created => {
+            if !is_dead_letters {
+                deleted.changes.extend(rollups::delete(connection, table).await?);
+            }
             // Without CASCADE: a view that somebody built on the table is theirs, and they are told.
             run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, &name))).await?;
             statement(format!("DELETE FROM {} WHERE table_name = $1", qualified(schema, MARKER_TABLE)))

@@ -19,11 +19,13 @@ use crate::{kafka::TopicKey, pipeline::Table};
 mod chunks;
 mod jobs;
 mod relation;
+mod rollups;
 mod writer;
 
 pub(super) use chunks::read_chunk_sizes;
 use jobs::read_jobs;
 use relation::{read_expired, read_relation};
+use rollups::read_rollups;
 use writer::read_writer;
 
 /// Reads everything that belongs to the table.
@@ -63,10 +65,13 @@ pub(super) async fn observe(
             known.expired = Some(read_expired(connection, schema, name, drop_after).await?);
         }
     }
+    observed.rollups = read_rollups(connection, table, &observed).await?;
     if edition == Some(Edition::Community) {
         // The policies of a table that is somebody else's are theirs to look after.
         let table = table.wanted.as_ref().map(|_| table.name.to_string());
-        let hypertables = table.into_iter().chain([dead_letters]).collect();
+        let rollups = observed.rollups.iter().filter(|rollup| rollup.marker.is_some());
+        let rollups = rollups.map(|rollup| rollup.name.clone());
+        let hypertables = table.into_iter().chain([dead_letters]).chain(rollups).collect();
         observed.jobs = read_jobs(connection, schema, hypertables).await?;
     }
     transaction.rollback().await?;
@@ -255,6 +260,7 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
         table: None,
         dead_letters: None,
         jobs: ObservedJobs::default(),
+        rollups: Vec::new(),
     })
 }
 
@@ -327,8 +333,13 @@ async fn applied_retention(
     .fetch_one(connection)
     .await?
     .try_get(0)?;
-    Ok(seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
+    Ok(retention_of_seconds(seconds))
+}
+
+/// As the bookkeeping notes it.
+fn retention_of_seconds(seconds: Option<i64>) -> Option<Retention> {
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
         0 => Retention::ForEver,
         seconds => Retention::For(Duration::from_secs(seconds)),
-    }))
+    })
 }

@@ -11,6 +11,7 @@ use super::{
     relation::WantedRelation,
     retention::Kept,
     rights::missing_rights,
+    rollups,
     sql::identifier,
 };
 use crate::{
@@ -76,6 +77,9 @@ fn plan_managed(
     steps.extend(dead_letters.steps);
 
     steps.extend(columnstore::plan(wanted, wanted_table, observed, extension, &table.missing_columns));
+    let rollups =
+        rollups::plan(wanted, wanted_table, pipeline, observed, extension, approvals, &table.missing_columns);
+    steps.extend(rollups.steps);
     steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approvals)));
     steps.extend(plan_grants(wanted, observed));
 
@@ -86,9 +90,11 @@ fn plan_managed(
     refusals.extend(missing_role(wanted, observed));
     refusals.extend(kept_by_another(wanted, pipeline, observed));
     refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approvals)));
-    let held = kept.iter().filter_map(|kept| kept.held(approvals)).collect();
-    let notes = columnstore::note(wanted_table, observed, extension).into_iter().collect();
-    TablePlan { steps, builds, held, refusals, notes, ..TablePlan::default() }
+    refusals.extend(rollups.refusals);
+    let held = kept.iter().filter_map(|kept| kept.held(approvals)).chain(rollups.held).collect();
+    let notes =
+        columnstore::note(wanted_table, observed, extension).into_iter().chain(rollups.notes).collect();
+    TablePlan { steps, builds, fills: rollups.fills, held, refusals, notes, ..TablePlan::default() }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.

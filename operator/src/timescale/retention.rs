@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::{
     Edition, InstalledExtension, ObservedRelation, ObservedTable, TableStep, bookkeeping,
     policy::{PolicyKind, WantedPolicy, plan_policy},
+    rollups,
     sql::{duration_text, qualified},
 };
 use crate::{
@@ -24,7 +25,8 @@ use crate::{
 mod tests;
 
 /// How the Community edition drops chunks.
-const POLICY: PolicyKind = PolicyKind { statement: "SELECT", name: "retention", age: "drop_after" };
+pub(super) const POLICY: PolicyKind =
+    PolicyKind { statement: "SELECT", name: "retention", age: "drop_after" };
 
 /// What is known of how long the rows of a hypertable stay, beside its policy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -123,6 +125,8 @@ pub(super) struct Kept<'a> {
     wanted: Retention,
     /// How long rows stayed so far.
     former: Retention,
+    /// Why rows must not stay for a shorter time yet, whatever a person says: a rollup needs them.
+    behind: Option<String>,
 }
 
 impl<'a> Kept<'a> {
@@ -149,6 +153,7 @@ impl<'a> Kept<'a> {
                 field: "timescale.retention.dropAfter",
                 wanted,
                 former: former(observed.edition(), relation, known, unnoted),
+                behind: rollups::behind(table, observed),
             });
         }
         if may_be_ours(&observed.dead_letter_marker) {
@@ -165,6 +170,7 @@ impl<'a> Kept<'a> {
                 wanted: Retention::of(table.dead_letters_drop_after),
                 // An older operator kept them for ever.
                 former: former(observed.edition(), relation, known, Retention::ForEver),
+                behind: None,
             });
         }
         kept
@@ -199,6 +205,13 @@ impl<'a> Kept<'a> {
     /// What the spec asks for and a person must approve first, because it deletes data.
     pub fn approval_required(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<Refusal> {
         let change = self.held(approvals)?;
+        if let Some(behind) = &self.behind {
+            let Change { object, field, from, to, class: _ } = &change;
+            let message = format!(
+                "{object}: {field} from {from} to {to} waits: {behind}; until then the old value stays in force"
+            );
+            return Some(Refusal { reason: Reason::RollupBehind, message });
+        }
         let expired = self.known.expired.unwrap_or_default();
         let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
         let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
@@ -221,11 +234,12 @@ impl<'a> Kept<'a> {
         is_foreign.then(|| format!("ALTER TABLE {} OWNER TO {role};", qualified(self.schema, &self.name)))
     }
 
-    /// The change of the spec that waits for approval.
+    /// The change of the spec that waits for approval, or for a rollup.
     pub fn held(&self, approvals: &Approvals) -> Option<Change> {
         let class = self.class_of(self.former, self.wanted);
         let change = self.change(self.field, self.former.to_string(), self.wanted.to_string()).classed(class);
-        (class == ChangeClass::Destructive && !approvals.include(&change)).then_some(change)
+        let may_be_made = self.behind.is_none() && approvals.include(&change);
+        (class == ChangeClass::Destructive && !may_be_made).then_some(change)
     }
 
     /// A shorter time deletes rows, where there may be any.

@@ -8,13 +8,14 @@ use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
-    Built, ChunkSizes, Databases, Deleted, Error, IndexBuild, ObservedTable, Position, Session,
-    TableDeletion, TablePlan, deletion,
+    Built, ChunkSizes, Databases, Deleted, Error, FillProgress, IndexBuild, ObservedTable, Position,
+    RollupFill, Session, TableDeletion, TablePlan, deletion,
     effects::{self, Claim},
     error::{PooledSnafu, Server, TopicTakenSnafu},
     execute::statement,
     index_builds,
     observe::{observe, read_chunk_sizes},
+    rollups,
 };
 use crate::{
     change::Change,
@@ -169,6 +170,18 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("drop expired chunks of table {schema}.{hypertable}");
             let effect = effects::drop_expired_chunks(&mut self.connection, schema, hypertable, drop_after);
+            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+        })
+    }
+
+    fn fill_rollup<'a>(
+        &'a mut self,
+        table: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<FillProgress, Error>> {
+        Box::pin(async move {
+            let action = format!("fill rollup {}.{}", table.schema, fill.name);
+            let effect = rollups::fill(&mut self.connection, table, fill);
             request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }

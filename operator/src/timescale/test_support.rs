@@ -45,6 +45,7 @@ pub(super) fn wanted() -> Table {
             drop_after: Some(90 * DAY),
             columnstore: None,
             adopt: false,
+            rollups: Vec::new(),
         }),
     }
 }
@@ -95,6 +96,7 @@ pub(super) fn empty(edition: Edition) -> ObservedTable {
         table: None,
         dead_letters: None,
         jobs: ObservedJobs::default(),
+        rollups: Vec::new(),
     }
 }
 

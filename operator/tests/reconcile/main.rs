@@ -14,6 +14,8 @@ mod processor;
 #[cfg(test)]
 mod retention;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod tables;

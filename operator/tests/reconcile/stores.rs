@@ -17,10 +17,10 @@ use operator::{
     },
     pipeline::{Index, SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Built, ChunkSizes, Databases, Deleted, Edition, IndexBuild, InstalledExtension, KnownRetention,
-        ObservedColumn, ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex, ObservedJobs,
-        ObservedRelation, ObservedTable, ObservedWriter, Position, Retention, Rights, Session, TableDeletion,
-        TablePlan,
+        self, Built, ChunkSizes, Databases, Deleted, Edition, FillProgress, IndexBuild, InstalledExtension,
+        KnownRetention, ObservedColumn, ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex,
+        ObservedJobs, ObservedRelation, ObservedRollup, ObservedTable, ObservedView, ObservedWriter,
+        Position, Retention, Rights, RollupFill, Session, TableDeletion, TablePlan, ViewKind,
     },
 };
 
@@ -59,6 +59,7 @@ struct DatabaseState {
     is_unique: bool,
     has_repeats: bool,
     index_barrier: Option<Arc<Notify>>,
+    views: Vec<ObservedRollup>,
 }
 
 impl FakeKafka {
@@ -224,6 +225,19 @@ impl FakeDatabases {
         self.0.lock().unwrap().retention = Some(retention);
     }
 
+    /// Somebody makes a view of their own.
+    pub fn put_view(&self, name: &str) {
+        let view = ObservedView {
+            kind: ViewKind::View,
+            owned: true,
+            columns: Vec::new(),
+            readers: Vec::new(),
+            dependents: Vec::new(),
+        };
+        let found = ObservedRollup { name: name.to_owned(), marker: None, view: Some(view) };
+        self.0.lock().unwrap().views.push(found);
+    }
+
     pub fn give_topic_to(&self, name: &str) {
         self.0.lock().unwrap().topic_marker.as_mut().unwrap().name = name.to_owned();
     }
@@ -262,6 +276,7 @@ impl Session for FakeDatabases {
         observed.topic_adopted = state.topic_adopted;
         observed.retention.applied = state.retention;
         observed.dead_letter_retention.applied = state.dead_letter_retention;
+        observed.rollups.clone_from(&state.views);
         if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
             let unique_by = table.unique_by.iter().map(ToString::to_string).collect();
             relation.indexes.push(ObservedIndex {
@@ -376,6 +391,15 @@ impl Session for FakeDatabases {
         async { Ok(sizes) }.boxed()
     }
 
+    fn fill_rollup<'a>(
+        &'a mut self,
+        _: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<FillProgress, timescale::Error>> {
+        self.note(format!("rollup {} filled", fill.name));
+        async { Ok(FillProgress::CaughtUp) }.boxed()
+    }
+
     fn positions<'a>(
         &'a mut self,
         _: &'a Table,
@@ -458,7 +482,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ..Rights::default()
         },
         schema_exists: table.is_some(),
-        bookkeeping_version: if table.is_some() { 4 } else { 0 },
+        bookkeeping_version: if table.is_some() { 5 } else { 0 },
         marker: table.map(|_| pipeline.clone()),
         dead_letter_marker: table.map(|_| pipeline),
         retention: KnownRetention::default(),
@@ -508,5 +532,6 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
                 vec![index],
             )
         }),
+        rollups: Vec::new(),
     }
 }

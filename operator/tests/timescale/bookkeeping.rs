@@ -50,7 +50,7 @@ pub async fn an_older_version_is_brought_up(test: &Test) {
 
     assert_eq!(test.bring_about(&table).await, [""; 0]);
     let observed = test.observe(&table).await;
-    assert_eq!(observed.bookkeeping_version, 4);
+    assert_eq!(observed.bookkeeping_version, 5);
     assert_eq!(observed.retention.applied, Some(Retention::For(90 * DAY)));
     assert_eq!(observed.dead_letter_marker, Some(test.pipeline.clone()));
     assert_eq!(observed.dead_letter_retention.applied, Some(Retention::ForEver));
@@ -68,7 +68,8 @@ pub async fn an_older_version_is_brought_up(test: &Test) {
 fn first_version(test: &Test) -> String {
     format!(
         "DELETE FROM {schema}._iotpipeline_tables WHERE is_dead_letters;
-         ALTER TABLE {schema}._iotpipeline_tables DROP COLUMN drop_after_seconds, DROP COLUMN is_dead_letters, DROP COLUMN adopted;
+         ALTER TABLE {schema}._iotpipeline_tables DROP COLUMN drop_after_seconds, DROP COLUMN is_dead_letters, DROP COLUMN adopted,
+           DROP COLUMN rollup_of, DROP COLUMN definition, DROP COLUMN filled_to, DROP COLUMN is_filled;
          ALTER TABLE {schema}._iotpipeline_topics DROP COLUMN adopted;
          DROP TABLE {schema}._iotpipeline_feeds;
          UPDATE {schema}._iotpipeline_version SET version = 1",

@@ -31,6 +31,8 @@ mod retention;
 #[cfg(test)]
 mod rights;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
 mod spec;
 #[cfg(test)]
 mod support;
@@ -89,5 +91,13 @@ scenarios! {
         columnstore::the_rest_of_the_table_changes_as_before,
         managed::a_native_policy_follows_the_spec,
         rights::another_role_is_granted_what_workers_need,
+        rollups::a_plain_view_becomes_the_real_thing,
+        rollups::a_rollup_is_made_filled_and_kept,
+        rollups::every_field_changes_by_itself,
+        rollups::rollups_go_with_their_table,
+        rollups::rows_that_a_rollup_needs_stay,
+        rollups::what_is_computed_changes_by_approval_alone,
+        rollups::what_is_not_ours_is_left,
+        rollups::what_somebody_changed_is_mended,
     }
 }

@@ -12,8 +12,8 @@ use operator::{
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
     timescale::{
-        Built, Databases, DirectDatabases, Edition, ObservedTable, Session, TableDeletion, TablePlan, plan,
-        retentions_in_force,
+        Built, Databases, DirectDatabases, Edition, FillProgress, ObservedTable, Session, TableDeletion,
+        TablePlan, plan, retentions_in_force,
     },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -139,6 +139,7 @@ impl Test {
                 drop_after: None,
                 columnstore: None,
                 adopt: false,
+                rollups: Vec::new(),
             }),
         }
     }
@@ -168,10 +169,18 @@ impl Test {
             for build in &plan.builds {
                 assert_eq!(session.build_index(table, build).await.unwrap(), Built::Made);
             }
+            let mut is_filled = false;
+            for fill in &plan.fills {
+                match session.fill_rollup(table, fill).await.unwrap() {
+                    FillProgress::Filled => is_filled = true,
+                    FillProgress::CaughtUp => break,
+                    FillProgress::Unfinished => panic!("{fill:?}"),
+                }
+            }
             session.close().await;
             let steps = plan.steps.iter().chain(plan.builds.iter().map(|build| &build.step));
             changes.extend(steps.flat_map(|step| &step.changes).map(Change::to_string));
-            if !plan.unfinished {
+            if !plan.unfinished && !is_filled {
                 return changes;
             }
         }

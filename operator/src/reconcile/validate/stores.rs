@@ -11,7 +11,7 @@ use crds::{
     pipeline::{AdoptionPolicy, ColumnType, Management, MqttSpec, RetentionSpec, TimescaleSpec},
 };
 
-use super::{columnstore::columnstore, problems::Problems};
+use super::{columnstore::columnstore, problems::Problems, rollups::rollups};
 use crate::pipeline::{
     Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName, WantedTable, WantedTopic,
 };
@@ -123,12 +123,14 @@ fn wanted_table(whole: &IoTPipelineSpec, problems: &mut Problems) -> Option<Want
     let indexes = indexes(spec, problems);
     let drop_after = drop_after("timescale.retention.dropAfter", spec.retention.as_ref(), problems);
     let columnstore = columnstore(spec, &whole.processing.accept_time, problems);
+    let rollups = rollups(spec, problems);
     Some(WantedTable {
         chunk_interval: chunk_interval?,
         indexes: indexes?,
         drop_after: drop_after?,
         columnstore: columnstore?,
         adopt: whole.adoption_policy == AdoptionPolicy::Adopt,
+        rollups: rollups?,
     })
 }
 
