@@ -1,6 +1,6 @@
 # What there is to do here. Each target calls one script or tool, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit faults bench scale lint fmt generate images cluster cluster-down cluster-status
+.PHONY: help demo demo-down test test-unit test-timescale faults bench scale lint fmt generate images cluster cluster-down cluster-status
 
 CLUSTER := tests/e2e/cluster
 
@@ -18,6 +18,9 @@ test: ## run all tests: unit, fuzz, integration and end-to-end, on a local clust
 
 test-unit: ## run the tests that need nothing but the compiler
 	scripts/test unit
+
+test-timescale: ## run the tests of both editions of TimescaleDB alone, on a local cluster
+	scripts/test timescale
 
 faults: ## let one thing after the other go wrong under load, and count what is lost or twice (docs/delivery.md)
 	scripts/faults

@@ -95,16 +95,20 @@ pub const VERSION_TABLE: &str = "_iotpipeline_version";
 ///
 /// `table_name text PRIMARY KEY, cluster_name text NOT NULL, namespace text NOT NULL, pipeline text NOT NULL,
 /// created_at timestamptz NOT NULL DEFAULT now(), drop_after_seconds bigint,
-/// is_dead_letters boolean NOT NULL DEFAULT false`
+/// is_dead_letters boolean NOT NULL DEFAULT false, adopted boolean NOT NULL DEFAULT false, rollup_of text, definition text,
+/// filled_to timestamptz, is_filled boolean`
 ///
 /// `drop_after_seconds` is what was last applied, 0 where rows stay for ever; NULL where an older version wrote the row.
+/// What was `adopted` was there before, and is never deleted. The last four are of rollups alone: the table that one belongs
+/// to, what it computes, and up to when it is filled with the rows that were there before it.
 pub const MARKER_TABLE: &str = "_iotpipeline_tables";
 
 /// Table of topic markers: which pipeline created which Kafka topic. Kafka has no place for such a mark, so it
 /// stands beside the data.
 ///
 /// `kafka_cluster_id text NOT NULL, topic text NOT NULL, cluster_name text NOT NULL, namespace text NOT NULL,
-/// pipeline text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (kafka_cluster_id, topic)`
+/// pipeline text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), adopted boolean NOT NULL DEFAULT false,
+/// PRIMARY KEY (kafka_cluster_id, topic)`
 pub const TOPIC_MARKER_TABLE: &str = "_iotpipeline_topics";
 
 /// Table of positions: up to where each partition has become rows of a table of this schema.

@@ -6,6 +6,7 @@
 mod kafka;
 mod mqtt;
 mod processing;
+mod rollups;
 mod secrets;
 mod timescale;
 mod workers;
@@ -19,6 +20,7 @@ pub use self::kafka::{
 };
 pub use self::mqtt::{MqttSpec, MqttTlsSpec, ProtocolVersion, Session, SpoolSpec, SubscriptionSpec};
 pub use self::processing::{AcceptTimeSpec, CodecSpec, CodecType, ProcessingSpec};
+pub use self::rollups::{RefreshSpec, RollupSpec};
 pub use self::secrets::{CaSecretRef, PasswordSecretRef, SecretRef};
 pub use self::timescale::{
     ColumnSpec, ColumnType, ColumnstoreSpec, DatabaseTlsMode, DatabaseTlsSpec, DeadLettersSpec, IndexSpec,
@@ -120,9 +122,14 @@ pub struct IoTPipelineSpec {
     /// The workers from Kafka to TimescaleDB.
     #[serde(default)]
     pub processor: ProcessorSpec,
-    /// What becomes of topic and table when this resource is deleted. Only what it created is ever deleted.
+    /// What becomes of topic, table, dead letters and consumer group when this resource is deleted. Only what it created
+    /// is ever deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicySpec,
+    /// What becomes of a topic or table that exists and that no IoTPipeline created: Fail (default) refuses it, and Adopt
+    /// takes it over, if it fits. What another IoTPipeline has is never taken, and what was adopted is never deleted.
+    #[serde(default)]
+    pub adoption_policy: AdoptionPolicy,
     /// Which workers stand still: None (default), Processor (database maintenance: the bridge goes on and messages
     /// gather in Kafka) or All (they gather at the MQTT broker as far as its limits allow).
     #[serde(default)]
@@ -142,16 +149,30 @@ pub enum Management {
     External,
 }
 
-/// What becomes of topic and table when the IoTPipeline is deleted.
+/// What becomes of what is outside of Kubernetes when the IoTPipeline is deleted.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeletionPolicySpec {
     /// Retain (default) or Delete the Kafka topic, with all records.
     #[serde(default)]
     pub topic: DeletionPolicy,
-    /// Retain (default) or Delete the hypertable, its dead letters and its positions.
+    /// Retain (default) or Delete the hypertable, and with it its positions: they say which records are rows of it.
     #[serde(default)]
     pub table: DeletionPolicy,
+    /// Retain or Delete the table of dead letters; default as `table`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<DeletionPolicy>,
+    /// Retain (default) or Delete the consumer group in Kafka, with the offsets that are committed in it for lag tools. No
+    /// record is read anew for that: where to go on is in the positions, beside the table.
+    #[serde(default)]
+    pub offsets: DeletionPolicy,
+}
+
+impl DeletionPolicySpec {
+    /// What becomes of the dead letters: they go with their table, unless something else is said of them.
+    pub fn dead_letters(&self) -> DeletionPolicy {
+        self.dead_letters.unwrap_or(self.table)
+    }
 }
 
 /// Keep or delete.
@@ -162,6 +183,16 @@ pub enum DeletionPolicy {
     Retain,
     /// Delete it, if this pipeline created it.
     Delete,
+}
+
+/// What becomes of a topic or table that exists and that no IoTPipeline created.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum AdoptionPolicy {
+    /// It is refused, and left as it is.
+    #[default]
+    Fail,
+    /// It is taken over if it fits: kept as the spec says, and never deleted.
+    Adopt,
 }
 
 /// Whether the spec is brought about.

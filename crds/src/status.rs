@@ -16,7 +16,7 @@ pub struct IoTPipelineStatus {
     /// The generation that the workers run: an invalid edit leaves them on the last valid one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<i64>,
-    /// Ready, TopicReady, TableReady, BridgeReady and ProcessorReady.
+    /// Ready, TopicReady, TableReady, BridgeReady, ProcessorReady and PoliciesHealthy.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -98,6 +98,31 @@ pub struct TableStatus {
     pub edition: String,
     /// The version of the TimescaleDB extension in this database.
     pub timescaledb_version: String,
+    /// The rollups of the spec that are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollups: Vec<RollupStatus>,
+}
+
+/// A rollup as it is.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RollupStatus {
+    /// The view, in the table's schema.
+    pub name: String,
+    /// ContinuousAggregate, or View where this TimescaleDB has none.
+    pub kind: RollupKind,
+    /// Up to when it is filled with the rows that were there before it; left out once that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled_to: Option<Time>,
+}
+
+/// What a rollup is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum RollupKind {
+    /// Computed beforehand and kept.
+    ContinuousAggregate,
+    /// Computed when queried.
+    View,
 }
 
 /// The workers from MQTT to Kafka.
@@ -255,7 +280,7 @@ pub struct LagStatus {
 /// The types of condition, in the order in which they are listed.
 #[derive(Clone, Copy, Debug, Display, EnumIter, Eq, Hash, IntoStaticStr, Ord, PartialEq, PartialOrd)]
 pub enum ConditionType {
-    /// Messages become rows: all the others are true, and the spec is applied.
+    /// Messages become rows: all the others but PoliciesHealthy are true, and the spec is applied.
     Ready,
     /// The Kafka topic is as the spec says.
     TopicReady,
@@ -265,6 +290,8 @@ pub enum ConditionType {
     BridgeReady,
     /// All processors have partitions and write.
     ProcessorReady,
+    /// The policies of the hypertables run and succeed.
+    PoliciesHealthy,
 }
 
 /// Why a condition has its status. Each is documented in docs/conditions.md with what to do.
@@ -306,6 +333,8 @@ pub enum Reason {
     TopicChangeRefused,
     /// The topic is to have more partitions; the message says what that waits for.
     TopicGrowing,
+    /// An index is made over rows that are there.
+    IndexBuilding,
     /// The database does not answer.
     DatabaseUnreachable,
     /// The database answered with an error.
@@ -328,6 +357,22 @@ pub enum Reason {
     ColumnstoreUnsupported,
     /// The condition holds; rows may come so late that their chunk is in the columnstore already, which is slower.
     LateRowsInColumnstore,
+    /// The condition holds; chunks are far from the size that suits the server, and the message advises an interval.
+    ChunkIntervalAdvised,
+    /// A policy of TimescaleDB fails; the message says which, with its error.
+    PolicyFailing,
+    /// The server does not run its policies; the message says which setting to change.
+    PoliciesNotRunning,
+    /// The condition holds; rollups are plain views, computed when queried: this TimescaleDB has no continuous aggregates.
+    RollupsComputedWhenQueried,
+    /// The condition holds; a rollup is being filled with the rows that were there before it.
+    RollupsFilling,
+    /// The condition holds; a rollup that left the spec is still in the database.
+    RollupsLeft,
+    /// A rollup cannot be made or changed; the message says what stands in the way.
+    RollupRefused,
+    /// A shorter retention waits, because a rollup has not taken up the rows that would go.
+    RollupBehind,
     /// Pods do not become ready; the message says what they report.
     WorkersNotReady,
     /// Something the pipeline created could not be deleted yet.

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crds::status::{ChangeClass, Reason};
+use crds::{
+    names::APPROVE_ANNOTATION,
+    status::{ChangeClass, Reason},
+    worker::PipelineId,
+};
 use sha2::{Digest, Sha256};
 
 /// One change that the operator makes to the world, for the plan, logs, Events and messages.
@@ -77,6 +81,11 @@ impl Change {
     }
 }
 
+/// What was nobody's becomes a pipeline's. Nothing else of it is changed by that.
+pub fn adoption_of(object: String) -> Change {
+    Change::new(object, "ownership", "nobody's", "adopted")
+}
+
 impl Approvals {
     /// Reads them from a pipeline's generation, the value of its annotation and its status.
     pub fn new(generation: i64, annotation: Option<&str>, used: &[String]) -> Self {
@@ -103,6 +112,13 @@ impl Approvals {
             .map(|times| self.hash_after(change, times))
             .find(|hash| !self.used.contains(hash))
             .unwrap_or_default()
+    }
+
+    /// What a person runs to approve it.
+    pub fn command(&self, change: &Change, pipeline: &PipelineId) -> String {
+        let PipelineId { namespace, name, .. } = pipeline;
+        let hash = self.hash(change);
+        format!("kubectl annotate --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}")
     }
 
     /// Whether a person has approved the change.
@@ -133,6 +149,12 @@ impl Approvals {
         }
         Sha256::digest(text).iter().take(HASH_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// So many significant digits of a number, and zeros: for what is told again only when it is another one.
+pub fn coarse_number(number: i64, digits: u32) -> i64 {
+    let unit = 10_i64.pow((number.checked_ilog10().unwrap_or(0) + 1).saturating_sub(digits));
+    number / unit * unit
 }
 
 impl fmt::Display for Change {

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use kube::{Client, runtime::events::Recorder};
 
 use crate::{
-    build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::report::Reports,
-    reconcile::validate::Settings, scale::Scaling, telemetry::metrics::Metrics, timescale::Databases,
+    build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::apply::IndexBuilds,
+    reconcile::report::Reports, reconcile::validate::Settings, scale::Scaling, telemetry::metrics::Metrics,
+    timescale::Databases,
 };
 
 /// The clients, the settings and the memory of the operator.
@@ -27,6 +28,8 @@ pub struct Context {
     pub memory: Memory,
     /// The pipelines that are scaled.
     pub scaling: Arc<Scaling>,
+    /// The indexes that are being made.
+    pub builds: IndexBuilds,
     /// What decides what a spec means.
     pub settings: Settings,
     /// What shapes the objects of every pipeline.

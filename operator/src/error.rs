@@ -118,6 +118,14 @@ pub enum Error {
         /// What the database says.
         source: timescale::Error,
     },
+    /// The task that made an index ended before its time, which is a bug.
+    #[snafu(display("failed to make index {index}"))]
+    BuildIndex {
+        /// The index.
+        index: String,
+        /// How it ended instead.
+        source: tokio::task::JoinError,
+    },
     /// What a deleted pipeline leaves could not be cleaned up yet.
     #[snafu(display("failed to clean up: {message}"))]
     CleanUp {

@@ -21,7 +21,7 @@ mod plan;
 pub use access::kafka::cause::Cause;
 pub use client::KafkaClient;
 pub use error::{Error, Right};
-pub use plan::{managed_by_another, plan, plan_deletion};
+pub use plan::{deletes_records, managed_by_another, plan, plan_deletion};
 
 /// The outside system. One implementation talks to brokers ([`KafkaClient`]); tests write their own.
 ///
@@ -49,6 +49,13 @@ pub trait TopicAdmin: Send + Sync {
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
+    /// Deletes a consumer group, with what is committed in it; nothing where there is none. Fails while it has members.
+    fn delete_group<'a>(
+        &'a self,
+        access: &'a KafkaAccess,
+        group: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Change>, Error>>;
+
     /// The first and the next offset of each partition; empty where the topic does not exist.
     fn watermarks<'a>(
         &'a self,
@@ -73,6 +80,8 @@ pub struct ObservedTopic {
     pub cluster_id: String,
     /// The topic, if it exists.
     pub topic: Option<ExistingTopic>,
+    /// Whether it is known to hold no record; looked at only where a setting would delete some.
+    pub is_empty: bool,
 }
 
 /// A topic that exists.
@@ -110,9 +119,11 @@ pub struct TopicPlan {
     /// Whether to write the topic's marker (`Session::claim_topic`) before the first step: the topic is about
     /// to be created, and Kafka has no place for a mark of its own.
     pub claim: bool,
+    /// The change where the topic that is claimed is there: it is taken over.
+    pub adoption: Option<Change>,
     /// The steps, in the order in which to make them.
     pub steps: Vec<TopicStep>,
-    /// What waits for a better moment; each has a refusal too.
+    /// What waits for a better moment, or would delete data and waits for a person; each has a refusal too.
     pub held: Vec<Change>,
     /// What the spec asks for and is not done.
     pub refusals: Vec<Refusal>,

@@ -11,7 +11,7 @@ use std::{
 use crds::status::LagStatus;
 use jiff::Timestamp;
 
-use crate::kafka::TopicKey;
+use crate::{change::Note, kafka::TopicKey};
 
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
@@ -30,6 +30,8 @@ pub struct Remembered {
     pub failures: u32,
     /// The lag when it was read last.
     pub lag: Option<(Instant, LagStatus)>,
+    /// When chunks were measured last, of which generation of the spec, and what was to say of them.
+    pub chunk_advice: Option<(Instant, i64, Option<Note>)>,
     /// When expired chunks were last dropped (Apache-2 edition), by the hypertable's name.
     pub chunks_dropped_at: BTreeMap<String, Timestamp>,
     /// When an attempt to change the table was contradicted by its rows, and of which generation of the spec.

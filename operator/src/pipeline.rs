@@ -12,6 +12,9 @@ use crds::{
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
 use crate::scale::policy::Settings;
+mod rollup;
+
+pub use self::rollup::{Aggregate, Function, Pick, Refresh, Rollup, ValueType};
 
 /// Everything the operator needs to know of one IoTPipeline.
 #[derive(Clone, Debug)]
@@ -95,6 +98,8 @@ pub struct WantedTopic {
     pub replication_factor: i32,
     /// The settings that the spec names, `retention.ms` among them. All others stay as they are.
     pub config: BTreeMap<String, String>,
+    /// Whether to take over a topic that nobody has.
+    pub adopt: bool,
 }
 
 /// A hypertable.
@@ -129,6 +134,10 @@ pub struct WantedTable {
     pub drop_after: Option<Duration>,
     /// How rows go into the columnstore; `None` where they do not.
     pub columnstore: Option<Columnstore>,
+    /// Whether to take over a table that nobody has.
+    pub adopt: bool,
+    /// Its rollups, each after the one that it is made from.
+    pub rollups: Vec<Rollup>,
 }
 
 /// How rows go into the columnstore.

@@ -102,9 +102,9 @@ async fn keep(
     let (stores, session) = fetch_stores(pipeline, context).await;
     let now = Timestamp::now();
     let approvals = approvals(object, pipeline);
-    let (finalizers, settings) = (object.finalizers(), &context.workers);
+    let settings = &context.workers;
     let plan =
-        plan::plan(pipeline, finalizers, &approvals, workers, &stores, settings, now).context(BuildSnafu)?;
+        plan::plan(pipeline, object, &approvals, workers, &stores, settings, now).context(BuildSnafu)?;
     let outcome = match pipeline.mode {
         Mode::Enforce => apply::apply(plan, pipeline, object, &stores, session, context).await?,
         Mode::Observe => {

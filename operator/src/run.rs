@@ -28,7 +28,7 @@ use crate::{
     kafka::KafkaClient,
     lease::Election,
     memory::Memory,
-    reconcile::{report::HttpReports, validate::Settings},
+    reconcile::{apply::IndexBuilds, report::HttpReports, validate::Settings},
     scale::probe,
     telemetry::{
         http::{self, Phase},
@@ -127,6 +127,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         metrics: Metrics::default(),
         memory: Memory::default(),
         scaling: Arc::default(),
+        builds: IndexBuilds::default(),
         settings: Settings { cluster_name },
         workers: WorkerSettings {
             image: WorkerImage { reference: worker_image, pull_policy: worker_image_pull_policy },

@@ -15,13 +15,18 @@ use crate::{
     pipeline::{SortOrder, SqlIdent, Table},
 };
 
+mod adoption;
 mod bookkeeping;
+mod chunks;
 mod columnstore;
+mod deletion;
 mod effects;
 mod error;
 mod execute;
 mod external;
 mod grants;
+mod index_builds;
+mod jobs;
 mod lag;
 mod observe;
 mod plan;
@@ -29,21 +34,30 @@ mod policy;
 mod relation;
 mod retention;
 mod rights;
+mod rollups;
 mod session;
 mod sql;
 #[cfg(test)]
 mod test_support;
 
+pub use chunks::{ChunkSizes, advise_chunk_interval};
 pub use error::Error;
+pub use jobs::{ObservedJob, ObservedJobs, ObservedScheduler, judge_policies};
 pub use lag::lag;
 pub use plan::plan;
 pub use retention::{
     ExpiredChunks, KnownRetention, Retention, check_interval, drop_is_due, expired_chunks,
     hypertables_with_expired_chunks, retentions_in_force,
 };
+pub use rollups::{
+    FillProgress, ObservedAggregate, ObservedRefresh, ObservedRollup, ObservedView, RollupFill, RollupMarker,
+    ViewKind, rollup_is_filling,
+};
 pub use session::DirectDatabases;
+pub use sql::duration_text;
 
-/// How long to wait before a contradicted [`Attempt`] is made again: it reads the whole table, and holds writers up.
+/// How long to wait before a unique index that rows contradict is tried again: that reads the whole table, and holds
+/// writers up.
 pub const ATTEMPT_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// Opens sessions. One implementation connects ([`DirectDatabases`]); tests write their own.
@@ -61,21 +75,25 @@ pub trait Session: Send {
         topic: Option<&'a TopicKey>,
     ) -> BoxFuture<'a, Result<ObservedTable, Error>>;
 
-    /// Makes all steps of the plan or none, and then each attempt that rows do not contradict: one transaction, under a
-    /// lock on the schema. Answers the refusals of the other attempts.
-    fn apply<'a>(
+    /// Makes all steps of the plan or none: one transaction, under a lock on the schema.
+    fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Makes an index over the rows of the table, outside of any other transaction and under a lock that this session has
+    /// on the table, so that two operators never do. One that was interrupted is dropped first. May take hours.
+    fn build_index<'a>(
         &'a mut self,
         table: &'a Table,
-        plan: &'a TablePlan,
-    ) -> BoxFuture<'a, Result<Vec<Refusal>, Error>>;
+        build: &'a IndexBuild,
+    ) -> BoxFuture<'a, Result<Built, Error>>;
 
-    /// Writes the marker that says that this pipeline is about to create the topic. Fails where another
+    /// Writes the marker that says that this pipeline is about to create the topic, or adopts it. Fails where another
     /// pipeline was first. Needs the bookkeeping tables, so [`Session::apply`] comes before.
     fn claim_topic<'a>(
         &'a mut self,
         schema: &'a SqlIdent,
         pipeline: &'a PipelineId,
         topic: &'a TopicKey,
+        is_adopted: bool,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Removes the marker of a topic that was deleted, with the positions in it: they mean nothing in a topic
@@ -96,6 +114,13 @@ pub trait Session: Send {
         drop_after: Duration,
     ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
 
+    /// Goes on filling a new rollup with the rows that were there before it, for about 10 seconds.
+    fn fill_rollup<'a>(
+        &'a mut self,
+        table: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<FillProgress, Error>>;
+
     /// Up to where each partition has become rows of the table.
     fn positions<'a>(
         &'a mut self,
@@ -103,20 +128,43 @@ pub trait Session: Send {
         topic: &'a TopicKey,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Position>, Error>>;
 
-    /// Drops the table, its dead letters, its positions and its marker, if the marker is this pipeline's; then
-    /// the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and succeeds where there is
-    /// no marker or another pipeline's.
+    /// What the last chunks of the table take, and what the server says of its memory. It looks at every chunk, so not at
+    /// every look.
+    fn chunk_sizes<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, Error>>;
+
+    /// Drops the table with its positions and its marker, and its dead letters with theirs, as far as they are wanted gone
+    /// and this pipeline created them; then the bookkeeping, if nothing else uses it. The schema stays. Deletes nothing and
+    /// succeeds where there is no marker or another pipeline's.
     ///
-    /// A table that is somebody else's stays, with its positions: they say which records are rows of it. Of such a
-    /// table go this pipeline's feeds, and the dead letters if it created them and nobody else feeds the table.
+    /// A table that stays has its positions: they say which records are rows of it. Of one that is somebody else's go this
+    /// pipeline's feeds, and the dead letters only if nobody else feeds the table.
     fn delete_table<'a>(
         &'a mut self,
         table: &'a Table,
         pipeline: &'a PipelineId,
-    ) -> BoxFuture<'a, Result<Vec<Change>, Error>>;
+        wanted: TableDeletion,
+    ) -> BoxFuture<'a, Result<Deleted, Error>>;
 
     /// Says goodbye to the server. A session that is dropped without it is closed too, less politely.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What of a table shall go with its pipeline.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TableDeletion {
+    /// The table, with its positions.
+    pub table: bool,
+    /// Its dead letters.
+    pub dead_letters: bool,
+}
+
+/// What became of a [`TableDeletion`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Deleted {
+    /// What is gone.
+    pub changes: Vec<Change>,
+    /// What stays because the pipeline adopted it, for a person.
+    pub adopted: Vec<String>,
 }
 
 /// What the database says of a table and of everything around it.
@@ -146,6 +194,8 @@ pub struct ObservedTable {
     pub dead_letter_retention: KnownRetention,
     /// The pipeline that created the topic, if it was asked for.
     pub topic_marker: Option<PipelineId>,
+    /// Whether that pipeline adopted it.
+    pub topic_adopted: bool,
     /// The topic that was asked for, and who writes into the table from it.
     pub feed: Option<ObservedFeed>,
     /// What the workers' role may do.
@@ -154,6 +204,10 @@ pub struct ObservedTable {
     pub table: Option<ObservedRelation>,
     /// The table of dead letters, or whatever has its name.
     pub dead_letters: Option<ObservedRelation>,
+    /// How the server runs their policies.
+    pub jobs: ObservedJobs,
+    /// The rollups that the spec names, and those that were made for the table once.
+    pub rollups: Vec<ObservedRollup>,
 }
 
 /// A topic and who writes into the table from it.
@@ -255,7 +309,7 @@ pub struct ObservedRelation {
     pub hypertable: Option<ObservedHypertable>,
     /// Its columns in order.
     pub columns: Vec<ObservedColumn>,
-    /// Its usable indexes.
+    /// Its indexes.
     pub indexes: Vec<ObservedIndex>,
     /// Its native retention policy, if any.
     pub retention: Option<ObservedPolicy>,
@@ -296,11 +350,13 @@ pub struct ObservedColumn {
 pub struct ObservedIndex {
     /// Its name.
     pub name: String,
+    /// Whether it can be used; otherwise it is being made, or that was interrupted.
+    pub is_valid: bool,
     /// Its columns in order; empty where it is not a plain B-tree over whole columns (partial, over an
     /// expression, with another order of NULLs).
     pub columns: Vec<(String, SortOrder)>,
     /// The columns of which no two rows may have the same values, in order; empty where it does not see to that for
-    /// every row at once (not unique, partial, over an expression, deferrable).
+    /// every row at once (not unique, not valid, partial, over an expression, deferrable).
     pub unique_by: Vec<String>,
 }
 
@@ -339,8 +395,10 @@ pub struct Position {
 pub struct TablePlan {
     /// The steps, in the order in which to make them.
     pub steps: Vec<TableStep>,
-    /// What to try after them.
-    pub attempts: Vec<Attempt>,
+    /// The indexes to make after them, each apart.
+    pub builds: Vec<IndexBuild>,
+    /// The rollups to fill once that is done, each after the one that it is made from.
+    pub fills: Vec<RollupFill>,
     /// What would delete data and waits for a person; each has a refusal too.
     pub held: Vec<Change>,
     /// What the spec asks for and is not done.
@@ -362,14 +420,42 @@ pub struct TableStep {
     pub sql: String,
 }
 
-/// A step that rows which are there may contradict, such as a unique index. Only the server knows, once it has looked
-/// at all of them.
+/// An index over rows that are there. To read them all takes its time, so it is no step among others: what else is
+/// locked would be locked as long.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Attempt {
-    /// The step.
+pub struct IndexBuild {
+    /// The name of the index.
+    pub index: String,
+    /// What it changes, and the SQL: one statement.
     pub step: TableStep,
-    /// What to say where they do.
-    pub refusal: Refusal,
+    /// How it is made.
+    pub kind: BuildKind,
+}
+
+/// How an index over rows is made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum BuildKind {
+    /// Each chunk in a transaction of its own: who writes into one waits for no other, and who reads waits for none.
+    PerChunk {
+        /// The SQL for a server that lives in one process and cannot: it makes all in one transaction.
+        whole: String,
+    },
+    /// All chunks at once, because whether it can be unique shows only in the end. Whoever writes waits.
+    Unique {
+        /// What to say where rows contradict it. Only the server knows, once it has looked at all of them.
+        refusal: Refusal,
+    },
+}
+
+/// What became of an [`IndexBuild`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Built {
+    /// It is there.
+    Made,
+    /// Rows contradict it.
+    Contradicted,
+    /// Another session makes an index of this table: an operator that was there before, or is still.
+    Elsewhere,
 }
 
 impl ObservedTable {

@@ -115,6 +115,14 @@ impl SaslMechanism {
     }
 }
 
+impl KafkaSpec {
+    /// The consumer group of the pipeline of this name.
+    pub fn consumer_group(&self, namespace: &str, pipeline: &str) -> String {
+        let default = || crate::names::default_consumer_group(namespace, pipeline);
+        self.consumer_group.clone().unwrap_or_else(default)
+    }
+}
+
 /// The Kafka topic.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Management,
+    rollups::RollupSpec,
     secrets::{CaSecretRef, SecretRef},
 };
 use crate::units::DurationText;
@@ -38,8 +39,14 @@ use crate::units::DurationText;
     validation = Rule::new("!has(self.columnstore) || !has(self.columnstore.orderBy) || self.columnstore.orderBy.all(entry, self.columns.exists(column, column.type != 'jsonb' && (entry == column.name || entry == column.name + ' DESC' || entry == column.name + ' ASC')))")
         .message("columnstore.orderBy may hold declared columns only, none of type jsonb, each alone or followed by ASC or DESC")
         .field_path(".columnstore"),
-    validation = Rule::new("self.management != 'External' || !(has(self.chunkInterval) || has(self.indexes) || has(self.retention) || has(self.columnstore))")
-        .message("a table whose management is External is as somebody else made it; leave chunkInterval, indexes, retention and columnstore out"),
+    validation = Rule::new("!has(self.rollups) || self.rollups.all(rollup, rollup.name != self.table.name && rollup.name != self.table.name + '_dead_letters')")
+        .message("a rollup is a view beside the table and its dead letters; give it another name")
+        .field_path(".rollups"),
+    validation = Rule::new("!has(self.rollups) || self.rollups.all(rollup, has(rollup.from) || !has(rollup.groupBy) || rollup.groupBy.all(name, name != self.timeColumn && self.columns.exists(column, column.name == name && column.type != 'jsonb')))")
+        .message("groupBy of a rollup may hold declared columns only, not the timeColumn and none of type jsonb; with from, columns of that rollup")
+        .field_path(".rollups"),
+    validation = Rule::new("self.management != 'External' || !(has(self.chunkInterval) || has(self.indexes) || has(self.retention) || has(self.columnstore) || has(self.rollups))")
+        .message("a table whose management is External is as somebody else made it; leave chunkInterval, indexes, retention, columnstore and rollups out"),
 )]
 pub struct TimescaleSpec {
     /// A Secret of this namespace with `fqdn-uri`, `uri`, or `host`, `port`, `dbname`, `username` and `password`: the
@@ -93,6 +100,17 @@ pub struct TimescaleSpec {
     /// block leaves the spec no more chunks go there, and those that are there stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columnstore: Option<ColumnstoreSpec>,
+    /// Aggregates by time, such as hourly means of each device; none by default. One that leaves the list stays in the
+    /// database as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.all(a, self.exists_one(b, b.name == a.name))")
+            .message("each rollup needs a name of its own"),
+        validation = Rule::new("self.all(a, !has(a.from) || self.exists(b, b.name == a.from))")
+            .message("from must name another rollup of the list; leave it out for the table itself"),
+    )]
+    pub rollups: Vec<RollupSpec>,
     /// The dead letters beside the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<DeadLettersSpec>,

@@ -15,7 +15,7 @@ use super::{
     Error, ObservedTopic, TopicAdmin, TopicStep, Watermarks, connection::Connection, error::AbandonedSnafu,
     greeting::greet,
 };
-use crate::pipeline::TopicName;
+use crate::{change::Change, pipeline::TopicName};
 
 /// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads,
 /// pipelines come and go with their brokers, and a rotated Secret leaves a connection behind that nobody asks for
@@ -55,6 +55,15 @@ impl TopicAdmin for KafkaClient {
     ) -> BoxFuture<'a, Result<(), Error>> {
         let (action, topic) = (format!("delete topic {topic}"), topic.clone());
         Box::pin(self.run(access, action, move |connection| connection.delete(&topic)))
+    }
+
+    fn delete_group<'a>(
+        &'a self,
+        access: &'a KafkaAccess,
+        group: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Change>, Error>> {
+        let (action, group) = (format!("delete consumer group {group}"), group.to_owned());
+        Box::pin(self.run(access, action, move |connection| connection.delete_group(&group)))
     }
 
     fn watermarks<'a>(

@@ -11,8 +11,9 @@ use super::{
     error::{NotAsAskedSnafu, Right, SetupSnafu, UnreachableSnafu},
     settings_unknown,
 };
-use crate::pipeline::TopicName;
+use crate::{change::Change, pipeline::TopicName};
 use access::kafka::KafkaAccess;
+use crds::status::ChangeClass;
 use futures::executor::block_on;
 use rdkafka::{
     ClientConfig,
@@ -57,10 +58,11 @@ impl Connection {
             UnreachableSnafu { action: &action, bootstrap_servers, cause: Cause::Silence }.build()
         })?;
         let Some((partitions, replication_factor)) = self.partitions(topic, &action)? else {
-            return Ok(ObservedTopic { cluster_id, topic: None });
+            return Ok(ObservedTopic { cluster_id, topic: None, is_empty: false });
         };
         let config = self.config(topic, &action)?;
         Ok(ObservedTopic {
+            is_empty: false,
             cluster_id,
             topic: Some(ExistingTopic { partitions, replication_factor, config }),
         })
@@ -87,6 +89,20 @@ impl Connection {
             None => Ok(()),
             Some(_) => Err(not_as_asked(&action, "Kafka agreed, but the topic is still there")),
         })
+    }
+
+    pub fn delete_group(&self, group: &str) -> Result<Option<Change>, Error> {
+        let action = format!("delete consumer group {group}");
+        let answers = block_on(self.admin.delete_groups(&[group], &options()))
+            .map_err(|error| self.error(&error, Right::Delete, &action))?;
+        match answers.into_iter().find_map(Result::err) {
+            Some((_, RDKafkaErrorCode::GroupIdNotFound)) => Ok(None),
+            Some((_, code)) => Err(self.error_of_code(code, Right::Delete, &action)),
+            None => {
+                let deletion = Change::new(format!("consumer group {group}"), "", group, "");
+                Ok(Some(deletion.classed(ChangeClass::Destructive)))
+            }
+        }
     }
 
     pub fn watermarks(&self, topic: &TopicName) -> Result<BTreeMap<i32, Watermarks>, Error> {

@@ -155,6 +155,13 @@ fn advice(code: RDKafkaErrorCode, right: Right) -> Cow<'static, str> {
             )
             .into();
         }
+        Code::GroupAuthorizationFailed => {
+            return format!(
+                "; grant the operator's Kafka user {right} on the consumer group (docs/security.md lists all rights)"
+            )
+            .into();
+        }
+        Code::NonEmptyGroup => "; somebody reads in it: stop that, or set deletionPolicy.offsets to Retain",
         Code::TopicDeletionDisabled => {
             "; the cluster has delete.topic.enable=false: delete the topic another way, or let the IoTPipeline go \
              with the annotation iotpipeline.dev/skip-cleanup=true"

@@ -25,7 +25,8 @@ fn missing(topic: &Topic) -> Refusal {
     }
 }
 
-fn compacted(topic: &Topic, existing: &ExistingTopic) -> Option<Refusal> {
+/// Whether Kafka may remove a record before it is a row.
+pub(super) fn compacted(topic: &Topic, existing: &ExistingTopic) -> Option<Refusal> {
     let is_compacted = found(existing, "cleanup.policy").split(',').any(|policy| policy.trim() == "compact");
     is_compacted.then(|| Refusal {
         reason: Reason::TopicUnfit,
@@ -76,7 +77,7 @@ mod tests {
             replication_factor: 1,
             config: config.map(|config| config.iter().map(setting).collect::<BTreeMap<_, _>>()),
         };
-        let observed = ObservedTopic { cluster_id: "k1".to_owned(), topic: Some(existing) };
+        let observed = ObservedTopic { cluster_id: "k1".to_owned(), topic: Some(existing), is_empty: false };
         check(topic, &observed).into_iter().map(|refusal| (refusal.reason, refusal.message)).collect()
     }
 
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_missing_topic_is_waited_for() {
-        let observed = ObservedTopic { cluster_id: "k1".to_owned(), topic: None };
+        let observed = ObservedTopic { cluster_id: "k1".to_owned(), topic: None, is_empty: false };
         let refusals = check(&external(), &observed);
         assert_eq!((refusals.len(), refusals[0].reason), (1, Reason::TopicMissing));
         assert!(refusals[0].message.contains("whoever manages it must create it"), "{refusals:?}");

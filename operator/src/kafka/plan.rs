@@ -3,7 +3,7 @@
 //! Only the settings that the spec names are compared, each by the value in force: a wanted value that is the
 //! broker's default anyway is no drift. All other settings belong to whoever set them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     status::{ChangeClass, Reason},
@@ -15,9 +15,10 @@ use super::{
     settings_unknown,
 };
 use crate::{
-    change::{Change, Refusal},
+    change::{Approvals, Change, Refusal, adoption_of},
     memory::PipelineKey,
     pipeline::{Topic, WantedTopic},
+    timescale::duration_text,
 };
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub fn plan(
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
     manager: Option<&PipelineKey>,
+    approvals: &Approvals,
 ) -> TopicPlan {
     let Some(topic) = &wanted.wanted else {
         return TopicPlan { refusals: external::check(wanted, observed), ..TopicPlan::default() };
@@ -47,20 +49,28 @@ pub fn plan(
         (None, marker) => {
             TopicPlan { claim: marker.is_none(), steps: vec![create(wanted, topic)], ..TopicPlan::default() }
         }
+        (Some(existing), None) if topic.adopt => {
+            let plan = adopt(wanted, topic, existing);
+            hold_deletions(plan, wanted, pipeline, observed, approvals)
+        }
         (Some(_), None) => refused(not_owned(wanted)),
-        (Some(existing), Some(_)) => repair(wanted, topic, existing),
+        (Some(existing), Some(_)) => {
+            let plan = repair(wanted, topic, existing);
+            hold_deletions(plan, wanted, pipeline, observed, approvals)
+        }
     }
 }
 
 /// The deletion of the topic with its pipeline; `None` where another pipeline or nobody is known to have
-/// created it, and where another manages it. A deletion that was interrupted after Kafka's part is planned again.
+/// created it, where it was adopted, and where another manages it. A deletion that was interrupted after Kafka's part is planned again.
 pub fn plan_deletion(
     wanted: &Topic,
     pipeline: &PipelineId,
     marker: Option<&PipelineId>,
+    is_adopted: bool,
     manager: Option<&PipelineKey>,
 ) -> Option<Change> {
-    let is_ours = wanted.wanted.is_some() && marker == Some(pipeline) && manager.is_none();
+    let is_ours = wanted.wanted.is_some() && marker == Some(pipeline) && !is_adopted && manager.is_none();
     is_ours.then(|| change(wanted, "", wanted.name.as_str(), "").classed(ChangeClass::Destructive))
 }
 
@@ -88,6 +98,17 @@ fn create(wanted: &Topic, topic: &WantedTopic) -> TopicStep {
             config,
         },
     }
+}
+
+/// Takes the topic over, if its settings are known and it is not compacted: what is kept there for each key for ever would
+/// go after a while.
+fn adopt(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
+    if let Some(refusal) = external::compacted(wanted, existing) {
+        return refused(refusal);
+    }
+    let repair = repair(wanted, topic, existing);
+    let adoption = existing.config.is_some().then(|| adoption_of(format!("topic {}", wanted.name)));
+    TopicPlan { claim: adoption.is_some(), adoption, ..repair }
 }
 
 fn repair(wanted: &Topic, topic: &WantedTopic, existing: &ExistingTopic) -> TopicPlan {
@@ -159,6 +180,66 @@ fn settings_to_change(
     config
 }
 
+/// Whether a setting that the spec asks for would delete records, where there are any.
+pub fn deletes_records(wanted: &Topic, observed: &ObservedTopic) -> bool {
+    let (Some(topic), Some(existing)) = (&wanted.wanted, &observed.topic) else { return false };
+    let steps = repair(wanted, topic, existing).steps;
+    steps.iter().flat_map(|step| &step.changes).any(|change| change.class == ChangeClass::Destructive)
+}
+
+/// Leaves settings as they are that would delete records, until a person approves each; an empty topic has none.
+fn hold_deletions(
+    mut plan: TopicPlan,
+    wanted: &Topic,
+    pipeline: &PipelineId,
+    observed: &ObservedTopic,
+    approvals: &Approvals,
+) -> TopicPlan {
+    let waits = |change: &Change| {
+        change.class == ChangeClass::Destructive && !observed.is_empty && !approvals.include(change)
+    };
+    for step in &mut plan.steps {
+        let TopicAction::AlterConfig { config } = &mut step.action else { continue };
+        for change in step.changes.extract_if(.., |change| waits(change)) {
+            config.remove(&change.field);
+            plan.refusals.push(approval_required(wanted, &change, pipeline, approvals));
+            plan.held.push(change);
+        }
+    }
+    plan.steps.retain(|step| !step.changes.is_empty());
+    plan
+}
+
+/// What would delete records, and the command that approves it.
+fn approval_required(
+    wanted: &Topic,
+    change: &Change,
+    pipeline: &PipelineId,
+    approvals: &Approvals,
+) -> Refusal {
+    let is_time = change.field == "retention.ms";
+    let told = |value: &str| match value.parse::<u64>() {
+        Ok(milliseconds) if is_time => {
+            format!("{value} ({})", duration_text(Duration::from_millis(milliseconds)))
+        }
+        _ if value == "-1" => format!("{value} (no limit)"),
+        _ => value.to_owned(),
+    };
+    Refusal {
+        reason: Reason::ApprovalRequired,
+        message: format!(
+            "topic {}: {} from {} to {} would delete records that are kept so far, whether they are rows or not; until it \
+             is approved, the old value stays in force. Set {} back, or approve with: {}",
+            wanted.name,
+            change.field,
+            told(&change.from),
+            told(&change.to),
+            if is_time { "kafka.topic.retention" } else { "kafka.topic.config" },
+            approvals.command(change, pipeline),
+        ),
+    }
+}
+
 /// What is kept for a shorter time, or less of it, is deleted.
 fn class_of_setting(name: &str, from: &str, to: &str) -> ChangeClass {
     // -1 stands for no limit.
@@ -194,7 +275,8 @@ fn not_owned(wanted: &Topic) -> Refusal {
         reason: Reason::TopicNotOwned,
         message: format!(
             "topic {} exists, and no IoTPipeline that keeps its notes in this schema created it (the broker may \
-             have, for a client that came first: auto.create.topics.enable); {}",
+             have, for a client that came first: auto.create.topics.enable); set adoptionPolicy: Adopt to take it over, \
+             {}",
             wanted.name,
             ways_out("delete the topic if nobody needs what is in it")
         ),

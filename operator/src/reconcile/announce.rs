@@ -27,15 +27,15 @@ const MAX_ACTION_BYTES: usize = 128;
 pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes: &[Change]) -> Vec<Event> {
     let changed = changes.iter().map(|change| event(EventType::Normal, "Changed", change.to_string()));
     // A store may hold and still have something to say.
-    let noteworthy =
-        [ConditionType::TopicReady, ConditionType::TableReady].into_iter().filter_map(|condition_type| {
-            let condition = find(&status.conditions, condition_type)?;
-            let is_news = find(&previous.conditions, condition_type)
-                .is_none_or(|before| !says_the_same(before, condition));
-            let is_fine = condition.reason == Reason::AsSpecified.to_string();
-            (!is_fine && is_news && !is_no_trouble(&condition.reason))
-                .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
-        });
+    let stores = [ConditionType::TopicReady, ConditionType::TableReady, ConditionType::PoliciesHealthy];
+    let noteworthy = stores.into_iter().filter_map(|condition_type| {
+        let condition = find(&status.conditions, condition_type)?;
+        let is_news =
+            find(&previous.conditions, condition_type).is_none_or(|before| !says_the_same(before, condition));
+        let is_fine = condition.reason == Reason::AsSpecified.to_string();
+        (!is_fine && is_news && !is_no_trouble(&condition.reason))
+            .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
+    });
     changed
         .chain(noteworthy)
         .chain(readiness(previous, status))
@@ -117,8 +117,7 @@ fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option
         (false, true) => Some(event(EventType::Normal, "Ready", after.message.clone())),
         _ if is_refused && is_news => Some(event(EventType::Warning, &after.reason, after.message.clone())),
         (true, false) => {
-            let is_expected = is_no_trouble(&after.reason) || after.reason == Reason::Suspended.to_string();
-            let type_ = if is_expected { EventType::Normal } else { EventType::Warning };
+            let type_ = if is_no_trouble(&after.reason) { EventType::Normal } else { EventType::Warning };
             Some(event(type_, "NotReady", after.message.clone()))
         }
         _ => None,
@@ -198,6 +197,14 @@ mod tests {
         }
         assert_eq!(told(&noted, &noted), [""; 0]);
         assert_eq!(told(&noted, &fine), [""; 0]);
+    }
+
+    #[test]
+    fn a_policy_that_fails_is_told_though_the_pipeline_is_ready() {
+        let ready = ("Ready", "True", "AsSpecified", "fine");
+        let failing = [ready, ("PoliciesHealthy", "False", "PolicyFailing", "retention fails")];
+        assert_eq!(told(&[ready], &failing), ["Warning PolicyFailing: retention fails"]);
+        assert_eq!(told(&failing, &failing), [""; 0]);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! Stores before workers: first the table with its bookkeeping, then the topic, whose marker is written there
 //! before it is created, then the workers that expect both.
 
-use std::time::{Duration, Instant};
+mod indexes;
+
+use std::{mem, time::Duration};
 
 use crds::{
     IoTPipeline,
@@ -12,6 +14,8 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+
+pub use indexes::IndexBuilds;
 
 use super::{
     fetch::{LiveChild, Stores},
@@ -26,13 +30,13 @@ use crate::{
     kafka::{self, TopicKey, TopicPlan},
     pipeline::Pipeline,
     telemetry::chain,
-    timescale::{ATTEMPT_INTERVAL, Session, TablePlan},
+    timescale::{self, FillProgress, IndexBuild, RollupFill, Session, TablePlan},
 };
 
 /// What became of a plan.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What was changed outside Kubernetes.
+    /// What was changed outside Kubernetes, and what was undone in it of what somebody did by hand.
     pub changes: Vec<Change>,
     /// Why the table is not as the spec says; empty where it is.
     pub table_problems: Vec<Refusal>,
@@ -48,7 +52,8 @@ pub struct Outcome {
     pub unfinished: bool,
     /// What the spec asks for and was not done; `None` where that is not known.
     pub pending: Option<Vec<Change>>,
-    /// What of the table waits for approval, all else of it being done; `None` where something failed or is not known.
+    /// What of topic and table waits for approval, all else of them being done; `None` where something failed or is not
+    /// known.
     pub held: Option<Vec<Change>>,
     /// What failed and shall be tried again; the first one where there are several.
     pub failure: Option<Error>,
@@ -90,7 +95,10 @@ pub async fn apply(
             || plan.bridge.as_ref().is_some_and(|bridge| bridge.hold.is_some()),
         ..Outcome::default()
     };
-    apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    let fills = plan.table.as_ref().map(|table| table.fills.clone()).unwrap_or_default();
+    let builds =
+        apply_table(plan.table, pipeline, stores, context, session.as_deref_mut(), &mut outcome).await;
+    fill_rollups(fills, pipeline, session.as_deref_mut(), &mut outcome).await;
     for (hypertable, drop_after) in plan.drop_expired_chunks {
         let session = session.as_deref_mut();
         drop_expired_chunks(hypertable, drop_after, pipeline, context, session, &mut outcome).await;
@@ -99,14 +107,17 @@ pub async fn apply(
     if let Some(session) = session {
         session.close().await;
     }
+    if let Some(builds) = builds {
+        indexes::build_indexes(builds, pipeline, context, &mut outcome).await;
+    }
 
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
     if let Some(bridge) = plan.bridge {
-        let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome.failure).await;
+        let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome).await;
         outcome.bridge = Some(bridge);
     }
     outcome.processor =
-        apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome.failure).await;
+        apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome).await;
     remove_stranded(&plan.stranded, context, &mut outcome).await;
     remove_orphans(&plan.orphans, pipeline, context, &mut outcome).await;
     Ok(outcome)
@@ -114,15 +125,17 @@ pub async fn apply(
 
 impl Outcome {
     /// Whether workers may rely on the topic. A change of it that is refused for good (fewer partitions) or waits (more of
-    /// them) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
+    /// them, a shorter retention) leaves a topic that serves as before; everything else may be another pipeline's topic, or none.
     pub fn topic_fits(&self) -> bool {
-        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing];
+        let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing, Reason::ApprovalRequired];
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
-    /// Whether workers may rely on the table. A change that waits for approval leaves one that serves as before.
+    /// Whether workers may rely on the table. A change that waits leaves one that serves as before, and what is made of its
+    /// rows is nothing to those who write them.
     pub fn table_fits(&self) -> bool {
-        self.table_problems.iter().all(|problem| problem.reason == Reason::ApprovalRequired)
+        let serves = [Reason::ApprovalRequired, Reason::RollupBehind, Reason::RollupRefused];
+        self.table_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
     /// Notes a failure; the first one is what the reconciliation ends with.
@@ -134,6 +147,7 @@ impl Outcome {
     }
 }
 
+/// Answers the indexes that are to be made now that everything else of the table is; `None` where it is not.
 async fn apply_table(
     plan: Option<TablePlan>,
     pipeline: &Pipeline,
@@ -141,47 +155,60 @@ async fn apply_table(
     context: &Context,
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
-) {
+) -> Option<Vec<IndexBuild>> {
     let (Some(mut plan), Some(session)) = (plan, session) else {
         outcome.table_problems.extend(table_is_unknown(stores));
-        return;
+        return None;
     };
     let mut is_done = !plan.unfinished && !plan.is_refused;
     if plan.unfinished {
         outcome.table_problems.push(progressing("the database is being prepared"));
     }
-    postpone_attempts(&mut plan, pipeline, context);
-    if !plan.steps.is_empty() || !plan.attempts.is_empty() {
+    indexes::postpone_contradicted(&mut plan, pipeline, context);
+    let mut builds = Some(mem::take(&mut plan.builds));
+    if !plan.steps.is_empty() {
         match session.apply(&pipeline.table, &plan).await {
-            Ok(contradicted) => {
-                if !plan.attempts.is_empty() {
-                    let now = (!contradicted.is_empty()).then(|| (Instant::now(), pipeline.generation));
-                    context.memory.update(&pipeline.key(), |remembered| remembered.contradicted = now);
-                }
-                let made = plan.attempts.into_iter().filter(|made| !contradicted.contains(&made.refusal));
-                let steps = plan.steps.into_iter().chain(made.map(|made| made.step));
-                outcome.changes.extend(steps.flat_map(|step| step.changes));
-                outcome.table_problems.extend(contradicted);
-            }
+            Ok(()) => outcome.changes.extend(plan.steps.into_iter().flat_map(|step| step.changes)),
             Err(source) => {
                 outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Database { source });
                 is_done = false;
+                // They may be of columns that are missing.
+                builds = None;
             }
         }
     }
     outcome.held = is_done.then_some(plan.held);
     outcome.table_problems.extend(plan.refusals);
     outcome.table_notes.extend(plan.notes);
+    builds
 }
 
-/// What the rows contradicted a while ago is not tried again yet: it reads them all, and holds writers up.
-fn postpone_attempts(plan: &mut TablePlan, pipeline: &Pipeline, context: &Context) {
-    let contradicted = context.memory.recall(&pipeline.key()).contradicted;
-    if contradicted.is_some_and(|(then, generation)| {
-        generation == pipeline.generation && then.elapsed() < ATTEMPT_INTERVAL
-    }) {
-        plan.refusals.extend(plan.attempts.drain(..).map(|attempt| attempt.refusal));
+/// Goes on filling rollups, the first one first; looks again at once as long as there is more to do.
+async fn fill_rollups(
+    fills: Vec<RollupFill>,
+    pipeline: &Pipeline,
+    session: Option<&mut (dyn Session + '_)>,
+    outcome: &mut Outcome,
+) {
+    // What could not be changed is tried again first.
+    let Some(session) = session.filter(|_| outcome.failure.is_none()) else { return };
+    for fill in fills {
+        match session.fill_rollup(&pipeline.table, &fill).await {
+            // Next comes its policy.
+            Ok(FillProgress::Filled) => outcome.unfinished = true,
+            // What is made from it has to wait.
+            Ok(FillProgress::CaughtUp) => return,
+            Ok(FillProgress::Unfinished) => {
+                outcome.unfinished = true;
+                outcome.table_notes.push(timescale::rollup_is_filling(&pipeline.table, &fill));
+                return;
+            }
+            Err(source) => {
+                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+                return outcome.fail(Error::Database { source });
+            }
+        }
     }
 }
 
@@ -216,6 +243,8 @@ async fn apply_topic(
     session: Option<&mut (dyn Session + '_)>,
     outcome: &mut Outcome,
 ) {
+    // Known again once all of this is done.
+    let mut held = outcome.held.take();
     let (plan, observed) = match (plan, &stores.topic) {
         (Some(plan), Ok(observed)) => (plan, observed),
         _ => {
@@ -234,11 +263,12 @@ async fn apply_topic(
             outcome.topic_problems.push(kafka::managed_by_another(&pipeline.topic, &manager));
             return;
         }
-        if let Err(source) = claim_topic(pipeline, &key, session).await {
+        if let Err(source) = claim_topic(pipeline, &key, plan.adoption.is_some(), session).await {
             outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
             outcome.fail(Error::Database { source });
             return;
         }
+        outcome.changes.extend(plan.adoption);
     }
     for step in plan.steps {
         match context.kafka.apply(&pipeline.topic.kafka, &pipeline.topic.name, &step).await {
@@ -246,31 +276,34 @@ async fn apply_topic(
             Err(source) => {
                 outcome.topic_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
                 outcome.fail(Error::Kafka { source });
+                held = None;
                 break;
             }
         }
     }
+    outcome.held = held.map(|held| [held, plan.held].concat());
     outcome.topic_problems.extend(plan.refusals);
 }
 
 async fn claim_topic(
     pipeline: &Pipeline,
     topic: &TopicKey,
+    is_adopted: bool,
     session: Option<&mut (dyn Session + '_)>,
-) -> Result<(), crate::timescale::Error> {
+) -> Result<(), timescale::Error> {
     match session {
-        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic).await,
+        Some(session) => session.claim_topic(&pipeline.table.schema, &pipeline.id, topic, is_adopted).await,
         // Without a session there was no plan that claims.
         None => Ok(()),
     }
 }
 
 async fn apply_worker(
-    plan: WorkerPlan,
+    mut plan: WorkerPlan,
     stores_fit: bool,
     pipeline: &Pipeline,
     context: &Context,
-    failure: &mut Option<Error>,
+    whole: &mut Outcome,
 ) -> WorkerOutcome {
     let may_roll = stores_fit && plan.problems.is_empty();
     let mut outcome = WorkerOutcome {
@@ -286,11 +319,12 @@ async fn apply_worker(
         match write::apply_child(context, &pipeline.id.namespace, &child).await {
             Ok(()) => {
                 outcome.is_written |= matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
+                whole.changes.extend(plan.repairs.remove(&(child.kind, child.name)).unwrap_or_default());
             }
             Err(error) => {
                 outcome.is_current = false;
                 outcome.problems.push(Refusal { reason: Reason::ReconcileFailed, message: chain(&error) });
-                failure.get_or_insert(error);
+                whole.failure.get_or_insert(error);
                 break;
             }
         }
@@ -343,7 +377,7 @@ pub fn topic_is_unknown(pipeline: &Pipeline, stores: &Stores) -> Refusal {
         return Refusal { reason: error.reason(), message: chain(error) };
     }
     Refusal {
-        reason: stores.table.as_ref().err().map_or(Reason::Pending, crate::timescale::Error::reason),
+        reason: stores.table.as_ref().err().map_or(Reason::Pending, timescale::Error::reason),
         message: format!(
             "which pipeline created topic {} is written in the database, and that cannot be read now; the topic is \
              left as it is",

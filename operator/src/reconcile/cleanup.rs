@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use crds::{
     IoTPipeline,
-    names::{FINALIZER, SKIP_CLEANUP_ANNOTATION},
-    pipeline::{DeletionPolicy, Mode},
+    names::{self, FINALIZER, SKIP_CLEANUP_ANNOTATION},
+    pipeline::{DeletionPolicy, Mode, TableRef},
     status::Reason,
+    worker::RoleConfig,
 };
 use jiff::Timestamp;
 use kube::{
@@ -32,8 +33,15 @@ use super::{
     write,
 };
 use crate::{
-    build::ChildKind, change::Change, context::Context, error::Error, kafka, memory::PipelineKey,
-    pipeline::Pipeline, telemetry::chain, timescale::Session,
+    build::ChildKind,
+    change::Change,
+    context::Context,
+    error::Error,
+    kafka,
+    memory::PipelineKey,
+    pipeline::Pipeline,
+    telemetry::chain,
+    timescale::{Deleted, Session, TableDeletion},
 };
 
 /// How long to try to delete workers, topic and table: the pods' 45 seconds to stop, and some two minutes for Kafka
@@ -243,9 +251,24 @@ async fn delete_in_session(
     if pipeline.deletion_policy.topic == DeletionPolicy::Delete {
         changes.extend(delete_topic(object, pipeline, session, context).await?);
     }
-    if pipeline.deletion_policy.table == DeletionPolicy::Delete {
-        let deleted = session.delete_table(&pipeline.table, &pipeline.id).await;
+    if pipeline.deletion_policy.offsets == DeletionPolicy::Delete
+        && let RoleConfig::Processor(processor) = &pipeline.processor.config.role
+    {
+        let deleted = context.kafka.delete_group(&pipeline.topic.kafka, &processor.consumer_group).await;
         changes.extend(deleted.map_err(|error| chain(&error))?);
+    }
+    let wanted = TableDeletion {
+        table: pipeline.deletion_policy.table == DeletionPolicy::Delete,
+        dead_letters: pipeline.deletion_policy.dead_letters() == DeletionPolicy::Delete,
+    };
+    if wanted.table || wanted.dead_letters {
+        let deleted = session.delete_table(&pipeline.table, &pipeline.id, wanted).await;
+        let Deleted { changes: made, adopted } = deleted.map_err(|error| chain(&error))?;
+        changes.extend(made);
+        for name in adopted {
+            let note = format!("{name} stays: this IoTPipeline adopted it");
+            write::publish(context, object, announce::event(EventType::Normal, "Retained", note)).await;
+        }
     }
     Ok(changes)
 }
@@ -262,11 +285,18 @@ async fn delete_topic(
     let table = session.observe(&pipeline.table, Some(&key)).await.map_err(|error| chain(&error))?;
     let manager = context.memory.disclaim_topic(&pipeline.key(), &key);
     let marker = table.topic_marker.as_ref();
-    let Some(change) = kafka::plan_deletion(topic, &pipeline.id, marker, manager.as_ref()) else {
+    let is_adopted = table.topic_adopted && marker == Some(&pipeline.id);
+    let Some(change) =
+        kafka::plan_deletion(topic, &pipeline.id, marker, table.topic_adopted, manager.as_ref())
+    else {
         if observed.topic.is_some() {
             let note = format!("topic {} stays: this IoTPipeline did not create it", topic.name);
-            let reason = Reason::TopicNotOwned.to_string();
-            write::publish(context, object, announce::event(EventType::Warning, &reason, note)).await;
+            let event = if is_adopted {
+                announce::event(EventType::Normal, "Retained", note)
+            } else {
+                announce::event(EventType::Warning, &Reason::TopicNotOwned.to_string(), note)
+            };
+            write::publish(context, object, event).await;
         }
         return Ok(None);
     };
@@ -299,14 +329,24 @@ fn left_behind(object: &DeserializeGuard<IoTPipeline>, key: &PipelineKey, contex
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
-/// Topic and table, as far as the policy says that they go.
+/// What is outside of Kubernetes, as far as the policy says that it goes.
 fn stores_to_delete(object: &IoTPipeline) -> Vec<String> {
     let spec = &object.spec;
-    let is_deleted = |policy| policy == DeletionPolicy::Delete;
-    let topic = is_deleted(spec.deletion_policy.topic).then(|| format!("topic {}", spec.kafka.topic.name));
-    let table = is_deleted(spec.deletion_policy.table)
-        .then(|| format!("table {}.{}", spec.timescale.table.schema, spec.timescale.table.name));
-    topic.into_iter().chain(table).collect()
+    let namespace = object.namespace().unwrap_or_default();
+    let (policy, TableRef { schema, name }) = (&spec.deletion_policy, &spec.timescale.table);
+    [
+        (policy.topic, format!("topic {}", spec.kafka.topic.name)),
+        (
+            policy.offsets,
+            format!("consumer group {}", spec.kafka.consumer_group(&namespace, &object.name_any())),
+        ),
+        (policy.table, format!("table {schema}.{name}")),
+        (policy.dead_letters(), format!("table {schema}.{}", names::dead_letter_table(name))),
+    ]
+    .into_iter()
+    .filter(|(policy, _)| *policy == DeletionPolicy::Delete)
+    .map(|(_, name)| name)
+    .collect()
 }
 
 async fn let_go(
@@ -316,6 +356,7 @@ async fn let_go(
 ) -> Result<Action, Error> {
     let others: Vec<String> = object.finalizers().iter().filter(|name| *name != FINALIZER).cloned().collect();
     write::write_finalizers(context, object.meta(), &others).await?;
+    context.builds.forget(key);
     context.memory.forget(key);
     Ok(Action::await_change())
 }

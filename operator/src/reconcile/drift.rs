@@ -3,7 +3,15 @@
 //! The answer agrees with server-side apply: it counts what an apply would change and nothing else. What the API
 //! server fills in, and what others added beside ours, is no drift; otherwise the operator would write for ever.
 
+use crds::status::ChangeClass;
+use kube::ResourceExt;
 use serde_json::Value;
+
+use super::fetch::LiveChild;
+use crate::{
+    build::{Child, SPEC_HASH_ANNOTATION},
+    change::Change,
+};
 
 /// Lists whose entries Kubernetes merges by a key. Others may own further entries; all other lists are ours as a
 /// whole.
@@ -34,6 +42,33 @@ pub fn differences(desired: &Value, live: &Value) -> Vec<Difference> {
     let mut differences = Vec::new();
     collect(&typeless(desired), live, "", "", &mut differences);
     differences
+}
+
+/// What applying a child would change about what is there of it.
+pub fn changes_of_child(child: &Child, live: Option<&LiveChild>) -> Vec<Change> {
+    let object = format!("{} {}", child.kind, child.name);
+    let Some(live) = live else { return vec![Change::new(object, "", "", &child.name)] };
+    let live = serde_json::to_value(&live.object).unwrap_or_default();
+    let mut fields = differences(&child.object, &live);
+    if fields.len() > 1 {
+        // It says no more than the others; alone it stands for a field that goes.
+        fields.retain(|field| !field.path.ends_with(SPEC_HASH_ANNOTATION));
+    }
+    fields
+        .into_iter()
+        .map(|field| Change::new(&object, field.path, field.found, field.wanted))
+        .map(|change| change.classed(ChangeClass::Disruptive))
+        .collect()
+}
+
+/// What applying a child would undo of what somebody did by hand. An object of which this operator wrote the same is
+/// there as it was written, unless somebody changed it; one of a spec that was applied is there.
+pub fn repairs_of_child(child: &Child, live: Option<&LiveChild>, is_applied: bool) -> Vec<Change> {
+    let was_written = live.map_or(is_applied, |live| {
+        let written = live.object.annotations().get(SPEC_HASH_ANNOTATION);
+        written.map(String::as_str) == child.object["metadata"]["annotations"][SPEC_HASH_ANNOTATION].as_str()
+    });
+    if was_written { changes_of_child(child, live) } else { Vec::new() }
 }
 
 /// Lists from the API server do not repeat the type in each of their items.

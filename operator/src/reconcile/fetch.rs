@@ -32,11 +32,12 @@ use strum::IntoEnumIterator;
 use super::validate::{self, Secrets};
 use crate::{
     build::{ChildKind, pod, workload_kind},
+    change::Note,
     context::Context,
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
     memory::PipelineKey,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Topic},
     timescale::{self, ObservedTable, Session},
 };
 
@@ -45,6 +46,9 @@ const WORKERS_AT_ONCE: usize = 32;
 
 /// How often the lag is read for the status.
 const LAG_PERIOD: Duration = Duration::from_secs(60);
+
+/// How often chunks are measured; they become full more slowly.
+const CHUNKS_PERIOD: Duration = Duration::from_secs(3600);
 
 /// What there is of a pipeline's workers.
 #[derive(Debug, Default)]
@@ -85,6 +89,8 @@ pub struct Stores {
     pub table: Result<ObservedTable, timescale::Error>,
     /// How far the table is behind, as it was read within the last minute or so.
     pub lag: Option<LagStatus>,
+    /// What a person should know of the table's chunk interval, as it was measured within the last hour or so.
+    pub chunk_advice: Option<Note>,
     /// When expired chunks were last dropped, by the hypertable's name.
     pub chunks_dropped_at: BTreeMap<String, Timestamp>,
 }
@@ -119,11 +125,8 @@ pub async fn fetch_workers(object: &IoTPipeline, context: &Context) -> Result<Wo
 /// database too, for `apply`.
 pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Option<Box<dyn Session>>) {
     let remembered = context.memory.recall(&pipeline.key());
-    let (topic, session) = future::join(
-        context.kafka.observe(&pipeline.topic.kafka, &pipeline.topic.name),
-        context.databases.open(&pipeline.database),
-    )
-    .await;
+    let (topic, session) =
+        future::join(fetch_topic(pipeline, context), context.databases.open(&pipeline.database)).await;
     let topic_key = topic.as_ref().ok().map(|observed| observed.key(&pipeline.topic.name));
     let (table, mut session) = match session {
         Ok(mut session) => match session.observe(&pipeline.table, topic_key.as_ref()).await {
@@ -142,8 +145,25 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
             context.memory.disclaim_topic(&pipeline.key(), &topic)
         }
     });
-    let mut stores =
-        Stores { topic, topic_manager, table, lag: None, chunks_dropped_at: remembered.chunks_dropped_at };
+    let chunk_advice = match remembered.chunk_advice {
+        Some((measured_at, generation, advice))
+            if generation == pipeline.generation && measured_at.elapsed() < CHUNKS_PERIOD =>
+        {
+            advice
+        }
+        before => {
+            let before = before.and_then(|(_, _, advice)| advice);
+            fetch_chunk_advice(pipeline, context, &table, before, session.as_deref_mut()).await
+        }
+    };
+    let mut stores = Stores {
+        topic,
+        topic_manager,
+        table,
+        lag: None,
+        chunk_advice,
+        chunks_dropped_at: remembered.chunks_dropped_at,
+    };
     stores.lag = match remembered.lag {
         // A topic that is to grow waits for the moment at which there is none, and whoever scales for the positions.
         Some((read_at, lag))
@@ -156,6 +176,18 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
     };
     (stores, session)
+}
+
+/// Where something would delete records, it matters whether there are any.
+async fn fetch_topic(pipeline: &Pipeline, context: &Context) -> Result<ObservedTopic, kafka::Error> {
+    let Topic { kafka, name, .. } = &pipeline.topic;
+    let mut observed = context.kafka.observe(kafka, name).await?;
+    if kafka::deletes_records(&pipeline.topic, &observed) {
+        let watermarks = context.kafka.watermarks(kafka, name).await;
+        observed.is_empty = watermarks
+            .is_ok_and(|partitions| partitions.values().all(|partition| partition.low == partition.high));
+    }
+    Ok(observed)
 }
 
 /// Whether the namespace is being deleted, or gone.
@@ -259,6 +291,32 @@ async fn fetch_lag(
     Some(lag)
 }
 
+async fn fetch_chunk_advice(
+    pipeline: &Pipeline,
+    context: &Context,
+    table: &Result<ObservedTable, timescale::Error>,
+    before: Option<Note>,
+    session: Option<&mut (dyn Session + '_)>,
+) -> Option<Note> {
+    let is_hypertable = table.as_ref().is_ok_and(ObservedTable::is_hypertable);
+    let session = session.filter(|_| is_hypertable && pipeline.table.wanted.is_some())?;
+    let advice = match session.chunk_sizes(&pipeline.table).await {
+        Ok(sizes) => timescale::advise_chunk_interval(&pipeline.table, &sizes, before.is_some()),
+        Err(error) => {
+            tracing::warn!(
+                namespace = pipeline.id.namespace,
+                pipeline = pipeline.id.name,
+                database = error.to_string(),
+                "The chunks could not be measured"
+            );
+            return before;
+        }
+    };
+    let now = (Instant::now(), pipeline.generation, advice.clone());
+    context.memory.update(&pipeline.key(), |remembered| remembered.chunk_advice = Some(now));
+    advice
+}
+
 fn with_labels_of(pipeline: &str) -> ListParams {
     ListParams::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER},{PIPELINE_LABEL}={pipeline}"))
 }
@@ -301,8 +359,13 @@ impl Stores {
     /// must be kept.
     pub fn ordered_growth(&self, pipeline: &Pipeline) -> Option<(i32, i32)> {
         let (topic, table) = (self.topic.as_ref().ok()?, self.table.as_ref().ok()?);
-        let is_ours = table.topic_marker.as_ref() == Some(&pipeline.id) && self.topic_manager.is_none();
-        let allow_reorder = pipeline.topic.wanted.as_ref()?.allow_reorder;
+        let wanted = pipeline.topic.wanted.as_ref()?;
+        let is_marked = match &table.topic_marker {
+            Some(owner) => *owner == pipeline.id,
+            None => wanted.adopt,
+        };
+        let is_ours = is_marked && self.topic_manager.is_none();
+        let allow_reorder = wanted.allow_reorder;
         topic.growth(&pipeline.topic).filter(|_| is_ours && !allow_reorder)
     }
 

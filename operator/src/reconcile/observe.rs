@@ -9,16 +9,16 @@ use kube::ResourceExt;
 
 use super::{
     apply::{Outcome, WorkerOutcome, removal_of, table_is_unknown, topic_is_unknown},
-    drift::differences,
+    drift::changes_of_child,
     fetch::{LiveChild, Stores, Workers},
     plan::{Plan, WorkerPlan},
 };
 use crate::{
-    build::{Child, ChildKind, SPEC_HASH_ANNOTATION},
+    build::{Child, ChildKind},
     change::{Change, Refusal},
     kafka::TopicPlan,
     pipeline::Pipeline,
-    timescale::{TablePlan, expired_chunks},
+    timescale::expired_chunks,
 };
 
 /// What becomes of a plan of which nothing is done. The conditions say how much waits, and what is wrong already.
@@ -28,13 +28,13 @@ pub fn observe(plan: Plan, pipeline: &Pipeline, workers: &Workers, stores: &Stor
     match plan.table.as_ref() {
         None => outcome.table_problems.extend(table_is_unknown(stores)),
         Some(table) => {
-            outcome.table_problems.extend(refusals_of_table(table));
+            outcome.table_problems.extend(told_refusals(&table.refusals));
             outcome.table_notes.clone_from(&table.notes);
         }
     }
     match plan.topic.as_ref() {
         None => outcome.topic_problems.push(topic_is_unknown(pipeline, stores)),
-        Some(topic) => outcome.topic_problems.extend_from_slice(&topic.refusals),
+        Some(topic) => outcome.topic_problems.extend(told_refusals(&topic.refusals)),
     }
 
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
@@ -60,14 +60,14 @@ pub fn observe(plan: Plan, pipeline: &Pipeline, workers: &Workers, stores: &Stor
 }
 
 /// What waits for approval waits with everything else: it can be approved once the spec is brought about.
-fn refusals_of_table(plan: &TablePlan) -> impl Iterator<Item = Refusal> {
-    plan.refusals.iter().filter(|refusal| refusal.reason != Reason::ApprovalRequired).cloned()
+fn told_refusals(refusals: &[Refusal]) -> impl Iterator<Item = Refusal> {
+    refusals.iter().filter(|refusal| refusal.reason != Reason::ApprovalRequired).cloned()
 }
 
 fn changes_of_table(plan: &Plan, pipeline: &Pipeline) -> Vec<Change> {
     let Some(table) = &plan.table else { return Vec::new() };
-    let attempts = table.attempts.iter().map(|attempt| &attempt.step);
-    let changes = table.steps.iter().chain(attempts).flat_map(|step| &step.changes).chain(&table.held);
+    let builds = table.builds.iter().map(|build| &build.step);
+    let changes = table.steps.iter().chain(builds).flat_map(|step| &step.changes).chain(&table.held);
     let drops = plan.drop_expired_chunks.iter().map(|(hypertable, drop_after)| {
         let chunks = expired_chunks(&pipeline.table.schema, hypertable, *drop_after);
         Change::new(chunks, "", hypertable, "").classed(ChangeClass::Destructive)
@@ -76,7 +76,8 @@ fn changes_of_table(plan: &Plan, pipeline: &Pipeline) -> Vec<Change> {
 }
 
 fn changes_of_topic(plan: &TopicPlan) -> Vec<Change> {
-    plan.steps.iter().flat_map(|step| &step.changes).chain(&plan.held).cloned().collect()
+    let steps = plan.steps.iter().flat_map(|step| &step.changes);
+    plan.adoption.iter().chain(steps).chain(&plan.held).cloned().collect()
 }
 
 /// What is only rolled once the stores are ready for it is left out where they would not be.
@@ -85,25 +86,8 @@ fn changes_of_worker(plan: &WorkerPlan, stores_fit: bool, workers: &Workers) -> 
     let rolled = if may_roll { plan.roll.as_slice() } else { &[] };
     let mut children: Vec<_> = plan.keep.iter().chain(rolled).collect();
     children.sort_by_key(|child| child.kind);
-    children.into_iter().flat_map(|child| changes_of_child(child, workers)).collect()
-}
-
-fn changes_of_child(child: &Child, workers: &Workers) -> Vec<Change> {
-    let object = format!("{} {}", child.kind, child.name);
-    let Some(live) = workers.child(child.kind, &child.name) else {
-        return vec![Change::new(object, "", "", &child.name)];
-    };
-    let live = serde_json::to_value(&live.object).unwrap_or_default();
-    let mut fields = differences(&child.object, &live);
-    if fields.len() > 1 {
-        // It says no more than the others; alone it stands for a field that goes.
-        fields.retain(|field| !field.path.ends_with(SPEC_HASH_ANNOTATION));
-    }
-    fields
-        .into_iter()
-        .map(|field| Change::new(&object, field.path, field.found, field.wanted))
-        .map(|change| change.classed(ChangeClass::Disruptive))
-        .collect()
+    let changes = |child: &Child| changes_of_child(child, workers.child(child.kind, &child.name));
+    children.into_iter().flat_map(changes).collect()
 }
 
 /// Only a volume holds something that cannot be made again.

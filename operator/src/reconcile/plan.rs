@@ -14,11 +14,13 @@ pub use workers::WorkerPlan;
 use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
+    IoTPipeline,
     names::FINALIZER,
     pipeline::{DeletionPolicy, DeletionPolicySpec, Mode},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 
 use self::{
     filters::with_left_filters,
@@ -72,29 +74,32 @@ impl Plan {
 /// Fails where an object cannot be built, which is a bug.
 pub fn plan(
     pipeline: &Pipeline,
-    finalizers: &[String],
+    object: &IoTPipeline,
     approvals: &Approvals,
     workers: &Workers,
     stores: &Stores,
     settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<Plan, build::Error> {
+    let applied_generation = object.status.as_ref().and_then(|status| status.applied_generation);
+    let is_applied = applied_generation == Some(pipeline.generation);
     let growth = Growth::of(pipeline, workers, stores);
     let pipeline = with_kept_spool(with_left_filters(pipeline, workers), workers);
     let pipeline = &growth.hold_bridge(pipeline);
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
-    let mut bridge = bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings)).transpose()?;
-    let processor = plan_worker(pipeline, &pipeline.processor, workers, settings)?;
+    let mut bridge =
+        bridge.map(|bridge| plan_worker(pipeline, bridge, workers, settings, is_applied)).transpose()?;
+    let processor = plan_worker(pipeline, &pipeline.processor, workers, settings, is_applied)?;
     let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
     if let Some(bridge) = &mut bridge {
         bridge.hold = growth.hold().cloned();
     }
     Ok(Plan {
-        finalizers: plan_finalizers(pipeline, finalizers),
+        finalizers: plan_finalizers(pipeline, object.finalizers()),
         table: table.map(|table| timescale::plan(&pipeline.table, &pipeline.id, table, approvals)),
         drop_expired_chunks: due_drops_of_chunks(pipeline, approvals, stores, now),
-        topic: plan_topic(pipeline, stores).map(|plan| growth.restrain(plan)),
+        topic: plan_topic(pipeline, stores, approvals).map(|plan| growth.restrain(plan)),
         bridge,
         processor,
         stranded: stranded_bridges(pipeline, workers, now),
@@ -104,7 +109,7 @@ pub fn plan(
 
 /// Whether a policy asks for something to be deleted outside Kubernetes.
 pub fn deletes_something(policy: &DeletionPolicySpec) -> bool {
-    [policy.topic, policy.table].contains(&DeletionPolicy::Delete)
+    [policy.topic, policy.table, policy.dead_letters(), policy.offsets].contains(&DeletionPolicy::Delete)
 }
 
 /// A pipeline that leaves nothing behind has no finalizer, so that its deletion waits for nobody.
@@ -119,14 +124,15 @@ fn plan_finalizers(pipeline: &Pipeline, finalizers: &[String]) -> Option<Vec<Str
 }
 
 /// Whose topic it is, the database knows; of one that is only used, nobody needs to be asked.
-fn plan_topic(pipeline: &Pipeline, stores: &Stores) -> Option<TopicPlan> {
+fn plan_topic(pipeline: &Pipeline, stores: &Stores, approvals: &Approvals) -> Option<TopicPlan> {
     let observed = stores.topic.as_ref().ok()?;
     let marker = match &stores.table {
         Ok(table) => table.topic_marker.as_ref(),
         Err(_) if pipeline.topic.wanted.is_none() => None,
         Err(_) => return None,
     };
-    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, stores.topic_manager.as_ref()))
+    let manager = stores.topic_manager.as_ref();
+    Some(kafka::plan(&pipeline.topic, &pipeline.id, observed, marker, manager, approvals))
 }
 
 fn due_drops_of_chunks(

@@ -17,12 +17,12 @@ use crds::{
     pipeline::{Mode, MqttSpec},
     status::{
         BridgeStatus, ChangeClass, ConditionType, LagStatus, PlannedChange, ProcessorStatus, Reason,
-        SpoolLevel, TableStatus, TopicStatus,
+        RollupKind, RollupStatus, SpoolLevel, TableStatus, TopicStatus,
     },
     worker::Component,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use self::{
@@ -38,9 +38,10 @@ use super::{
 };
 use crate::{
     build::{ChildKind, selector_text, workload_kind},
-    change::{Approvals, Change},
+    change::{Approvals, Change, coarse_number},
     pipeline::Pipeline,
     scale::policy::Decision,
+    timescale::{ObservedRollup, ViewKind},
 };
 
 /// How many steps of a plan are listed.
@@ -174,12 +175,29 @@ fn topic_status(pipeline: &Pipeline, stores: &Stores, outcome: &Outcome) -> Opti
 }
 
 fn table_status(pipeline: &Pipeline, stores: &Stores) -> Option<TableStatus> {
-    let extension = stores.table.as_ref().ok()?.extension.installed.as_ref()?;
+    let observed = stores.table.as_ref().ok()?;
+    let extension = observed.extension.installed.as_ref()?;
+    let rollups = pipeline.table.wanted.iter().flat_map(|wanted| &wanted.rollups);
+    let found =
+        rollups.filter_map(|rollup| observed.rollups.iter().find(|found| found.name == rollup.name.as_str()));
     Some(TableStatus {
         name: pipeline.table.to_string(),
         edition: extension.edition.to_string(),
         timescaledb_version: extension.version.clone(),
+        rollups: found.filter_map(rollup_status).collect(),
     })
+}
+
+/// `None` where there is none, or something else.
+fn rollup_status(found: &ObservedRollup) -> Option<RollupStatus> {
+    let (marker, view) = (found.marker.as_ref()?, found.view.as_ref()?);
+    let kind = match view.kind {
+        ViewKind::Aggregate(_) => RollupKind::ContinuousAggregate,
+        ViewKind::View => RollupKind::View,
+        ViewKind::Other => return None,
+    };
+    let filled_to = marker.filled_to.filter(|_| !marker.is_filled).map(Time);
+    Some(RollupStatus { name: found.name.clone(), kind, filled_to })
 }
 
 fn bridge_status(
@@ -246,12 +264,6 @@ fn processor_status(
 /// Two significant digits: enough to see whether something is wrong, and not a new status for every message.
 fn coarse(lag: &LagStatus) -> LagStatus {
     LagStatus { messages: coarse_number(lag.messages, 2), seconds: coarse_number(lag.seconds, 2) }
-}
-
-/// So many significant digits of a number, and zeros.
-fn coarse_number(number: i64, digits: u32) -> i64 {
-    let unit = 10_i64.pow((number.checked_ilog10().unwrap_or(0) + 1).saturating_sub(digits));
-    number / unit * unit
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod columnstore;
 mod connections;
 mod problems;
+mod rollups;
 mod stores;
 mod workers;
 
@@ -104,7 +105,7 @@ fn parse(
     let autoscaling = workers::autoscaling(&spec.processor, problems);
     let writer = database.as_ref().map(|database| database.worker_role.clone());
     let table = stores::table(spec, writer, problems);
-    let topic = stores::topic(&spec.kafka.topic, kafka.map(|kafka| kafka.access), max_packet_size, problems);
+    let topic = stores::topic(spec, kafka.map(|kafka| kafka.access), max_packet_size, problems);
     let database = database?;
     Some(Pipeline {
         owner: object.controller_owner_ref(&())?,

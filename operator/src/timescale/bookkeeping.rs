@@ -13,7 +13,7 @@ use super::{
     Retention, TableStep,
     sql::{literal, qualified},
 };
-use crate::kafka::TopicKey;
+use crate::{change::adoption_of, kafka::TopicKey};
 
 /// The bookkeeping tables; `_iotpipeline_version` says up to where they exist.
 pub(super) const TABLES: [&str; 5] =
@@ -29,8 +29,12 @@ pub(super) const FEEDS_SINCE: i32 = 2;
 /// somebody else's had one; those of another were the ones of the table's pipeline.
 pub(super) const DEAD_LETTER_MARKERS_SINCE: i32 = 3;
 
+/// The first version whose markers say what was adopted.
+pub(super) const ADOPTION_SINCE: i32 = 4;
+
 /// Each makes version n + 1 of version n.
-const MIGRATIONS: [fn(&str) -> String; 3] = [first_tables, feeds_and_retention, dead_letter_markers];
+const MIGRATIONS: [fn(&str) -> String; 5] =
+    [first_tables, feeds_and_retention, dead_letter_markers, adoption, rollups];
 
 /// Brings the bookkeeping of a schema from a version to the current one; `None` where it is current.
 pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
@@ -46,23 +50,26 @@ pub(super) fn migrate(schema: &str, from_version: i32) -> Option<TableStep> {
     Some(TableStep { changes: Vec::new(), sql })
 }
 
-/// Says that this pipeline creates the hypertable, and how long its rows stay. Fails where there is a marker already.
+/// Says that this pipeline creates the hypertable, or adopts it, and how long its rows stay. Fails where there is a marker
+/// already.
 pub(super) fn claim(
     schema: &str,
     hypertable: &str,
     pipeline: &PipelineId,
     retention: Retention,
     is_dead_letters: bool,
+    is_adopted: bool,
 ) -> TableStep {
     let sql = format!(
-        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds, is_dead_letters) \
-         VALUES ({}, {}, {}, {is_dead_letters});\n",
+        "INSERT INTO {} (table_name, cluster_name, namespace, pipeline, drop_after_seconds, is_dead_letters, \
+         adopted) VALUES ({}, {}, {}, {is_dead_letters}, {is_adopted});\n",
         qualified(schema, MARKER_TABLE),
         literal(hypertable),
         identity(pipeline),
         retention_seconds(retention),
     );
-    TableStep { changes: Vec::new(), sql }
+    let adoption = is_adopted.then(|| adoption_of(format!("table {schema}.{hypertable}")));
+    TableStep { changes: adoption.into_iter().collect(), sql }
 }
 
 /// What a person runs so that the dead letters are another pipeline's to keep.
@@ -124,11 +131,12 @@ pub(super) fn forget_positions(schema: &str, table: &str) -> TableStep {
 }
 
 /// The values of `cluster_name, namespace, pipeline`.
-fn identity(pipeline: &PipelineId) -> String {
+pub(super) fn identity(pipeline: &PipelineId) -> String {
     [&pipeline.cluster_name, &pipeline.namespace, &pipeline.name].map(|part| literal(part)).join(", ")
 }
 
-fn retention_seconds(retention: Retention) -> u64 {
+/// As it is noted; 0 where rows stay for ever.
+pub(super) fn retention_seconds(retention: Retention) -> u64 {
     match retention {
         Retention::For(duration) => duration.as_secs(),
         Retention::ForEver => 0,
@@ -197,6 +205,26 @@ fn dead_letter_markers(schema: &str) -> String {
            SELECT table_name || {}, cluster_name, namespace, pipeline, true FROM {markers} WHERE NOT is_dead_letters\n  \
            ON CONFLICT DO NOTHING;\n",
         literal(&dead_letter_table(""))
+    )
+}
+
+fn adoption(schema: &str) -> String {
+    [MARKER_TABLE, TOPIC_MARKER_TABLE]
+        .map(|table| {
+            let table = qualified(schema, table);
+            format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS adopted boolean NOT NULL DEFAULT false;\n")
+        })
+        .concat()
+}
+
+/// The markers of rollups, which are in one table with the others because all of these share the names of a schema.
+fn rollups(schema: &str) -> String {
+    let markers = qualified(schema, MARKER_TABLE);
+    format!(
+        "ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS rollup_of text;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS definition text;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS filled_to timestamptz;\n\
+         ALTER TABLE {markers} ADD COLUMN IF NOT EXISTS is_filled boolean;\n"
     )
 }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crds::status::Reason;
 
 use super::{
-    Edition, InstalledExtension, ObservedColumnstore, ObservedRelation, ObservedTable, TableStep, policy,
-    sql::{duration_text, identifier, identifiers, interval, literal, ordering, qualified, regclass},
+    Edition, InstalledExtension, ObservedColumnstore, ObservedRelation, ObservedTable, TableStep,
+    policy::{PolicyKind, WantedPolicy, plan_policy},
+    sql::{duration_text, identifiers, literal, ordering, qualified},
 };
 use crate::{
     change::{Change, Note},
@@ -21,6 +22,9 @@ mod tests;
 
 /// The first TimescaleDB that has what is used here under its present names.
 const SINCE_VERSION: (u32, u32) = (2, 18);
+
+/// How chunks are sent there.
+pub(super) const POLICY: PolicyKind = PolicyKind { statement: "CALL", name: "columnstore", age: "after" };
 
 /// Makes settings and policy what they shall be. `missing_columns` are wanted by the spec and will not be there.
 pub(super) fn plan(
@@ -34,20 +38,24 @@ pub(super) fn plan(
     if !extension.has_columnstore() || relation.is_some_and(|relation| !is_ours_to_set(wanted, relation)) {
         return Vec::new();
     }
-    let functions = extension.schema.as_str();
+    let plan_policy = |policy| {
+        let hypertable = (wanted.schema.as_str(), wanted.name.as_str());
+        let found = relation.and_then(|relation| relation.columnstore_policy.as_ref());
+        let change = |from, to| change(wanted, "after", from, to);
+        plan_policy(&POLICY, hypertable, &extension.schema, policy, found, change)
+    };
     let Some(columnstore) = &wanted_table.columnstore else {
-        return plan_policy(wanted, None, relation, functions).into_iter().collect();
+        return plan_policy(None).into_iter().collect();
     };
     let settings = Settings::of(columnstore);
     if settings.columns().any(|column| missing_columns.contains(column)) {
         return Vec::new();
     }
-    let policy = (columnstore.after, check_interval(wanted_table.chunk_interval));
-    settings
-        .plan(wanted, relation)
-        .into_iter()
-        .chain(plan_policy(wanted, Some(policy), relation, functions))
-        .collect()
+    let policy = WantedPolicy {
+        after: columnstore.after,
+        check_interval: check_interval(wanted_table.chunk_interval),
+    };
+    settings.plan(wanted, relation).into_iter().chain(plan_policy(Some(policy))).collect()
 }
 
 /// What a person should know of the columnstore that the spec asks for.
@@ -87,13 +95,13 @@ fn is_ours_to_set(wanted: &Table, relation: &ObservedRelation) -> bool {
 }
 
 /// The settings of a columnstore, as SQL takes them.
-struct Settings {
+pub(super) struct Settings {
     segment_by: Vec<String>,
     order_by: Vec<(String, SortOrder)>,
 }
 
 impl Settings {
-    fn of(columnstore: &Columnstore) -> Self {
+    pub fn of(columnstore: &Columnstore) -> Self {
         let order_by = columnstore.order_by.iter().map(|(name, order)| (name.to_string(), *order));
         Self {
             segment_by: columnstore.segment_by.iter().map(ToString::to_string).collect(),
@@ -111,11 +119,10 @@ impl Settings {
         if found.is_some_and(|found| self.is_found(found)) {
             return None;
         }
-        let order_by: Vec<_> =
-            self.order_by.iter().map(|(name, order)| (name.clone(), Some(*order))).collect();
+        let order_by = describe_order(&self.as_observed().order_by);
         let changes = [
             ("segmentBy", found.map(|found| found.segment_by.join(", ")), self.segment_by.join(", ")),
-            ("orderBy", found.map(|found| describe_order(&found.order_by)), describe_order(&order_by)),
+            ("orderBy", found.map(|found| describe_order(&found.order_by)), order_by),
         ];
         let changes = changes
             .into_iter()
@@ -124,57 +131,40 @@ impl Settings {
         Some(TableStep {
             changes: changes.collect(),
             sql: format!(
-                "ALTER TABLE {} SET (timescaledb.enable_columnstore = true, timescaledb.segmentby = {}, \
-                 timescaledb.orderby = {});\n",
+                "ALTER TABLE {} SET ({});\n",
                 qualified(table.schema.as_str(), table.name.as_str()),
-                literal(&identifiers(&self.segment_by)),
-                literal(&ordering(&self.order_by)),
+                self.sql()
             ),
         })
     }
 
-    fn is_found(&self, found: &ObservedColumnstore) -> bool {
-        let found_order = found.order_by.iter().map(|(name, order)| (name, *order));
-        self.segment_by == found.segment_by
-            && self.order_by.iter().map(|(name, order)| (name, Some(*order))).eq(found_order)
+    /// What `ALTER … SET` takes.
+    pub fn sql(&self) -> String {
+        format!(
+            "timescaledb.enable_columnstore = true, timescaledb.segmentby = {}, timescaledb.orderby = {}",
+            literal(&identifiers(&self.segment_by)),
+            literal(&ordering(&self.order_by)),
+        )
     }
-}
 
-/// Makes the policy what it shall be: how old chunks must be, and how often it looks. Another time is another policy, as
-/// with retention: TimescaleDB's own `if_not_exists` would keep the old one and merely warn.
-fn plan_policy(
-    table: &Table,
-    wanted: Option<(Duration, Duration)>,
-    relation: Option<&ObservedRelation>,
-    functions: &str,
-) -> Option<TableStep> {
-    let found = relation.and_then(|relation| relation.columnstore_policy.as_ref());
-    if policy::is_as_wanted(wanted, found) {
-        return None;
+    pub fn is_found(&self, found: &ObservedColumnstore) -> bool {
+        *found == self.as_observed()
     }
-    let functions = identifier(functions);
-    let target = regclass(table.schema.as_str(), table.name.as_str());
-    let mut sql = String::new();
-    if found.is_some() {
-        sql.push_str(&format!("CALL {functions}.remove_columnstore_policy({target});\n"));
+
+    /// As the server has them.
+    pub fn as_observed(&self) -> ObservedColumnstore {
+        ObservedColumnstore {
+            segment_by: self.segment_by.clone(),
+            order_by: self.order_by.iter().map(|(name, order)| (name.clone(), Some(*order))).collect(),
+        }
     }
-    if let Some((after, check_interval)) = wanted {
-        sql.push_str(&format!(
-            "CALL {functions}.add_columnstore_policy({target}, after => {}, schedule_interval => {});\n",
-            interval(after),
-            interval(check_interval),
-        ));
-    }
-    let from = found.map(policy::describe).unwrap_or_default();
-    let to = wanted.map(|(after, _)| duration_text(after)).unwrap_or_default();
-    Some(TableStep { changes: vec![change(table, "after", from, to)], sql })
 }
 
 fn change(table: &Table, setting: &str, from: String, to: String) -> Change {
     Change::new(format!("table {table}"), format!("columnstore {setting}"), from, to)
 }
 
-fn describe_order(columns: &[(String, Option<SortOrder>)]) -> String {
+pub(super) fn describe_order(columns: &[(String, Option<SortOrder>)]) -> String {
     let described = columns.iter().map(|(name, order)| match order {
         Some(SortOrder::Ascending) => name.clone(),
         Some(SortOrder::Descending) => format!("{name} DESC"),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
-    names::{FEED_TABLE, MARKER_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE, dead_letter_table},
+    names::{FEED_TABLE, POSITION_TABLE, TOPIC_MARKER_TABLE},
     status::ChangeClass,
     worker::PipelineId,
 };
@@ -11,15 +11,14 @@ use jiff::Timestamp;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
-    Attempt, Position, TablePlan, bookkeeping,
-    bookkeeping::{forget_feeds, forget_positions},
+    Position, TablePlan, bookkeeping,
     execute::{lock_schema, run, statement, tables_exist},
-    observe::{bookkeeping_version, dead_letter_marker, functions_schema, table_marker, topic_marker},
+    observe::{bookkeeping_version, functions_schema, topic_marker},
     retention::expired_chunks,
     sql::{identifier, interval, qualified, regclass},
 };
 use crate::{
-    change::{Change, Refusal},
+    change::Change,
     kafka::TopicKey,
     pipeline::{SqlIdent, Table},
 };
@@ -34,34 +33,16 @@ pub(super) async fn apply(
     connection: &mut PgConnection,
     table: &Table,
     plan: &TablePlan,
-) -> sqlx::Result<Vec<Refusal>> {
-    if plan.steps.is_empty() && plan.attempts.is_empty() {
-        return Ok(Vec::new());
+) -> sqlx::Result<()> {
+    if plan.steps.is_empty() {
+        return Ok(());
     }
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, table.schema.as_str()).await?;
     for step in &plan.steps {
         run(&mut transaction, step.sql.as_str()).await?;
     }
-    let mut refusals = Vec::new();
-    for Attempt { step, refusal } in &plan.attempts {
-        let mut savepoint = transaction.begin().await?;
-        match run(&mut savepoint, step.sql.as_str()).await {
-            Ok(()) => savepoint.commit().await?,
-            Err(error) if is_contradicted(&error) => {
-                savepoint.rollback().await?;
-                refusals.push(refusal.clone());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    transaction.commit().await?;
-    Ok(refusals)
-}
-
-/// Whether rows are not as a unique index wants them.
-fn is_contradicted(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|answer| answer.is_unique_violation())
+    transaction.commit().await
 }
 
 pub(super) async fn claim_topic(
@@ -69,11 +50,13 @@ pub(super) async fn claim_topic(
     schema: &SqlIdent,
     pipeline: &PipelineId,
     topic: &TopicKey,
+    is_adopted: bool,
 ) -> sqlx::Result<Claim> {
     let mut transaction = connection.begin().await?;
     lock_schema(&mut transaction, schema.as_str()).await?;
     statement(format!(
-        "INSERT INTO {} (kafka_cluster_id, topic, cluster_name, namespace, pipeline) VALUES ($1, $2, $3, $4, $5) \
+        "INSERT INTO {} (kafka_cluster_id, topic, cluster_name, namespace, pipeline, adopted) \
+         VALUES ($1, $2, $3, $4, $5, $6) \
          ON CONFLICT DO NOTHING",
         qualified(schema.as_str(), TOPIC_MARKER_TABLE)
     ))
@@ -82,6 +65,7 @@ pub(super) async fn claim_topic(
     .bind(pipeline.cluster_name.clone())
     .bind(pipeline.namespace.clone())
     .bind(pipeline.name.clone())
+    .bind(is_adopted)
     .execute(&mut *transaction)
     .await?;
     let owner = topic_marker(&mut transaction, schema.as_str(), topic).await?;
@@ -170,90 +154,8 @@ pub(super) async fn positions(
         .collect()
 }
 
-pub(super) async fn delete_table(
-    connection: &mut PgConnection,
-    table: &Table,
-    pipeline: &PipelineId,
-) -> sqlx::Result<Vec<Change>> {
-    let schema = table.schema.as_str();
-    let mut transaction = connection.begin().await?;
-    lock_schema(&mut transaction, schema).await?;
-    if !has_bookkeeping(&mut transaction, schema).await? {
-        return Ok(Vec::new());
-    }
-    let change = match &table.wanted {
-        Some(_) => delete_managed(&mut transaction, table, pipeline).await?,
-        None => leave_external(&mut transaction, table, pipeline).await?,
-    };
-    drop_unused_bookkeeping(&mut transaction, schema).await?;
-    transaction.commit().await?;
-    Ok(change.into_iter().collect())
-}
-
-async fn delete_managed(
-    connection: &mut PgConnection,
-    table: &Table,
-    pipeline: &PipelineId,
-) -> sqlx::Result<Option<Change>> {
-    let (schema, name) = (table.schema.as_str(), table.name.as_str());
-    if table_marker(connection, table).await?.as_ref() != Some(pipeline) {
-        return Ok(None);
-    }
-    // Without CASCADE: a view that somebody built on the table is theirs, and they are told.
-    for hypertable in [dead_letter_table(name).as_str(), name] {
-        run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, hypertable))).await?;
-        forget_marker(connection, schema, hypertable).await?;
-    }
-    run(connection, forget_positions(schema, name).sql).await?;
-    run(connection, forget_feeds(schema, name)).await?;
-    Ok(Some(deleted(table.to_string())))
-}
-
-/// Leaves a table that is somebody else's: the pipeline's feeds go, and its dead letters where nobody else needs them.
-async fn leave_external(
-    connection: &mut PgConnection,
-    table: &Table,
-    pipeline: &PipelineId,
-) -> sqlx::Result<Option<Change>> {
-    let (schema, name) = (table.schema.as_str(), table.name.as_str());
-    let feeds = qualified(schema, FEED_TABLE);
-    statement(format!(
-        "DELETE FROM {feeds} WHERE table_name = $1 AND cluster_name = $2 AND namespace = $3 AND pipeline = $4"
-    ))
-    .bind(name.to_owned())
-    .bind(pipeline.cluster_name.clone())
-    .bind(pipeline.namespace.clone())
-    .bind(pipeline.name.clone())
-    .execute(&mut *connection)
-    .await?;
-    let is_fed = statement(format!("SELECT EXISTS (SELECT FROM {feeds} WHERE table_name = $1)"))
-        .bind(name.to_owned())
-        .fetch_one(&mut *connection)
-        .await?
-        .try_get(0)?;
-    if is_fed || dead_letter_marker(connection, table).await?.as_ref() != Some(pipeline) {
-        return Ok(None);
-    }
-    let dead_letters = dead_letter_table(name);
-    run(connection, format!("DROP TABLE IF EXISTS {}", qualified(schema, &dead_letters))).await?;
-    forget_marker(connection, schema, &dead_letters).await?;
-    Ok(Some(deleted(format!("{schema}.{dead_letters}"))))
-}
-
-async fn forget_marker(connection: &mut PgConnection, schema: &str, name: &str) -> sqlx::Result<()> {
-    statement(format!("DELETE FROM {} WHERE table_name = $1", qualified(schema, MARKER_TABLE)))
-        .bind(name.to_owned())
-        .execute(connection)
-        .await
-        .map(drop)
-}
-
-fn deleted(table: String) -> Change {
-    Change::new(format!("table {table}"), "", table, "").classed(ChangeClass::Destructive)
-}
-
 /// Whether there is bookkeeping in the schema; an older operator's is brought up first.
-async fn has_bookkeeping(connection: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {
+pub(super) async fn has_bookkeeping(connection: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {
     let version = bookkeeping_version(connection, schema).await?;
     if version == 0 {
         return Ok(false);
@@ -262,26 +164,4 @@ async fn has_bookkeeping(connection: &mut PgConnection, schema: &str) -> sqlx::R
         run(connection, migration.sql).await?;
     }
     Ok(true)
-}
-
-/// Drops the bookkeeping tables where no table, topic, feed or position is left in them and the role may.
-async fn drop_unused_bookkeeping(connection: &mut PgConnection, schema: &str) -> sqlx::Result<()> {
-    let [markers, topic_markers, positions, feeds] =
-        [MARKER_TABLE, TOPIC_MARKER_TABLE, POSITION_TABLE, FEED_TABLE].map(|table| qualified(schema, table));
-    let row = statement(format!(
-        "SELECT NOT EXISTS (SELECT FROM {markers}) AND NOT EXISTS (SELECT FROM {topic_markers}) \
-           AND NOT EXISTS (SELECT FROM {positions}) AND NOT EXISTS (SELECT FROM {feeds}) \
-           AND (SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class \
-                  JOIN pg_namespace ON pg_namespace.oid = relnamespace \
-                 WHERE nspname = $1 AND relname = ANY($2))"
-    ))
-    .bind(schema.to_owned())
-    .bind(bookkeeping::TABLES.map(str::to_owned).to_vec())
-    .fetch_one(&mut *connection)
-    .await?;
-    if row.try_get::<Option<bool>, _>(0)?.unwrap_or(false) {
-        let tables = bookkeeping::TABLES.map(|table| qualified(schema, table)).join(", ");
-        run(connection, format!("DROP TABLE {tables}")).await?;
-    }
-    Ok(())
 }

@@ -20,25 +20,10 @@ pub(super) fn misfits(wanted: &Table, observed: &ObservedTable) -> Vec<Refusal> 
              in a new IoTPipeline"
         ))];
     };
-    let Some(hypertable) = &relation.hypertable else {
-        let what_to_do = if relation.is_table {
-            let name = literal(&qualified(wanted.schema.as_str(), wanted.name.as_str()));
-            let range = literal(wanted.time_column.as_str());
-            format!(
-                "table {wanted} is no hypertable; run: SELECT create_hypertable({name}, by_range({range}));"
-            )
-        } else {
-            format!("{wanted} is no table, so no hypertable; name another one in timescale.table")
-        };
-        return vec![unfit(what_to_do)];
-    };
-    let mut misfits = Vec::new();
-    if hypertable.time_column != wanted.time_column.as_str() {
-        misfits.push(unfit(format!(
-            "table {wanted} is partitioned by column {} and timescale.timeColumn says {}; correct timeColumn",
-            hypertable.time_column, wanted.time_column
-        )));
+    if let Some(misfit) = no_hypertable(wanted, relation) {
+        return vec![misfit];
     }
+    let mut misfits = Vec::from_iter(other_time_column(wanted, relation));
     let key: Vec<String> = wanted.unique_by.iter().map(ToString::to_string).collect();
     if !key.is_empty() && !is_unique_by(relation, &key) {
         misfits.push(unfit(format!(
@@ -61,6 +46,40 @@ pub(super) fn misfits(wanted: &Table, observed: &ObservedTable) -> Vec<Refusal> 
         ))
     }));
     misfits
+}
+
+/// Whether it is something else than a hypertable.
+pub(super) fn no_hypertable(wanted: &Table, relation: &ObservedRelation) -> Option<Refusal> {
+    if relation.hypertable.is_some() {
+        return None;
+    }
+    let what_to_do = if relation.is_table {
+        let name = literal(&qualified(wanted.schema.as_str(), wanted.name.as_str()));
+        let range = literal(wanted.time_column.as_str());
+        format!("table {wanted} is no hypertable; run: SELECT create_hypertable({name}, by_range({range}));")
+    } else {
+        format!("{wanted} is no table, so no hypertable; name another one in timescale.table")
+    };
+    Some(unfit(what_to_do))
+}
+
+/// Whether the hypertable is partitioned by another column.
+pub(super) fn other_time_column(wanted: &Table, relation: &ObservedRelation) -> Option<Refusal> {
+    let found = &relation.hypertable.as_ref()?.time_column;
+    (found != wanted.time_column.as_str()).then(|| {
+        unfit(format!(
+            "table {wanted} is partitioned by column {found} and timescale.timeColumn says {}; correct timeColumn",
+            wanted.time_column
+        ))
+    })
+}
+
+/// Those of the wanted columns into which nothing can be written.
+pub(super) fn generated_columns(wanted: &Table, relation: &ObservedRelation) -> Vec<Refusal> {
+    let is_generated = |column: &&Column| {
+        relation.columns.iter().any(|found| found.name == column.name.as_str() && found.is_generated)
+    };
+    wanted.columns.iter().filter(is_generated).map(|column| generated(wanted, column)).collect()
 }
 
 /// Whether the table of dead letters, if there is one, is somebody else's.
@@ -126,9 +145,7 @@ fn misfit_of(wanted: &Table, column: &Column, relation: &ObservedRelation) -> Op
         )));
     }
     if found.is_generated {
-        return Some(unfit(format!(
-            "column {name} of table {wanted} is computed from other columns; take it out of timescale.columns"
-        )));
+        return Some(generated(wanted, column));
     }
     (column.nullable && !found.nullable).then(|| {
         unfit(format!(
@@ -137,6 +154,13 @@ fn misfit_of(wanted: &Table, column: &Column, relation: &ObservedRelation) -> Op
             alter(&format!("ALTER COLUMN {quoted} DROP NOT NULL"))
         ))
     })
+}
+
+fn generated(wanted: &Table, column: &Column) -> Refusal {
+    unfit(format!(
+        "column {} of table {wanted} is computed from other columns; take it out of timescale.columns",
+        column.name
+    ))
 }
 
 fn unfit(message: String) -> Refusal {
@@ -273,7 +297,8 @@ mod tests {
         let plan_with = |unique_by: &[&str]| {
             let mut observed = theirs();
             let unique_by = unique_by.iter().map(|name| (*name).to_owned()).collect();
-            let index = ObservedIndex { name: "theirs".into(), columns: Vec::new(), unique_by };
+            let index =
+                ObservedIndex { name: "theirs".into(), is_valid: true, columns: Vec::new(), unique_by };
             table_of(&mut observed).indexes.push(index);
             plan(&wanted, &pipeline("line"), &observed, &Approvals::default())
         };
@@ -302,7 +327,7 @@ mod tests {
         let keeping = Table { dead_letters_drop_after: Some(7 * DAY), ..external() };
         let made = plan(&keeping, &pipeline("line"), &theirs(), &Approvals::default());
         assert!(
-            sql(&made).contains("('line_dead_letters', 'c', 'plant-7', 'line', 604800, true);"),
+            sql(&made).contains("('line_dead_letters', 'c', 'plant-7', 'line', 604800, true, false);"),
             "{made:?}"
         );
         assert!(sql(&made).contains("add_retention_policy('\"plant_7\".\"line_dead_letters\"'"), "{made:?}");

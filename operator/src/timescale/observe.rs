@@ -9,17 +9,23 @@ use crds::{
 use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 
 use super::{
-    Edition, InstalledExtension, KnownRetention, ObservedExtension, ObservedFeed, ObservedRelation,
-    ObservedTable, ObservedWriter, Retention, Rights, bookkeeping,
+    Edition, InstalledExtension, KnownRetention, ObservedExtension, ObservedFeed, ObservedJobs,
+    ObservedRelation, ObservedTable, ObservedWriter, Retention, Rights, bookkeeping,
     execute::{statement, tables_exist},
     sql::qualified,
 };
 use crate::{kafka::TopicKey, pipeline::Table};
 
+mod chunks;
+mod jobs;
 mod relation;
+mod rollups;
 mod writer;
 
+pub(super) use chunks::read_chunk_sizes;
+use jobs::read_jobs;
 use relation::{read_expired, read_relation};
+use rollups::read_rollups;
 use writer::read_writer;
 
 /// Reads everything that belongs to the table.
@@ -58,6 +64,15 @@ pub(super) async fn observe(
         {
             known.expired = Some(read_expired(connection, schema, name, drop_after).await?);
         }
+    }
+    observed.rollups = read_rollups(connection, table, &observed).await?;
+    if edition == Some(Edition::Community) {
+        // The policies of a table that is somebody else's are theirs to look after.
+        let table = table.wanted.as_ref().map(|_| table.name.to_string());
+        let rollups = observed.rollups.iter().filter(|rollup| rollup.marker.is_some());
+        let rollups = rollups.map(|rollup| rollup.name.clone());
+        let hypertables = table.into_iter().chain([dead_letters]).chain(rollups).collect();
+        observed.jobs = read_jobs(connection, schema, hypertables).await?;
     }
     transaction.rollback().await?;
     Ok(observed)
@@ -123,6 +138,22 @@ pub(super) async fn topic_marker(
     .await?
     .map(|row| read_marker(&row))
     .transpose()
+}
+
+async fn is_topic_adopted(
+    connection: &mut PgConnection,
+    schema: &str,
+    topic: &TopicKey,
+) -> sqlx::Result<bool> {
+    statement(format!(
+        "SELECT coalesce(bool_or(adopted), false) FROM {} WHERE kafka_cluster_id = $1 AND topic = $2",
+        qualified(schema, TOPIC_MARKER_TABLE)
+    ))
+    .bind(topic.cluster_id.clone())
+    .bind(topic.topic.as_str().to_owned())
+    .fetch_one(connection)
+    .await?
+    .try_get(0)
 }
 
 /// The pipeline that created the table. The bookkeeping tables must exist.
@@ -223,10 +254,13 @@ async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Resul
         retention: KnownRetention::default(),
         dead_letter_retention: KnownRetention::default(),
         topic_marker: None,
+        topic_adopted: false,
         feed: None,
         writer: ObservedWriter::default(),
         table: None,
         dead_letters: None,
+        jobs: ObservedJobs::default(),
+        rollups: Vec::new(),
     })
 }
 
@@ -252,6 +286,9 @@ async fn read_bookkeeping(
     };
     if let Some(topic) = topic {
         observed.topic_marker = topic_marker(connection, schema, topic).await?;
+        if version >= bookkeeping::ADOPTION_SINCE {
+            observed.topic_adopted = is_topic_adopted(connection, schema, topic).await?;
+        }
     }
     if version >= bookkeeping::FEEDS_SINCE {
         let dead_letters = dead_letter_table(table.name.as_str());
@@ -296,8 +333,13 @@ async fn applied_retention(
     .fetch_one(connection)
     .await?
     .try_get(0)?;
-    Ok(seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
+    Ok(retention_of_seconds(seconds))
+}
+
+/// As the bookkeeping notes it.
+fn retention_of_seconds(seconds: Option<i64>) -> Option<Retention> {
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(|seconds| match seconds {
         0 => Retention::ForEver,
         seconds => Retention::For(Duration::from_secs(seconds)),
-    }))
+    })
 }

@@ -3,12 +3,15 @@
 use crds::{names::dead_letter_table, status::Reason, worker::PipelineId};
 
 use super::{
-    ObservedTable, TablePlan, TableStep, bookkeeping, columnstore,
+    ObservedTable, TablePlan, TableStep,
+    adoption::cannot_adopt,
+    bookkeeping, columnstore,
     external::{foreign_dead_letters, kept_by_another, misfits},
     grants::{missing_role, plan_grants},
     relation::WantedRelation,
     retention::Kept,
     rights::missing_rights,
+    rollups,
     sql::identifier,
 };
 use crate::{
@@ -43,7 +46,7 @@ fn plan_managed(
     let refusal = missing_extension(observed)
         .or_else(|| missing_rights(wanted, pipeline, observed))
         .or_else(|| newer_bookkeeping(wanted, observed))
-        .or_else(|| not_ours(wanted, pipeline, observed))
+        .or_else(|| not_ours(wanted, wanted_table, pipeline, observed))
         .or_else(|| fed_by_another(wanted, pipeline, observed));
     if let Some(refusal) = refusal {
         return refused(vec![refusal]);
@@ -68,11 +71,15 @@ fn plan_managed(
     let table = WantedRelation::target(wanted, wanted_table).plan(observed.table.as_ref(), &extension.schema);
     let dead_letters =
         WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
-    let attempts = table.attempts;
+    let mut builds = table.builds;
+    builds.extend(dead_letters.builds);
     steps.extend(table.steps);
     steps.extend(dead_letters.steps);
 
     steps.extend(columnstore::plan(wanted, wanted_table, observed, extension, &table.missing_columns));
+    let rollups =
+        rollups::plan(wanted, wanted_table, pipeline, observed, extension, approvals, &table.missing_columns);
+    steps.extend(rollups.steps);
     steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approvals)));
     steps.extend(plan_grants(wanted, observed));
 
@@ -83,9 +90,11 @@ fn plan_managed(
     refusals.extend(missing_role(wanted, observed));
     refusals.extend(kept_by_another(wanted, pipeline, observed));
     refusals.extend(kept.iter().filter_map(|kept| kept.approval_required(pipeline, approvals)));
-    let held = kept.iter().filter_map(|kept| kept.held(approvals)).collect();
-    let notes = columnstore::note(wanted_table, observed, extension).into_iter().collect();
-    TablePlan { steps, attempts, held, refusals, notes, ..TablePlan::default() }
+    refusals.extend(rollups.refusals);
+    let held = kept.iter().filter_map(|kept| kept.held(approvals)).chain(rollups.held).collect();
+    let notes =
+        columnstore::note(wanted_table, observed, extension).into_iter().chain(rollups.notes).collect();
+    TablePlan { steps, builds, fills: rollups.fills, held, refusals, notes, ..TablePlan::default() }
 }
 
 /// Of a table that is somebody else's, only the operator's bookkeeping and the dead letters are made.
@@ -113,7 +122,7 @@ fn plan_external(
         return refused(refusals);
     }
 
-    let mut steps = Vec::new();
+    let (mut steps, mut builds) = (Vec::new(), Vec::new());
     let mut held = Vec::new();
     steps.extend(bookkeeping::migrate(wanted.schema.as_str(), observed.bookkeeping_version));
     // Those of another pipeline's table are that pipeline's to keep.
@@ -123,11 +132,13 @@ fn plan_external(
         let dead_letters =
             WantedRelation::dead_letters(wanted).plan(observed.dead_letters.as_ref(), &extension.schema);
         let is_ours_to_keep = observed.dead_letters.as_ref().is_none_or(|relation| relation.owned);
-        if !dead_letters.refusals.is_empty() || !is_ours_to_keep && !dead_letters.steps.is_empty() {
+        let is_missing_something = !dead_letters.steps.is_empty() || !dead_letters.builds.is_empty();
+        if !dead_letters.refusals.is_empty() || !is_ours_to_keep && is_missing_something {
             refusals.push(unfit_dead_letters(wanted));
         }
         if is_ours_to_keep {
             steps.extend(dead_letters.steps);
+            builds.extend(dead_letters.builds);
             steps.extend(kept.iter().flat_map(|kept| kept.plan(extension, approvals)));
         }
         held.extend(kept.iter().filter_map(|kept| kept.held(approvals)));
@@ -137,7 +148,7 @@ fn plan_external(
     steps.extend(claim_feed(wanted, pipeline, observed));
     steps.extend(plan_grants(wanted, observed));
     refusals.extend(missing_role(wanted, observed));
-    TablePlan { steps, held, refusals, ..TablePlan::default() }
+    TablePlan { steps, builds, held, refusals, ..TablePlan::default() }
 }
 
 fn refused(refusals: Vec<Refusal>) -> TablePlan {
@@ -174,6 +185,12 @@ fn unfit_dead_letters(wanted: &Table) -> Refusal {
             dead_letter_table(wanted.name.as_str())
         ),
     }
+}
+
+/// Whether another pipeline has dead letters here, although it has no table.
+fn has_left_dead_letters(pipeline: &PipelineId, observed: &ObservedTable) -> bool {
+    let owner = observed.dead_letter_marker.as_ref();
+    observed.dead_letters.is_some() && owner.is_some_and(|owner| owner != pipeline)
 }
 
 fn missing_extension(observed: &ObservedTable) -> Option<Refusal> {
@@ -229,7 +246,12 @@ fn newer_bookkeeping(wanted: &Table, observed: &ObservedTable) -> Option<Refusal
     })
 }
 
-fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> Option<Refusal> {
+fn not_ours(
+    wanted: &Table,
+    wanted_table: &WantedTable,
+    pipeline: &PipelineId,
+    observed: &ObservedTable,
+) -> Option<Refusal> {
     match &observed.marker {
         Some(owner) if owner == pipeline => None,
         Some(owner) => Some(Refusal {
@@ -240,11 +262,23 @@ fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
                 owner.name, owner.namespace, owner.cluster_name
             ),
         }),
+        None if observed.table.is_none() && has_left_dead_letters(pipeline, observed) => Some(Refusal {
+            reason: Reason::ResourceConflict,
+            message: format!(
+                "the dead letters of table {wanted} are another IoTPipeline's, and were kept when its table went; choose \
+                 another timescale.table, or to have them kept by this one run: {}",
+                bookkeeping::hand_over_dead_letters(wanted.schema.as_str(), wanted.name.as_str(), pipeline),
+            ),
+        }),
+        None if wanted_table.adopt => cannot_adopt(wanted, wanted_table, observed),
         None => {
             let dead_letters = dead_letter_table(wanted.name.as_str());
-            [(wanted.name.as_str(), &observed.table), (dead_letters.as_str(), &observed.dead_letters)]
+            // Those that were kept when the table went are ours, and go on.
+            let is_ours = observed.dead_letter_marker.as_ref() == Some(pipeline);
+            let theirs = observed.dead_letters.as_ref().filter(|_| !is_ours);
+            [(wanted.name.as_str(), observed.table.as_ref()), (dead_letters.as_str(), theirs)]
                 .into_iter()
-                .find_map(|(name, relation)| relation.as_ref().map(|relation| (name, relation)))
+                .find_map(|(name, relation)| relation.map(|relation| (name, relation)))
                 .map(|(name, relation)| Refusal {
                     reason: Reason::TableNotOwned,
                     message: format!(
@@ -253,7 +287,8 @@ fn not_ours(wanted: &Table, pipeline: &PipelineId, observed: &ObservedTable) -> 
                         if relation.is_table { "table" } else { "a view, index or sequence" },
                         wanted.schema,
                         if name == wanted.name.as_str() && relation.is_table {
-                            "set timescale.management to External to write to it as it is, or "
+                            "set adoptionPolicy to Adopt to take it over, set timescale.management to External to write to \
+                             it as it is, or "
                         } else {
                             "or "
                         }

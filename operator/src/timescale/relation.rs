@@ -9,7 +9,7 @@ use std::time::Duration;
 use crds::status::{ChangeClass, Reason};
 
 use super::{
-    Attempt, ObservedColumn, ObservedHypertable, ObservedRelation, TableStep,
+    IndexBuild, ObservedColumn, ObservedHypertable, ObservedRelation, TableStep,
     sql::{duration_text, identifier, interval, qualified, regclass},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(super) struct WantedColumn {
 #[derive(Default)]
 pub(super) struct RelationPlan {
     pub steps: Vec<TableStep>,
-    pub attempts: Vec<Attempt>,
+    pub builds: Vec<IndexBuild>,
     pub refusals: Vec<Refusal>,
     /// The wanted columns that are missing and stay so.
     pub missing_columns: Vec<String>,

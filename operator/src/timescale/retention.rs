@@ -4,15 +4,17 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crds::{
-    names::{APPROVE_ANNOTATION, dead_letter_table},
+    names::dead_letter_table,
     status::{ChangeClass, Reason},
     worker::PipelineId,
 };
 use jiff::Timestamp;
 
 use super::{
-    Edition, InstalledExtension, ObservedRelation, ObservedTable, TableStep, bookkeeping, policy,
-    sql::{duration_text, identifier, interval, qualified, regclass},
+    Edition, InstalledExtension, ObservedRelation, ObservedTable, TableStep, bookkeeping,
+    policy::{PolicyKind, WantedPolicy, plan_policy},
+    rollups,
+    sql::{duration_text, qualified},
 };
 use crate::{
     change::{Approvals, Change, Refusal},
@@ -21,6 +23,10 @@ use crate::{
 
 #[cfg(test)]
 mod tests;
+
+/// How the Community edition drops chunks.
+pub(super) const POLICY: PolicyKind =
+    PolicyKind { statement: "SELECT", name: "retention", age: "drop_after" };
 
 /// What is known of how long the rows of a hypertable stay, beside its policy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -111,33 +117,43 @@ pub(super) struct Kept<'a> {
     relation: Option<&'a ObservedRelation>,
     /// Whether the bookkeeping says that it is this pipeline's.
     is_marked: bool,
+    /// Whether it is there, nobody's, and taken over.
+    is_adopted_now: bool,
     known: &'a KnownRetention,
     /// The field of the spec that says how long.
     field: &'static str,
     wanted: Retention,
     /// How long rows stayed so far.
     former: Retention,
+    /// Why rows must not stay for a shorter time yet, whatever a person says: a rollup needs them.
+    behind: Option<String>,
 }
 
 impl<'a> Kept<'a> {
     /// Those that are this pipeline's, or will be once they are made.
     pub fn of(table: &'a Table, pipeline: &PipelineId, observed: &'a ObservedTable) -> Vec<Self> {
         let may_be_ours = |marker: &Option<PipelineId>| marker.as_ref().is_none_or(|owner| owner == pipeline);
+        let adopt = table.wanted.as_ref().is_some_and(|wanted| wanted.adopt);
         let mut kept = Vec::new();
         if let Some(wanted) = table.wanted.as_ref().filter(|_| may_be_ours(&observed.marker)) {
             let (relation, known) = (observed.table.as_ref(), &observed.retention);
             let wanted = Retention::of(wanted.drop_after);
+            let is_adopted_now = adopt && observed.marker.is_none() && relation.is_some();
+            // Where an older operator dropped chunks itself, it did so as the spec says and noted nothing. Of a table that
+            // is adopted nobody did.
+            let unnoted = if is_adopted_now { Retention::ForEver } else { wanted };
             kept.push(Self {
                 schema: table.schema.as_str(),
                 name: table.name.to_string(),
                 is_dead_letters: false,
                 relation,
                 is_marked: observed.marker.is_some(),
+                is_adopted_now,
                 known,
                 field: "timescale.retention.dropAfter",
                 wanted,
-                // Where an older operator dropped chunks itself, it did so as the spec says and noted nothing.
-                former: former(observed.edition(), relation, known, wanted),
+                former: former(observed.edition(), relation, known, unnoted),
+                behind: rollups::behind(table, observed),
             });
         }
         if may_be_ours(&observed.dead_letter_marker) {
@@ -148,11 +164,13 @@ impl<'a> Kept<'a> {
                 is_dead_letters: true,
                 relation,
                 is_marked: observed.dead_letter_marker.is_some(),
+                is_adopted_now: adopt && observed.dead_letter_marker.is_none() && relation.is_some(),
                 known,
                 field: "timescale.deadLetters.retention.dropAfter",
                 wanted: Retention::of(table.dead_letters_drop_after),
                 // An older operator kept them for ever.
                 former: former(observed.edition(), relation, known, Retention::ForEver),
+                behind: None,
             });
         }
         kept
@@ -166,8 +184,9 @@ impl<'a> Kept<'a> {
     /// Says that the hypertable is this pipeline's, where nothing does.
     pub fn claim(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<TableStep> {
         let retention = self.in_force(approvals);
+        let Self { schema, name, is_dead_letters, is_adopted_now, .. } = self;
         (!self.is_marked)
-            .then(|| bookkeeping::claim(self.schema, &self.name, pipeline, retention, self.is_dead_letters))
+            .then(|| bookkeeping::claim(schema, name, pipeline, retention, *is_dead_letters, *is_adopted_now))
     }
 
     /// Brings about that rows stay as long as they shall for now, and notes it.
@@ -186,6 +205,13 @@ impl<'a> Kept<'a> {
     /// What the spec asks for and a person must approve first, because it deletes data.
     pub fn approval_required(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<Refusal> {
         let change = self.held(approvals)?;
+        if let Some(behind) = &self.behind {
+            let Change { object, field, from, to, class: _ } = &change;
+            let message = format!(
+                "{object}: {field} from {from} to {to} waits: {behind}; until then the old value stays in force"
+            );
+            return Some(Refusal { reason: Reason::RollupBehind, message });
+        }
         let expired = self.known.expired.unwrap_or_default();
         let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
         let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
@@ -194,27 +220,26 @@ impl<'a> Kept<'a> {
             reason: Reason::ApprovalRequired,
             message: format!(
                 "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is \
-                 approved, the old value stays in force. Set it back, or approve with: kubectl annotate \
-                 --overwrite iotp {name} -n {namespace} {APPROVE_ANNOTATION}={hash}",
+                 approved, the old value stays in force. Set it back, or approve with: {command}",
                 number = expired.number,
-                name = pipeline.name,
-                namespace = pipeline.namespace,
-                hash = approvals.hash(&change),
+                command = approvals.command(&change, pipeline),
             ),
         })
     }
 
     /// What a person runs so that the operator's role may alter what is there; `None` where it may.
     pub fn missing_ownership(&self, role: &str) -> Option<String> {
-        let is_foreign = self.is_marked && self.relation.is_some_and(|relation| !relation.owned);
+        let is_kept = self.is_marked || self.is_adopted_now;
+        let is_foreign = is_kept && self.relation.is_some_and(|relation| !relation.owned);
         is_foreign.then(|| format!("ALTER TABLE {} OWNER TO {role};", qualified(self.schema, &self.name)))
     }
 
-    /// The change of the spec that waits for approval.
+    /// The change of the spec that waits for approval, or for a rollup.
     pub fn held(&self, approvals: &Approvals) -> Option<Change> {
         let class = self.class_of(self.former, self.wanted);
         let change = self.change(self.field, self.former.to_string(), self.wanted.to_string()).classed(class);
-        (class == ChangeClass::Destructive && !approvals.include(&change)).then_some(change)
+        let may_be_made = self.behind.is_none() && approvals.include(&change);
+        (class == ChangeClass::Destructive && !may_be_made).then_some(change)
     }
 
     /// A shorter time deletes rows, where there may be any.
@@ -245,33 +270,19 @@ impl<'a> Kept<'a> {
         })
     }
 
-    /// Makes the native policy what it shall be. Another time is another policy: TimescaleDB's own `if_not_exists`
-    /// would keep the old one and merely warn.
+    /// Makes the native policy what it shall be.
     fn plan_policy(&self, drop_after: Option<Duration>, extension: &InstalledExtension) -> Option<TableStep> {
-        let found = self.relation.and_then(|relation| relation.retention.as_ref());
-        let wanted = drop_after.map(|drop_after| (drop_after, check_interval(drop_after)));
-        if extension.edition == Edition::Apache2 || policy::is_as_wanted(wanted, found) {
+        if extension.edition == Edition::Apache2 {
             return None;
         }
-        let functions = identifier(&extension.schema);
-        let table = regclass(self.schema, &self.name);
-        let mut sql = String::new();
-        if found.is_some() {
-            sql.push_str(&format!("SELECT {functions}.remove_retention_policy({table});\n"));
-        }
-        if let Some(drop_after) = drop_after {
-            sql.push_str(&format!(
-                "SELECT {functions}.add_retention_policy({table}, drop_after => {}, schedule_interval => {});\n",
-                interval(drop_after),
-                interval(check_interval(drop_after)),
-            ));
-        }
-        let from = found.map(policy::describe).unwrap_or_default();
-        let to = drop_after.map(duration_text).unwrap_or_default();
+        let found = self.relation.and_then(|relation| relation.retention.as_ref());
+        let wanted = drop_after
+            .map(|drop_after| WantedPolicy { after: drop_after, check_interval: check_interval(drop_after) });
         // A policy that is paused keeps all rows.
         let so_far = Retention::of(found.filter(|found| found.scheduled).and_then(|found| found.after));
         let class = self.class_of(so_far, Retention::of(drop_after));
-        Some(TableStep { changes: vec![self.change("retention", from, to).classed(class)], sql })
+        let change = |from, to| self.change("retention", from, to).classed(class);
+        plan_policy(&POLICY, (self.schema, &self.name), &extension.schema, wanted, found, change)
     }
 
     fn change(&self, field: &str, from: String, to: String) -> Change {

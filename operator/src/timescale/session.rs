@@ -8,14 +8,17 @@ use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{
-    Databases, Error, ObservedTable, Position, Session, TablePlan,
+    Built, ChunkSizes, Databases, Deleted, Error, FillProgress, IndexBuild, ObservedTable, Position,
+    RollupFill, Session, TableDeletion, TablePlan, deletion,
     effects::{self, Claim},
     error::{PooledSnafu, Server, TopicTakenSnafu},
     execute::statement,
-    observe::observe,
+    index_builds,
+    observe::{observe, read_chunk_sizes},
+    rollups,
 };
 use crate::{
-    change::{Change, Refusal},
+    change::Change,
     kafka::TopicKey,
     pipeline::{SqlIdent, Table},
 };
@@ -26,8 +29,11 @@ const APPLICATION_NAME: &str = "iotpipeline-operator";
 /// How long connecting and each reading request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long the changes of one plan may take: an index on a large table has its time.
+/// How long the changes of one plan may take.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// How long an index over rows may take, and a little more than the server is told.
+const BUILD_DEADLINE: Duration = index_builds::LIMIT.saturating_add(DEADLINE);
 
 /// What every session is asked for, and not told later: a pooler that shares its sessions refuses or forgets it, and
 /// is recognised by that before anything is done through it. As the server itself spells the values. Whoever waits for
@@ -101,15 +107,23 @@ impl Session for DirectSession {
         })
     }
 
-    fn apply<'a>(
-        &'a mut self,
-        table: &'a Table,
-        plan: &'a TablePlan,
-    ) -> BoxFuture<'a, Result<Vec<Refusal>, Error>> {
+    fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let action = format!("change table {table}");
             let effect = effects::apply(&mut self.connection, table, plan);
             request(CHANGE_DEADLINE, &action, &self.server, effect).await
+        })
+    }
+
+    fn build_index<'a>(
+        &'a mut self,
+        table: &'a Table,
+        build: &'a IndexBuild,
+    ) -> BoxFuture<'a, Result<Built, Error>> {
+        Box::pin(async move {
+            let action = format!("make index {} of table {table}", build.index);
+            let effect = index_builds::build(&mut self.connection, table, build);
+            request(BUILD_DEADLINE, &action, &self.server, effect).await
         })
     }
 
@@ -118,10 +132,11 @@ impl Session for DirectSession {
         schema: &'a SqlIdent,
         pipeline: &'a PipelineId,
         topic: &'a TopicKey,
+        is_adopted: bool,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let action = format!("claim topic {}", topic.topic);
-            let effect = effects::claim_topic(&mut self.connection, schema, pipeline, topic);
+            let effect = effects::claim_topic(&mut self.connection, schema, pipeline, topic, is_adopted);
             match request(DEADLINE, &action, &self.server, effect).await? {
                 Claim::Ours => Ok(()),
                 Claim::Taken(owner) => TopicTakenSnafu {
@@ -159,6 +174,18 @@ impl Session for DirectSession {
         })
     }
 
+    fn fill_rollup<'a>(
+        &'a mut self,
+        table: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<FillProgress, Error>> {
+        Box::pin(async move {
+            let action = format!("fill rollup {}.{}", table.schema, fill.name);
+            let effect = rollups::fill(&mut self.connection, table, fill);
+            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+        })
+    }
+
     fn positions<'a>(
         &'a mut self,
         table: &'a Table,
@@ -171,14 +198,25 @@ impl Session for DirectSession {
         })
     }
 
+    fn chunk_sizes<'a>(&'a mut self, table: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, Error>> {
+        Box::pin(async move {
+            let Some(wanted) = &table.wanted else { return Ok(ChunkSizes::default()) };
+            let (schema, name) = (table.schema.as_str(), table.name.as_str());
+            let action = format!("measure the chunks of table {table}");
+            let effect = read_chunk_sizes(&mut self.connection, schema, name, wanted.chunk_interval);
+            request(DEADLINE, &action, &self.server, effect).await
+        })
+    }
+
     fn delete_table<'a>(
         &'a mut self,
         table: &'a Table,
         pipeline: &'a PipelineId,
-    ) -> BoxFuture<'a, Result<Vec<Change>, Error>> {
+        wanted: TableDeletion,
+    ) -> BoxFuture<'a, Result<Deleted, Error>> {
         Box::pin(async move {
             let action = format!("delete table {table}");
-            let effect = effects::delete_table(&mut self.connection, table, pipeline);
+            let effect = deletion::delete_table(&mut self.connection, table, pipeline, wanted);
             request(CHANGE_DEADLINE, &action, &self.server, effect).await
         })
     }

@@ -45,7 +45,7 @@ pub(super) fn interval(duration: Duration) -> String {
 }
 
 /// A length of time in the largest unit that divides it, such as `90 days`; for SQL and for people.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (unit_seconds, unit) = [(86_400, "day"), (3_600, "hour"), (60, "minute")]
         .into_iter()

@@ -6,8 +6,8 @@ use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
 
 use super::{
     Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension, ObservedFeed,
-    ObservedHypertable, ObservedIndex, ObservedPolicy, ObservedRelation, ObservedTable, ObservedWriter,
-    Retention, Rights, TablePlan, bookkeeping, relation::WantedRelation,
+    ObservedHypertable, ObservedIndex, ObservedJobs, ObservedPolicy, ObservedRelation, ObservedTable,
+    ObservedWriter, Retention, Rights, TablePlan, bookkeeping, relation::WantedRelation,
 };
 use crate::{
     kafka::TopicKey,
@@ -44,6 +44,8 @@ pub(super) fn wanted() -> Table {
             }],
             drop_after: Some(90 * DAY),
             columnstore: None,
+            adopt: false,
+            rollups: Vec::new(),
         }),
     }
 }
@@ -88,10 +90,13 @@ pub(super) fn empty(edition: Edition) -> ObservedTable {
         retention: KnownRetention::default(),
         dead_letter_retention: KnownRetention::default(),
         topic_marker: None,
+        topic_adopted: false,
         feed: Some(ObservedFeed { topic: topic(), pipeline: None }),
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: None,
         dead_letters: None,
+        jobs: ObservedJobs::default(),
+        rollups: Vec::new(),
     }
 }
 
@@ -106,6 +111,7 @@ pub(super) fn relation(wanted: &WantedRelation) -> ObservedRelation {
     });
     let index = |columns: &Vec<_>| ObservedIndex {
         name: "i".into(),
+        is_valid: true,
         columns: columns.clone(),
         unique_by: Vec::new(),
     };
@@ -152,11 +158,11 @@ pub(super) fn table_of(observed: &mut ObservedTable) -> &mut ObservedRelation {
 
 pub(super) fn sql(plan: &TablePlan) -> String {
     assert_eq!(plan.refusals, []);
-    let attempts = plan.attempts.iter().map(|attempt| &attempt.step);
-    plan.steps.iter().chain(attempts).map(|step| step.sql.as_str()).collect()
+    let builds = plan.builds.iter().map(|build| &build.step);
+    plan.steps.iter().chain(builds).map(|step| step.sql.as_str()).collect()
 }
 
 pub(super) fn only_refusal(plan: &TablePlan) -> (Reason, &str) {
-    assert_eq!((plan.steps.len(), plan.attempts.len(), plan.refusals.len()), (0, 0, 1), "{plan:?}");
+    assert_eq!((plan.steps.len(), plan.builds.len(), plan.refusals.len()), (0, 0, 1), "{plan:?}");
     (plan.refusals[0].reason, &plan.refusals[0].message)
 }

@@ -3,6 +3,7 @@
 use access::kafka::KafkaAccess;
 use crds::{pipeline::SaslMechanism, status::Reason};
 use operator::{
+    change::Approvals,
     kafka::{Error, KafkaClient, TopicAction, TopicAdmin, TopicStep, plan},
     pipeline::Topic,
 };
@@ -74,13 +75,13 @@ async fn the_documented_rights_suffice_to_use_a_topic() {
     let topic = Topic { wanted: None, ..user.topic(&test) };
     let observed = test.kafka.observe(&topic.kafka, &topic.name).await.unwrap();
     assert!(observed.topic.as_ref().unwrap().config.is_some());
-    assert_eq!(plan(&topic, &test.pipeline, &observed, None, None).refusals, []);
+    assert_eq!(plan(&topic, &test.pipeline, &observed, None, None, &Approvals::default()).refusals, []);
     assert_eq!(test.kafka.watermarks(&topic.kafka, &topic.name).await.unwrap().len(), 2);
 
     // The check sees what is there.
     test.set_config(&[("cleanup.policy", "compact"), ("max.message.bytes", "1000000")]).await;
     let observed = test.kafka.observe(&topic.kafka, &topic.name).await.unwrap();
-    let refusals = plan(&topic, &test.pipeline, &observed, None, None).refusals;
+    let refusals = plan(&topic, &test.pipeline, &observed, None, None, &Approvals::default()).refusals;
     assert_eq!(refusals.len(), 2, "{refusals:?}");
     assert!(refusals.iter().all(|refusal| refusal.reason == Reason::TopicUnfit), "{refusals:?}");
     administer(&[user.remove()]);
@@ -107,11 +108,18 @@ async fn a_missing_right_is_named() {
 
     // Without its settings a topic can be used, but not managed.
     let observed = kafka.observe(&blind.access("first-password"), name).await.unwrap();
-    let managed = plan(&blind.topic(&test), &test.pipeline, &observed, Some(&test.pipeline), None);
+    let managed = plan(
+        &blind.topic(&test),
+        &test.pipeline,
+        &observed,
+        Some(&test.pipeline),
+        None,
+        &Approvals::default(),
+    );
     assert_eq!((managed.steps.len(), managed.refusals[0].reason), (0, Reason::KafkaRefused));
     assert!(managed.refusals[0].message.contains("DescribeConfigs on the topic"), "{managed:?}");
     let external = Topic { wanted: None, ..blind.topic(&test) };
-    assert_eq!(plan(&external, &test.pipeline, &observed, None, None).refusals, []);
+    assert_eq!(plan(&external, &test.pipeline, &observed, None, None, &Approvals::default()).refusals, []);
 
     let reader = reader.access("first-password");
     let config = BTreeMap::from([("retention.ms".to_owned(), "1000".to_owned())]);

@@ -8,7 +8,8 @@ use operator::{
     pipeline::{TopicName, WantedTopic},
 };
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
@@ -118,6 +119,7 @@ async fn a_topic_that_appears_between_plan_and_creation_is_repaired_next() {
     // The broker's own creation: one partition, default settings.
     let mut automatic = test.topic.clone();
     automatic.wanted = Some(WantedTopic {
+        adopt: false,
         partitions: 1,
         allow_reorder: false,
         replication_factor: 1,
@@ -159,6 +161,25 @@ async fn a_deleted_topic_is_gone_and_deleting_it_again_succeeds() {
         test.kafka.delete(&test.topic.kafka, &test.topic.name).await.unwrap();
         assert_eq!(test.observe().await.topic, None);
     }
+}
+
+#[tokio::test]
+async fn a_deleted_group_is_gone_with_its_offsets_and_deleting_it_again_succeeds() {
+    let test = Test::created("group").await;
+    let group = format!("group-{}", test.topic.name);
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &test.topic.kafka.bootstrap_servers)
+        .set("group.id", &group)
+        .create()
+        .unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(test.topic.name.as_str(), 0, Offset::Offset(0)).unwrap();
+    consumer.commit(&offsets, CommitMode::Sync).unwrap();
+    drop(consumer);
+    let deletion = test.kafka.delete_group(&test.topic.kafka, &group).await.unwrap().unwrap();
+    assert_eq!(deletion.to_string(), format!("consumer group {group} deleted"));
+    assert_eq!(test.kafka.delete_group(&test.topic.kafka, &group).await.unwrap(), None);
+    test.finish().await;
 }
 
 #[tokio::test]

@@ -17,12 +17,13 @@ pub type Log = Arc<Mutex<Vec<String>>>;
 #[derive(Clone)]
 pub struct ApiServer {
     objects: Arc<Mutex<BTreeMap<String, Value>>>,
+    notes: Log,
     log: Log,
 }
 
 impl ApiServer {
     pub fn new(log: Log) -> Self {
-        Self { objects: Arc::default(), log }
+        Self { objects: Arc::default(), notes: Log::default(), log }
     }
 
     /// A client of this server.
@@ -57,6 +58,11 @@ impl ApiServer {
         self.objects.lock().unwrap().keys().cloned().collect()
     }
 
+    /// What the Events since the last call say.
+    pub fn told(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap())
+    }
+
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
@@ -71,6 +77,7 @@ impl ApiServer {
             (&Method::GET, [plural, name]) => found(self.get(&format!("{plural}/{name}"))),
             (&Method::POST, [plural]) => {
                 self.note(format!("create {plural}: {}", body["reason"].as_str().unwrap()));
+                self.notes.lock().unwrap().push(body["note"].as_str().unwrap().to_owned());
                 (StatusCode::CREATED, body)
             }
             (&Method::PATCH, [plural, name]) if query.contains("fieldManager") => {

@@ -37,7 +37,7 @@ async fn a_bridge_whose_configuration_is_lost_gets_a_new_one() {
     let lost = world.api.keys().into_iter().find(is_lost).unwrap();
     world.api.remove(&lost);
     world.reconcile().await.unwrap();
-    assert_eq!(world.log(), ["apply configmaps/line-bridge-*"]);
+    assert_eq!(world.log(), ["apply configmaps/line-bridge-*", "create events: Changed"]);
     assert_eq!(world.bridge_configuration()["unsubscribe"], json!([]));
 }
 
@@ -70,7 +70,7 @@ async fn a_pipeline_without_mqtt_has_no_bridge_and_says_nothing_of_one() {
     assert_eq!(status["bridge"], json!(null));
     let types: Vec<_> =
         status["conditions"].as_array().unwrap().iter().map(|condition| &condition["type"]).collect();
-    assert_eq!(types, ["Ready", "TopicReady", "TableReady", "ProcessorReady"]);
+    assert_eq!(types, ["Ready", "TopicReady", "TableReady", "ProcessorReady", "PoliciesHealthy"]);
     assert_eq!(status["appliedGeneration"], 1);
     world.reconcile().await.unwrap();
     assert_eq!(world.log(), [""; 0]);

@@ -167,3 +167,65 @@ async fn a_namespace_that_goes_is_not_held_by_a_secret_that_went_first() {
     world.reconcile().await.unwrap();
     assert_eq!(world.api.get("iotpipelines/line"), json!(null));
 }
+
+#[tokio::test]
+async fn each_layer_goes_as_its_policy_says() {
+    let all = [
+        "kafka: plant-7.line deleted",
+        "kafka: group iotp.plant-7.line deleted",
+        "database: plant_7.line deleted",
+        "database: plant_7.line_dead_letters deleted",
+    ];
+    for (policy, gone) in [
+        ("topic: Delete", &[0][..]),
+        ("offsets: Delete", &[1]),
+        ("table: Delete", &[2, 3]),
+        ("table: Delete, deadLetters: Retain", &[2]),
+        ("deadLetters: Delete", &[3]),
+        ("topic: Delete, table: Delete, offsets: Delete", &[0, 1, 2, 3]),
+        ("deadLetters: Retain", &[]),
+    ] {
+        let world = World::at_rest(&format!("{PIPELINE}  deletionPolicy: {{{policy}}}\n")).await;
+        world.delete();
+        world.reconcile().await.unwrap();
+        world.report(json!({"retirement": {"ended": true, "passedOn": 12, "inFlight": 0}}));
+        world.reconcile().await.unwrap();
+        world.api.remove("pods/line-bridge-0");
+        if !gone.is_empty() {
+            world.reconcile().await.unwrap();
+        }
+        let log = world.log();
+        for (index, entry) in all.iter().enumerate() {
+            assert_eq!(
+                log.contains(&(*entry).to_owned()),
+                gone.contains(&index),
+                "{policy}: {entry}: {log:?}"
+            );
+        }
+        assert_eq!(world.api.get("iotpipelines/line"), json!(null), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_that_is_installed_anew_and_pipelines_that_are_restored_delete_nothing() {
+    let policy = "  deletionPolicy: {topic: Delete, table: Delete, offsets: Delete}\n";
+    let world = World::at_rest(&format!("{PIPELINE}{policy}")).await;
+    world.forget();
+    world.reconcile().await.unwrap();
+    // From a backup of the cluster: the same names, other UIDs, no status.
+    world.forget();
+    world.api.change("iotpipelines/line", |pipeline| {
+        pipeline["metadata"]["uid"] = json!("9a3c");
+        pipeline["metadata"]["generation"] = json!(1);
+        pipeline["metadata"].as_object_mut().unwrap().remove("finalizers");
+        pipeline.as_object_mut().unwrap().remove("status");
+    });
+    for _ in 0..3 {
+        world.reconcile().await.unwrap();
+    }
+    let log = world.log();
+    let stores = log.iter().filter(|entry| entry.starts_with("kafka:") || entry.starts_with("database:"));
+    assert_eq!(stores.collect::<Vec<_>>(), [""; 0], "topic and table are as they were");
+    assert_eq!(world.condition("TopicReady"), "True AsSpecified");
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+}

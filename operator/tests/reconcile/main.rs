@@ -14,6 +14,8 @@ mod processor;
 #[cfg(test)]
 mod retention;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
 mod scaling;
 #[cfg(test)]
 mod stores;
@@ -82,14 +84,45 @@ async fn drift_is_repaired_even_while_kafka_and_the_database_are_down() {
         statefulset["spec"]["template"]["spec"]["containers"][0]["image"] = json!("evil:1");
     });
     world.api.remove("services/line-bridge");
+    world.api.told();
     world.reconcile().await.unwrap_err();
     let log = world.log();
+    let told = world.api.told();
+    for repaired in [
+        "Service line-bridge created",
+        "Deployment line-processor: spec.replicas changed from 7 to 1",
+        "StatefulSet line-bridge: spec.template.spec.containers[worker].image changed from evil:1 to ",
+    ] {
+        assert!(told.iter().any(|note| note.starts_with(repaired)), "{repaired} in {told:?}");
+    }
     for repaired in
         ["apply services/line-bridge", "apply statefulsets/line-bridge", "apply deployments/line-processor"]
     {
         assert!(log.iter().any(|entry| entry == repaired), "{repaired} in {log:?}");
     }
     assert_eq!(world.api.get(DEPLOYMENT)["spec"]["replicas"], 1);
+}
+
+#[tokio::test]
+async fn what_an_edit_changes_is_not_told_as_somebody_elses_work() {
+    let world = World::at_rest(PIPELINE).await;
+    world.api.told();
+    world.edit(|spec| {
+        spec["processor"] = json!({"replicas": 3});
+        spec["processing"] = json!({"program": ".device = \"x\""});
+    });
+    world.reconcile().await.unwrap();
+    assert!(world.log().contains(&"apply deployments/line-processor".to_owned()));
+    let told = world.api.told();
+    assert!(!told.iter().any(|note| note.contains("line-processor")), "{told:?}");
+
+    // What somebody deletes is.
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    world.api.remove(STATEFULSET);
+    world.api.told();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.told().iter().filter(|note| *note == "StatefulSet line-bridge created").count(), 1);
 }
 
 #[tokio::test]
@@ -311,7 +344,9 @@ async fn deletion_stops_the_workers_then_deletes_topic_and_table() {
         [
             "kafka: plant-7.line deleted",
             "database: topic plant-7.line released",
+            "database: plant_7.line_dead_letters deleted",
             "database: plant_7.line deleted",
+            "create events: Changed",
             "create events: Changed",
             "create events: Changed",
             "merge iotpipelines/line",

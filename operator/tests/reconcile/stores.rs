@@ -10,18 +10,21 @@ use access::{database::DatabaseAccess, kafka::KafkaAccess};
 use crds::{names::dead_letter_table, worker::PipelineId};
 use futures::{FutureExt, future::BoxFuture};
 use operator::{
-    change::{Change, Refusal},
+    change::Change,
     kafka::{
         self, ExistingTopic, ObservedTopic, TopicAction, TopicAdmin, TopicKey, TopicSetting, TopicStep,
         Watermarks,
     },
-    pipeline::{SortOrder, SqlIdent, Table, TopicName},
+    pipeline::{Index, SortOrder, SqlIdent, Table, TopicName},
     timescale::{
-        self, Databases, Edition, InstalledExtension, KnownRetention, ObservedColumn, ObservedExtension,
-        ObservedFeed, ObservedHypertable, ObservedIndex, ObservedRelation, ObservedTable, ObservedWriter,
-        Position, Retention, Rights, Session, TablePlan,
+        self, Built, ChunkSizes, Databases, Deleted, Edition, FillProgress, IndexBuild, InstalledExtension,
+        KnownRetention, ObservedColumn, ObservedExtension, ObservedFeed, ObservedHypertable, ObservedIndex,
+        ObservedJobs, ObservedRelation, ObservedRollup, ObservedTable, ObservedView, ObservedWriter,
+        Position, Retention, Rights, RollupFill, Session, TableDeletion, TablePlan, ViewKind,
     },
 };
+
+use tokio::sync::Notify;
 
 use crate::api_server::Log;
 
@@ -34,6 +37,7 @@ struct KafkaState {
     is_down: bool,
     topic: Option<ExistingTopic>,
     watermark_reads: u32,
+    is_empty: bool,
 }
 
 /// A database with at most one pipeline's table.
@@ -47,9 +51,15 @@ struct DatabaseState {
     retention: Option<Retention>,
     dead_letter_retention: Option<Retention>,
     topic_marker: Option<PipelineId>,
+    topic_adopted: bool,
     positions: BTreeMap<i32, Position>,
+    chunk_bytes: u64,
+    chunk_measurements: u32,
+    indexes: Vec<Index>,
     is_unique: bool,
     has_repeats: bool,
+    index_barrier: Option<Arc<Notify>>,
+    views: Vec<ObservedRollup>,
 }
 
 impl FakeKafka {
@@ -68,6 +78,11 @@ impl FakeKafka {
         };
         let config = Some(config.iter().map(setting).collect());
         self.0.lock().unwrap().topic = Some(ExistingTopic { partitions: 12, replication_factor: 3, config });
+    }
+
+    /// Whether the topic holds no record.
+    pub fn set_empty(&self, is_empty: bool) {
+        self.0.lock().unwrap().is_empty = is_empty;
     }
 
     pub fn watermark_reads(&self) -> u32 {
@@ -93,8 +108,11 @@ impl TopicAdmin for FakeKafka {
         _: &'a KafkaAccess,
         _: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, kafka::Error>> {
-        let observed =
-            self.ask(|state| ObservedTopic { cluster_id: "kafka-1".to_owned(), topic: state.topic.clone() });
+        let observed = self.ask(|state| ObservedTopic {
+            cluster_id: "kafka-1".to_owned(),
+            topic: state.topic.clone(),
+            is_empty: false,
+        });
         async { observed }.boxed()
     }
 
@@ -104,6 +122,9 @@ impl TopicAdmin for FakeKafka {
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), kafka::Error>> {
+        let setting = |(name, value): (&String, &String)| {
+            (name.clone(), TopicSetting { value: value.clone(), set_on_topic: true })
+        };
         let (partitions, replication_factor, config) = match &step.action {
             TopicAction::Create { partitions, replication_factor, config } => {
                 (partitions, replication_factor, config)
@@ -113,10 +134,14 @@ impl TopicAdmin for FakeKafka {
                 let result = self.ask(|state| state.topic.as_mut().unwrap().partitions = *total);
                 return async { result }.boxed();
             }
-            TopicAction::AlterConfig { .. } => panic!("{step:?}"),
-        };
-        let setting = |(name, value): (&String, &String)| {
-            (name.clone(), TopicSetting { value: value.clone(), set_on_topic: true })
+            TopicAction::AlterConfig { config } => {
+                self.1.lock().unwrap().push(format!("kafka: {topic} has {config:?}"));
+                let result = self.ask(|state| {
+                    let settings = state.topic.as_mut().unwrap().config.as_mut().unwrap();
+                    settings.extend(config.iter().map(setting));
+                });
+                return async { result }.boxed();
+            }
         };
         let made = ExistingTopic {
             partitions: *partitions,
@@ -138,6 +163,16 @@ impl TopicAdmin for FakeKafka {
         async { result }.boxed()
     }
 
+    fn delete_group<'a>(
+        &'a self,
+        _: &'a KafkaAccess,
+        group: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Change>, kafka::Error>> {
+        self.1.lock().unwrap().push(format!("kafka: group {group} deleted"));
+        let result = self.ask(|_| Some(Change::new(format!("consumer group {group}"), "", group, "")));
+        async { result }.boxed()
+    }
+
     fn watermarks<'a>(
         &'a self,
         _: &'a KafkaAccess,
@@ -145,8 +180,9 @@ impl TopicAdmin for FakeKafka {
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, kafka::Error>> {
         let result = self.ask(|state| {
             state.watermark_reads += 1;
+            let low = if state.is_empty { 1234 } else { 0 };
             let empty = Watermarks::default();
-            BTreeMap::from([(0, Watermarks { low: 0, high: 1234 }), (1, empty), (2, empty)])
+            BTreeMap::from([(0, Watermarks { low, high: 1234 }), (1, empty), (2, empty)])
         });
         async { result }.boxed()
     }
@@ -166,16 +202,41 @@ impl FakeDatabases {
         self.0.lock().unwrap().has_repeats = has_repeats;
     }
 
+    /// Indexes over rows are not made until this is notified.
+    pub fn hold_indexes(&self) -> Arc<Notify> {
+        Arc::clone(self.0.lock().unwrap().index_barrier.insert(Arc::default()))
+    }
+
     /// Everything before this offset of the first partition is rows.
     pub fn set_position(&self, next_offset: i64) {
         let position = Position { next_offset, last_timestamp: None };
         self.0.lock().unwrap().positions.insert(0, position);
     }
 
+    /// So much is in each full chunk from now on. Answers how often chunks were measured.
+    pub fn set_chunk_bytes(&self, bytes: u64) -> u32 {
+        let mut state = self.0.lock().unwrap();
+        state.chunk_bytes = bytes;
+        state.chunk_measurements
+    }
+
     /// Somebody writes another retention into the bookkeeping.
     pub fn set_retention(&self, days: u64) {
         let retention = Retention::For(Duration::from_secs(days * 86_400));
         self.0.lock().unwrap().retention = Some(retention);
+    }
+
+    /// Somebody makes a view of their own.
+    pub fn put_view(&self, name: &str) {
+        let view = ObservedView {
+            kind: ViewKind::View,
+            owned: true,
+            columns: Vec::new(),
+            readers: Vec::new(),
+            dependents: Vec::new(),
+        };
+        let found = ObservedRollup { name: name.to_owned(), marker: None, view: Some(view) };
+        self.0.lock().unwrap().views.push(found);
     }
 
     pub fn give_topic_to(&self, name: &str) {
@@ -213,11 +274,26 @@ impl Session for FakeDatabases {
     ) -> BoxFuture<'a, Result<ObservedTable, timescale::Error>> {
         let state = self.0.lock().unwrap();
         let mut observed = observed(state.table.as_ref(), state.topic_marker.clone());
+        observed.topic_adopted = state.topic_adopted;
         observed.retention.applied = state.retention;
         observed.dead_letter_retention.applied = state.dead_letter_retention;
+        observed.rollups.clone_from(&state.views);
         if let (true, Some(table), Some(relation)) = (state.is_unique, &state.table, &mut observed.table) {
             let unique_by = table.unique_by.iter().map(ToString::to_string).collect();
-            relation.indexes.push(ObservedIndex { name: "key".to_owned(), columns: Vec::new(), unique_by });
+            relation.indexes.push(ObservedIndex {
+                name: "key".to_owned(),
+                is_valid: true,
+                columns: Vec::new(),
+                unique_by,
+            });
+        }
+        if let Some(relation) = &mut observed.table {
+            relation.indexes.extend(state.indexes.iter().map(|index| ObservedIndex {
+                name: "index".to_owned(),
+                is_valid: true,
+                columns: index.columns.iter().map(|(name, order)| (name.to_string(), *order)).collect(),
+                unique_by: Vec::new(),
+            }));
         }
         let pipeline = observed.marker.clone();
         observed.feed = topic.map(|topic| ObservedFeed { topic: topic.clone(), pipeline });
@@ -228,12 +304,13 @@ impl Session for FakeDatabases {
         &'a mut self,
         table: &'a Table,
         plan: &'a TablePlan,
-    ) -> BoxFuture<'a, Result<Vec<Refusal>, timescale::Error>> {
+    ) -> BoxFuture<'a, Result<(), timescale::Error>> {
         self.note(format!("{table} made"));
         let mut state = self.0.lock().unwrap();
-        let contradicted = plan.attempts.iter().filter(|_| state.has_repeats);
-        let contradicted: Vec<Refusal> = contradicted.map(|attempt| attempt.refusal.clone()).collect();
-        state.is_unique = contradicted.is_empty();
+        if plan.builds.is_empty() {
+            state.is_unique = true;
+            state.indexes = table.wanted.as_ref().unwrap().indexes.clone();
+        }
         state.table = Some(table.clone());
         if plan.held.is_empty() {
             let retention =
@@ -241,7 +318,28 @@ impl Session for FakeDatabases {
             state.retention = retention(table.wanted.as_ref().unwrap().drop_after);
             state.dead_letter_retention = retention(table.dead_letters_drop_after);
         }
-        async { Ok(contradicted) }.boxed()
+        async { Ok(()) }.boxed()
+    }
+
+    fn build_index<'a>(
+        &'a mut self,
+        table: &'a Table,
+        build: &'a IndexBuild,
+    ) -> BoxFuture<'a, Result<Built, timescale::Error>> {
+        async move {
+            let barrier = self.0.lock().unwrap().index_barrier.clone();
+            if let Some(barrier) = barrier {
+                barrier.notified().await;
+            }
+            self.note(format!("index {} made", build.index));
+            let mut state = self.0.lock().unwrap();
+            let built = if state.has_repeats { Built::Contradicted } else { Built::Made };
+            state.is_unique = built == Built::Made;
+            state.indexes = table.wanted.as_ref().unwrap().indexes.clone();
+            state.table = Some(table.clone());
+            Ok(built)
+        }
+        .boxed()
     }
 
     fn claim_topic<'a>(
@@ -249,9 +347,12 @@ impl Session for FakeDatabases {
         _: &'a SqlIdent,
         pipeline: &'a PipelineId,
         topic: &'a TopicKey,
+        is_adopted: bool,
     ) -> BoxFuture<'a, Result<(), timescale::Error>> {
-        self.note(format!("topic {} claimed", topic.topic));
-        self.0.lock().unwrap().topic_marker = Some(pipeline.clone());
+        let verb = if is_adopted { "adopted" } else { "claimed" };
+        self.note(format!("topic {} {verb}", topic.topic));
+        let mut state = self.0.lock().unwrap();
+        (state.topic_marker, state.topic_adopted) = (Some(pipeline.clone()), is_adopted);
         async { Ok(()) }.boxed()
     }
 
@@ -279,6 +380,27 @@ impl Session for FakeDatabases {
         async { Ok(Vec::new()) }.boxed()
     }
 
+    fn chunk_sizes<'a>(&'a mut self, _: &'a Table) -> BoxFuture<'a, Result<ChunkSizes, timescale::Error>> {
+        let mut state = self.0.lock().unwrap();
+        state.chunk_measurements += 1;
+        let sizes = ChunkSizes {
+            number: 100,
+            last_full: vec![state.chunk_bytes; 3],
+            shared_buffers: 4 << 30,
+            effective_cache_size: 0,
+        };
+        async { Ok(sizes) }.boxed()
+    }
+
+    fn fill_rollup<'a>(
+        &'a mut self,
+        _: &'a Table,
+        fill: &'a RollupFill,
+    ) -> BoxFuture<'a, Result<FillProgress, timescale::Error>> {
+        self.note(format!("rollup {} filled", fill.name));
+        async { Ok(FillProgress::CaughtUp) }.boxed()
+    }
+
     fn positions<'a>(
         &'a mut self,
         _: &'a Table,
@@ -292,11 +414,19 @@ impl Session for FakeDatabases {
         &'a mut self,
         table: &'a Table,
         _: &'a PipelineId,
-    ) -> BoxFuture<'a, Result<Vec<Change>, timescale::Error>> {
-        self.note(format!("{table} deleted"));
-        self.0.lock().unwrap().table = None;
-        let change = Change::new(format!("table {table}"), "", table.to_string(), "");
-        async { Ok(vec![change]) }.boxed()
+        wanted: TableDeletion,
+    ) -> BoxFuture<'a, Result<Deleted, timescale::Error>> {
+        let mut deleted = Deleted::default();
+        let tables =
+            [(wanted.dead_letters, format!("{table}_dead_letters")), (wanted.table, table.to_string())];
+        for (_, name) in tables.into_iter().filter(|(is_wanted, _)| *is_wanted) {
+            self.note(format!("{name} deleted"));
+            deleted.changes.push(Change::new(format!("table {name}"), "", name, ""));
+        }
+        if wanted.table {
+            self.0.lock().unwrap().table = None;
+        }
+        async { Ok(deleted) }.boxed()
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -333,6 +463,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
         columnstore_policy: None,
     };
     ObservedTable {
+        jobs: ObservedJobs::default(),
         server_version: "17.5".to_owned(),
         database: "iot".to_owned(),
         role: "app".to_owned(),
@@ -352,12 +483,13 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ..Rights::default()
         },
         schema_exists: table.is_some(),
-        bookkeeping_version: if table.is_some() { 3 } else { 0 },
+        bookkeeping_version: if table.is_some() { 5 } else { 0 },
         marker: table.map(|_| pipeline.clone()),
         dead_letter_marker: table.map(|_| pipeline),
         retention: KnownRetention::default(),
         dead_letter_retention: KnownRetention::default(),
         topic_marker,
+        topic_adopted: false,
         feed: None,
         writer: ObservedWriter { exists: true, lacks: Vec::new() },
         table: table.map(|table| {
@@ -390,6 +522,7 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
             ];
             let index = ObservedIndex {
                 name: dead_letter_table(table.name.as_str()),
+                is_valid: true,
                 columns: vec![("time".to_owned(), SortOrder::Descending)],
                 unique_by: Vec::new(),
             };
@@ -400,5 +533,6 @@ fn observed(table: Option<&Table>, topic_marker: Option<PipelineId>) -> Observed
                 vec![index],
             )
         }),
+        rollups: Vec::new(),
     }
 }

@@ -181,3 +181,32 @@ async fn an_edit_of_the_bridge_does_not_keep_a_topic_from_growing() {
     world.reconcile().await.unwrap();
     assert_eq!((bridges(&world), has_grown(&world)), (json!(1), true));
 }
+
+#[tokio::test]
+async fn a_topic_of_nobody_is_adopted_where_the_spec_says_so_and_stays_when_the_pipeline_goes() {
+    let policy = "  deletionPolicy: {topic: Delete}\n  adoptionPolicy: Adopt\n";
+    let world = World::with(&format!("{PIPELINE}{policy}").replace("partitions: 3", "partitions: 12"));
+    world.kafka.make_topic(&[("retention.ms", "1000"), ("max.message.bytes", "9000000")]);
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"database: topic plant-7.line adopted".to_owned()), "{log:?}");
+    assert!(log.contains(&"kafka: plant-7.line has {\"retention.ms\": \"604800000\"}".to_owned()), "{log:?}");
+    assert!(
+        world.message("TopicReady").contains("replicationFactor is 1"),
+        "{}",
+        world.message("TopicReady")
+    );
+    world.reconcile().await.unwrap();
+    assert!(!world.log().iter().any(|entry| entry.contains("adopted")), "once");
+
+    world.delete();
+    world.reconcile().await.unwrap();
+    world.report(json!({"retirement": {"ended": true, "passedOn": 12, "inFlight": 0}}));
+    world.reconcile().await.unwrap();
+    world.api.remove("pods/line-bridge-0");
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"create events: Retained".to_owned()), "{log:?}");
+    assert!(!log.iter().any(|entry| entry.starts_with("kafka")), "{log:?}");
+    assert_eq!(world.api.get("iotpipelines/line"), json!(null));
+}

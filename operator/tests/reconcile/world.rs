@@ -28,7 +28,7 @@ use operator::{
     kafka::TopicKey,
     memory::Memory,
     pipeline::TopicName,
-    reconcile::{reconcile, report::Reports, validate::Settings},
+    reconcile::{apply::IndexBuilds, reconcile, report::Reports, validate::Settings},
     scale::probe,
     telemetry::metrics::Metrics,
 };
@@ -116,6 +116,7 @@ impl World {
             metrics: Metrics::default(),
             memory: Memory::default(),
             scaling: Arc::default(),
+            builds: IndexBuilds::with_patience(Duration::from_millis(300)),
             settings: Settings { cluster_name: "test".to_owned() },
             workers: WorkerSettings {
                 image: WorkerImage { reference: "worker:1".to_owned(), pull_policy: None },

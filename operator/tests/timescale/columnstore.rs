@@ -6,7 +6,7 @@ use operator::{
     timescale::TablePlan,
 };
 
-use super::support::{DAY, Test, wanted};
+use super::support::{ALL, DAY, Test, wanted};
 
 #[tokio::test]
 async fn apache2_columnstore() {
@@ -197,11 +197,11 @@ pub async fn the_rest_of_the_table_changes_as_before(test: &Test) {
     );
 
     let mut session = test.open().await;
-    let deleted = session.delete_table(&table, &test.pipeline).await.unwrap();
+    let deleted = session.delete_table(&table, &test.pipeline, ALL).await.unwrap().changes;
     session.close().await;
     assert_eq!(
         deleted.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        [format!("table {table} deleted")]
+        [format!("table {table}_dead_letters deleted"), format!("table {table} deleted")]
     );
 }
 

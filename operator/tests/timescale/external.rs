@@ -8,17 +8,7 @@ use operator::{
     timescale::{TablePlan, plan},
 };
 
-use super::support::Test;
-
-#[tokio::test]
-async fn apache2_external() {
-    Test::apache2().await.run(a_table_of_somebody_else_is_checked_and_left_as_it_is).await;
-}
-
-#[tokio::test]
-async fn apache2_feeds() {
-    Test::apache2().await.run(one_pipeline_feeds_a_table_from_a_topic).await;
-}
+use super::support::{ALL, Test};
 
 #[tokio::test]
 async fn apache2_a_role_with_few_rights_is_told_the_sql_and_needs_no_more() {
@@ -149,9 +139,9 @@ pub async fn one_pipeline_feeds_a_table_from_a_topic(test: &Test) {
     ))
     .await;
     let mut session = test.open().await;
-    assert_eq!(session.delete_table(&table, &test.pipeline).await.unwrap(), []);
-    assert_eq!(session.delete_table(&table, &second).await.unwrap(), []);
-    let changes = session.delete_table(&table, &test.pipeline).await.unwrap();
+    assert_eq!(session.delete_table(&table, &test.pipeline, ALL).await.unwrap().changes, []);
+    assert_eq!(session.delete_table(&table, &second, ALL).await.unwrap().changes, []);
+    let changes = session.delete_table(&table, &test.pipeline, ALL).await.unwrap().changes;
     assert_eq!(changes[0].to_string(), format!("table {schema}.readings_dead_letters deleted"));
     let left = session.observe(&table, Some(&topic("a"))).await.unwrap();
     assert_eq!((left.dead_letters, left.feed.unwrap().pipeline), (None, None));

@@ -1,17 +1,29 @@
 //! The operator's TimescaleDB half against real servers of both editions: `IOTPIPELINE_TEST_TIMESCALE` names a
 //! superuser of an Apache-2 server, `IOTPIPELINE_TEST_TIMESCALE_COMMUNITY` a Community server that may be one
-//! PostgreSQL session for ever (so its scenarios run one after the other, each in a schema of its own).
+//! PostgreSQL session for ever (so its scenarios wait for each other, each in a schema of its own).
+//!
+//! `scripts/test timescale` counts the tests of each edition: those in `community::`, and all others.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod bookkeeping;
+#[cfg(test)]
+mod chunks;
 #[cfg(test)]
 mod columnstore;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod edits;
+#[cfg(test)]
 mod external;
+#[cfg(test)]
+mod indexes;
+#[cfg(test)]
+mod jobs;
 #[cfg(test)]
 mod managed;
 #[cfg(test)]
@@ -19,28 +31,73 @@ mod retention;
 #[cfg(test)]
 mod rights;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
+mod spec;
+#[cfg(test)]
 mod support;
 
-use support::Test;
+/// A scenario as a test on one edition.
+macro_rules! scenario {
+    ($edition:ident, $file:ident, $scenario:ident) => {
+        #[tokio::test]
+        async fn $scenario() {
+            crate::support::Test::$edition().await.run(crate::$file::$scenario).await;
+        }
+    };
+}
 
-#[tokio::test]
-async fn community_edition() {
-    Test::community().await.run(managed::created_from_nothing_and_then_left_alone).await;
-    Test::community().await.run(managed::a_native_policy_follows_the_spec).await;
-    Test::community().await.run(managed::columns_are_added_and_never_changed).await;
-    Test::community().await.run(managed::indexes_and_chunk_interval_are_repaired).await;
-    Test::community().await.run(managed::a_natural_key_is_made_repaired_and_not_changed_in_silence).await;
-    Test::community().await.run(managed::what_is_not_ours_is_refused).await;
-    Test::community().await.run(managed::only_our_own_is_deleted).await;
-    Test::community().await.run(managed::a_topic_is_claimed_once_and_released_with_its_positions).await;
-    Test::community().await.run(retention::a_shorter_time_waits_for_approval).await;
-    Test::community().await.run(retention::dead_letters_have_a_retention_of_their_own).await;
-    Test::community().await.run(retention::dead_letters_beside_a_table_of_somebody_else_go_too).await;
-    Test::community().await.run(external::a_table_of_somebody_else_is_checked_and_left_as_it_is).await;
-    Test::community().await.run(external::one_pipeline_feeds_a_table_from_a_topic).await;
-    Test::community().await.run(columnstore::settings_and_policy_follow_the_spec).await;
-    Test::community().await.run(columnstore::what_somebody_changed_in_it_is_mended).await;
-    Test::community().await.run(columnstore::the_rest_of_the_table_changes_as_before).await;
-    Test::community().await.run(bookkeeping::an_older_version_is_brought_up).await;
-    Test::community().await.run(rights::another_role_is_granted_what_workers_need).await;
+/// Scenarios as tests: `apache2::NAME` and `community::NAME`.
+macro_rules! scenarios {
+    (both { $($file:ident::$scenario:ident,)+ } community { $($other_file:ident::$other:ident,)+ }) => {
+        #[cfg(test)]
+        mod apache2 {
+            $(scenario!(apache2, $file, $scenario);)+
+        }
+
+        #[cfg(test)]
+        mod community {
+            $(scenario!(community, $file, $scenario);)+
+            $(scenario!(community, $other_file, $other);)+
+        }
+    };
+}
+
+scenarios! {
+    both {
+        adoption::a_table_of_nobody_is_adopted_and_never_deleted,
+        adoption::table_and_dead_letters_go_apart,
+        bookkeeping::an_older_version_is_brought_up,
+        chunks::full_chunks_of_the_specs_interval_are_measured,
+        edits::any_sequence_ends_where_its_last_spec_alone_does,
+        external::a_table_of_somebody_else_is_checked_and_left_as_it_is,
+        external::one_pipeline_feeds_a_table_from_a_topic,
+        indexes::an_index_over_rows_is_made,
+        jobs::policies_are_watched,
+        managed::created_from_nothing_and_then_left_alone,
+        managed::columns_are_added_and_never_changed,
+        managed::indexes_and_chunk_interval_are_repaired,
+        managed::a_natural_key_is_made_repaired_and_not_changed_in_silence,
+        managed::what_is_not_ours_is_refused,
+        managed::only_our_own_is_deleted,
+        managed::a_topic_is_claimed_once_and_released_with_its_positions,
+        retention::a_shorter_time_waits_for_approval,
+        retention::dead_letters_have_a_retention_of_their_own,
+        retention::dead_letters_beside_a_table_of_somebody_else_go_too,
+    }
+    community {
+        columnstore::settings_and_policy_follow_the_spec,
+        columnstore::what_somebody_changed_in_it_is_mended,
+        columnstore::the_rest_of_the_table_changes_as_before,
+        managed::a_native_policy_follows_the_spec,
+        rights::another_role_is_granted_what_workers_need,
+        rollups::a_plain_view_becomes_the_real_thing,
+        rollups::a_rollup_is_made_filled_and_kept,
+        rollups::every_field_changes_by_itself,
+        rollups::rollups_go_with_their_table,
+        rollups::rows_that_a_rollup_needs_stay,
+        rollups::what_is_computed_changes_by_approval_alone,
+        rollups::what_is_not_ours_is_left,
+        rollups::what_somebody_changed_is_mended,
+    }
 }

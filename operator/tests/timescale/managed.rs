@@ -5,45 +5,10 @@ use operator::{
     change::{Approvals, Change},
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, TopicName},
-    timescale::{Edition, Position, TablePlan, plan},
+    timescale::{BuildKind, Built, Edition, Position, TablePlan, plan},
 };
 
-use super::support::{DAY, Test, wanted};
-
-#[tokio::test]
-async fn apache2_create() {
-    Test::apache2().await.run(created_from_nothing_and_then_left_alone).await;
-}
-
-#[tokio::test]
-async fn apache2_columns() {
-    Test::apache2().await.run(columns_are_added_and_never_changed).await;
-}
-
-#[tokio::test]
-async fn apache2_indexes() {
-    Test::apache2().await.run(indexes_and_chunk_interval_are_repaired).await;
-}
-
-#[tokio::test]
-async fn apache2_natural_key() {
-    Test::apache2().await.run(a_natural_key_is_made_repaired_and_not_changed_in_silence).await;
-}
-
-#[tokio::test]
-async fn apache2_foreign() {
-    Test::apache2().await.run(what_is_not_ours_is_refused).await;
-}
-
-#[tokio::test]
-async fn apache2_delete() {
-    Test::apache2().await.run(only_our_own_is_deleted).await;
-}
-
-#[tokio::test]
-async fn apache2_topic() {
-    Test::apache2().await.run(a_topic_is_claimed_once_and_released_with_its_positions).await;
-}
+use super::support::{ALL, DAY, Test, wanted};
 
 #[tokio::test]
 async fn apache2_retention_is_the_operators_own_work() {
@@ -344,7 +309,7 @@ pub async fn a_natural_key_is_made_repaired_and_not_changed_in_silence(test: &Te
     for other in [key(&["time"]), Vec::new()] {
         table.unique_by = other;
         let refused = test.plan(&table).await;
-        assert_eq!((refused.steps.len(), refused.attempts.len(), refused.refusals.len()), (0, 0, 1));
+        assert_eq!((refused.steps.len(), refused.builds.len(), refused.refusals.len()), (0, 0, 1));
         assert_eq!(refused.refusals[0].reason, Reason::TableChangeRefused);
         assert!(refused.refusals[0].message.contains("unique by device, time"), "{refused:?}");
     }
@@ -361,23 +326,23 @@ pub async fn a_natural_key_is_made_repaired_and_not_changed_in_silence(test: &Te
     wanted(&mut table).chunk_interval = 2 * DAY;
     let plan = test.plan(&table).await;
     let mut session = test.open().await;
-    let refusals = session.apply(&table, &plan).await.unwrap();
+    session.apply(&table, &plan).await.unwrap();
+    assert_eq!(session.build_index(&table, &plan.builds[0]).await.unwrap(), Built::Contradicted);
     session.close().await;
-    assert_eq!(refusals, [plan.attempts[0].refusal.clone()]);
+    let BuildKind::Unique { refusal } = &plan.builds[0].kind else { panic!("{plan:?}") };
     let after = test.plan(&table).await;
-    assert_eq!((after.steps.len(), after.attempts.len()), (0, 1), "{after:?}");
-    let finds = refusals[0].message.split_once("finds them: ").unwrap().1.trim_end_matches(';').to_owned();
+    assert_eq!((after.steps.len(), after.builds.len()), (0, 1), "{after:?}");
+    let finds = refusal.message.split_once("finds them: ").unwrap().1.trim_end_matches(';').to_owned();
     assert_eq!(test.number(&format!("SELECT count(*) FROM ({finds}) AS found")).await, 1);
     test.sql(&format!("DELETE FROM {table} WHERE device = 'a'")).await;
     assert_eq!(test.bring_about(&table).await, [set.as_str()]);
 
     // One that a person made serves as well; one that leaves rows out does not.
     let mine = format!("{}.mine", test.schema);
-    for (former, rest, attempts) in [(&index, "INCLUDE (temperature)", 0), (&mine, "WHERE device <> 'a'", 1)]
-    {
+    for (former, rest, builds) in [(&index, "INCLUDE (temperature)", 0), (&mine, "WHERE device <> 'a'", 1)] {
         test.sql(&format!("DROP INDEX {former}")).await;
         test.sql(&format!("CREATE UNIQUE INDEX mine ON {table} (time DESC, device) {rest}")).await;
-        assert_eq!(test.plan(&table).await.attempts.len(), attempts, "{rest}");
+        assert_eq!(test.plan(&table).await.builds.len(), builds, "{rest}");
     }
 
     // Long names are cut to what PostgreSQL takes, and recognised again.
@@ -431,12 +396,12 @@ pub async fn only_our_own_is_deleted(test: &Test) {
     let other = PipelineId { name: "other".into(), ..test.pipeline.clone() };
     let schema = &test.schema;
     let mut session = test.open().await;
-    assert_eq!(session.delete_table(&ours, &test.pipeline).await.unwrap(), []);
+    assert_eq!(session.delete_table(&ours, &test.pipeline, ALL).await.unwrap().changes, []);
     for (table, pipeline) in [(&ours, &test.pipeline), (&theirs, &other)] {
         let observed = session.observe(table, None).await.unwrap();
         session.apply(table, &plan(table, pipeline, &observed, &Approvals::default())).await.unwrap();
     }
-    assert_eq!(session.delete_table(&theirs, &test.pipeline).await.unwrap(), []);
+    assert_eq!(session.delete_table(&theirs, &test.pipeline, ALL).await.unwrap().changes, []);
     session.close().await;
 
     test.sql(&format!(
@@ -446,15 +411,18 @@ pub async fn only_our_own_is_deleted(test: &Test) {
     ))
     .await;
     let mut session = test.open().await;
-    let error = session.delete_table(&ours, &test.pipeline).await.unwrap_err();
+    let error = session.delete_table(&ours, &test.pipeline, ALL).await.unwrap_err();
     assert!(error.to_string().contains("drop that first"), "{error}");
     session.close().await;
     test.sql(&format!("DROP VIEW {schema}.report")).await;
 
     let mut session = test.open().await;
-    let changes = session.delete_table(&ours, &test.pipeline).await.unwrap();
-    assert_eq!(changes.iter().map(Change::to_string).collect::<Vec<_>>(), [format!("table {ours} deleted")]);
-    assert_eq!(session.delete_table(&ours, &test.pipeline).await.unwrap(), []);
+    let changes = session.delete_table(&ours, &test.pipeline, ALL).await.unwrap().changes;
+    assert_eq!(
+        changes.iter().map(Change::to_string).collect::<Vec<_>>(),
+        [format!("table {ours}_dead_letters deleted"), format!("table {ours} deleted")]
+    );
+    assert_eq!(session.delete_table(&ours, &test.pipeline, ALL).await.unwrap().changes, []);
     let left = session.observe(&ours, None).await.unwrap();
     assert_eq!((left.table, left.dead_letters, left.marker), (None, None, None));
     let theirs_left = session.observe(&theirs, None).await.unwrap();
@@ -464,7 +432,7 @@ pub async fn only_our_own_is_deleted(test: &Test) {
 
     // With the last table goes the bookkeeping; the schema stays.
     let mut session = test.open().await;
-    assert_eq!(session.delete_table(&theirs, &other).await.unwrap().len(), 1);
+    assert_eq!(session.delete_table(&theirs, &other, ALL).await.unwrap().changes.len(), 2);
     let left = session.observe(&theirs, None).await.unwrap();
     assert_eq!((left.schema_exists, left.bookkeeping_version), (true, 0));
     session.close().await;
@@ -483,9 +451,9 @@ pub async fn a_topic_is_claimed_once_and_released_with_its_positions(test: &Test
 
     let mut session = test.open().await;
     for _ in 0..2 {
-        session.claim_topic(&test.schema, &test.pipeline, &topic).await.unwrap();
+        session.claim_topic(&test.schema, &test.pipeline, &topic, false).await.unwrap();
     }
-    let taken = session.claim_topic(&test.schema, &other, &topic).await.unwrap_err();
+    let taken = session.claim_topic(&test.schema, &other, &topic, false).await.unwrap_err();
     assert_eq!(taken.reason(), Reason::ResourceConflict);
     assert!(taken.to_string().contains("c/n/p"), "{taken}");
     let observed = session.observe(&table, Some(&topic)).await.unwrap();

@@ -14,21 +14,6 @@ use super::{
     support::{DAY, Test, wanted},
 };
 
-#[tokio::test]
-async fn apache2_approval() {
-    Test::apache2().await.run(a_shorter_time_waits_for_approval).await;
-}
-
-#[tokio::test]
-async fn apache2_dead_letters() {
-    Test::apache2().await.run(dead_letters_have_a_retention_of_their_own).await;
-}
-
-#[tokio::test]
-async fn apache2_dead_letters_beside_a_table_of_somebody_else() {
-    Test::apache2().await.run(dead_letters_beside_a_table_of_somebody_else_go_too).await;
-}
-
 pub async fn a_shorter_time_waits_for_approval(test: &Test) {
     let keeping = |days: Option<u32>| {
         let mut table = test.table("readings");

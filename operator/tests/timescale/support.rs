@@ -1,6 +1,9 @@
 //! A database of either edition to work in, and what the tests ask of it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use access::database::{DatabaseAccess, DatabaseTls};
 use crds::{pipeline::ColumnType, status::Reason, worker::PipelineId};
@@ -9,10 +12,15 @@ use operator::{
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
     timescale::{
-        Databases, DirectDatabases, Edition, ObservedTable, Session, TablePlan, plan, retentions_in_force,
+        Built, Databases, DirectDatabases, Edition, FillProgress, ObservedTable, Session, TableDeletion,
+        TablePlan, plan, retentions_in_force,
     },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Table and dead letters shall go.
+pub const ALL: TableDeletion = TableDeletion { table: true, dead_letters: true };
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 
@@ -27,7 +35,12 @@ pub struct Test {
     pub edition: Edition,
     pub schema: SqlIdent,
     pub pipeline: PipelineId,
+    /// What the others wait for, where the server has one session for all.
+    pub _turn: Option<Arc<MutexGuard<'static, ()>>>,
 }
+
+/// Whose turn it is on the Community server.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 impl Test {
     pub async fn apache2() -> Self {
@@ -35,7 +48,8 @@ impl Test {
     }
 
     pub async fn community() -> Self {
-        let test = Self::new("IOTPIPELINE_TEST_TIMESCALE_COMMUNITY", Edition::Community);
+        let _turn = Some(Arc::new(TURN.lock().await));
+        let test = Self { _turn, ..Self::new("IOTPIPELINE_TEST_TIMESCALE_COMMUNITY", Edition::Community) };
         test.sql("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public").await;
         test
     }
@@ -58,6 +72,7 @@ impl Test {
             edition,
             schema: SqlIdent::parse(&format!("test_{}", unique())).unwrap(),
             pipeline: PipelineId { cluster_name: "c".into(), namespace: "n".into(), name: "p".into() },
+            _turn: None,
         }
     }
 
@@ -123,6 +138,8 @@ impl Test {
                 }],
                 drop_after: None,
                 columnstore: None,
+                adopt: false,
+                rollups: Vec::new(),
             }),
         }
     }
@@ -148,11 +165,22 @@ impl Test {
         loop {
             let plan = self.plan(table).await;
             let mut session = self.open().await;
-            assert_eq!(session.apply(table, &plan).await.unwrap(), []);
+            session.apply(table, &plan).await.unwrap();
+            for build in &plan.builds {
+                assert_eq!(session.build_index(table, build).await.unwrap(), Built::Made);
+            }
+            let mut is_filled = false;
+            for fill in &plan.fills {
+                match session.fill_rollup(table, fill).await.unwrap() {
+                    FillProgress::Filled => is_filled = true,
+                    FillProgress::CaughtUp => break,
+                    FillProgress::Unfinished => panic!("{fill:?}"),
+                }
+            }
             session.close().await;
-            let steps = plan.steps.iter().chain(plan.attempts.iter().map(|attempt| &attempt.step));
+            let steps = plan.steps.iter().chain(plan.builds.iter().map(|build| &build.step));
             changes.extend(steps.flat_map(|step| &step.changes).map(Change::to_string));
-            if !plan.unfinished {
+            if !plan.unfinished && !is_filled {
                 return changes;
             }
         }
@@ -229,6 +257,13 @@ impl Test {
         let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         row.get::<i64, _>(0)
+    }
+
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(0)).collect()
     }
 
     pub async fn connect(&self) -> PgConnection {

@@ -327,7 +327,7 @@ fn through_a_pooler() {
 /// That server has one session at a time, so nobody asks it anything while a processor runs, and takes no message of
 /// more than 64 KiB, so batches are small.
 #[test]
-fn into_chunks_of_the_columnstore() {
+fn community_into_chunks_of_the_columnstore() {
     let mut scenario = Scenario::in_database("columnstore", "IOTPIPELINE_TEST_TIMESCALE_COMMUNITY");
     scenario.create_topic(1);
     unique(&mut scenario);

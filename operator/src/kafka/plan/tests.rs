@@ -10,6 +10,7 @@ fn wanted() -> Topic {
         kafka: KafkaAccess { bootstrap_servers: "kafka.kafka:9092".to_owned(), tls: None, sasl: None },
         name: TopicName::parse("plant-7.line").unwrap(),
         wanted: Some(WantedTopic {
+            adopt: false,
             partitions: 6,
             allow_reorder: false,
             replication_factor: 3,
@@ -55,11 +56,11 @@ fn plan(
     observed: &ObservedTopic,
     marker: Option<&PipelineId>,
 ) -> TopicPlan {
-    super::plan(wanted, pipeline, observed, marker, None)
+    super::plan(wanted, pipeline, observed, marker, None, &Approvals::default())
 }
 
 fn observed(topic: Option<ExistingTopic>) -> ObservedTopic {
-    ObservedTopic { cluster_id: "k1".into(), topic }
+    ObservedTopic { cluster_id: "k1".into(), topic, is_empty: false }
 }
 
 fn plan_ours(existing: ExistingTopic) -> TopicPlan {
@@ -152,6 +153,32 @@ fn what_is_kept_for_a_shorter_time_is_deleted() {
 }
 
 #[test]
+fn a_shorter_retention_waits_for_approval_and_the_rest_does_not() {
+    let ours = pipeline("line");
+    let mut existing = with("retention.ms", "-1");
+    existing.config.as_mut().unwrap().get_mut("compression.type").unwrap().value = "producer".into();
+    let plan_with = |approvals: &Approvals, is_empty| {
+        let observed = ObservedTopic { is_empty, ..observed(Some(existing.clone())) };
+        super::plan(&wanted(), &ours, &observed, Some(&ours), None, approvals)
+    };
+    let waiting = plan_with(&Approvals::new(4, None, &[]), false);
+    let config = BTreeMap::from([("compression.type".to_owned(), "zstd".to_owned())]);
+    assert_eq!(waiting.steps[0].action, TopicAction::AlterConfig { config });
+    assert_eq!(waiting.steps[0].changes.len(), 1);
+    assert_eq!(waiting.held[0].field, "retention.ms");
+    assert_eq!(waiting.refusals[0].reason, Reason::ApprovalRequired);
+    insta::assert_snapshot!(waiting.refusals[0].message);
+
+    let hash = Approvals::new(4, None, &[]).hash(&waiting.held[0]);
+    let approved = Approvals::new(4, Some(&hash), &[]);
+    for plan in [plan_with(&approved, false), plan_with(&Approvals::default(), true)] {
+        assert_eq!((plan.held.len(), plan.refusals.len()), (0, 0), "{plan:?}");
+        let config = wanted().wanted.unwrap().config;
+        assert_eq!(plan.steps[0].action, TopicAction::AlterConfig { config });
+    }
+}
+
+#[test]
 fn fewer_partitions_are_refused() {
     let plan = plan_ours(ExistingTopic { partitions: 12, ..as_wanted() });
     let (reason, message) = only_refusal(&plan);
@@ -173,7 +200,34 @@ fn another_replication_factor_is_refused_with_the_command() {
 #[test]
 fn a_topic_without_marker_is_not_owned() {
     let plan = plan(&wanted(), &pipeline("line"), &observed(Some(as_wanted())), None);
-    assert_eq!(only_refusal(&plan).0, Reason::TopicNotOwned);
+    let (reason, message) = only_refusal(&plan);
+    assert_eq!(reason, Reason::TopicNotOwned);
+    assert!(message.contains("set adoptionPolicy: Adopt"), "{message}");
+}
+
+#[test]
+fn a_topic_of_nobody_is_adopted_and_made_as_the_spec_says() {
+    let mut adopting = wanted();
+    adopting.wanted.as_mut().unwrap().adopt = true;
+    let plan_for = |existing, marker: Option<&PipelineId>| {
+        plan(&adopting, &pipeline("line"), &observed(Some(existing)), marker)
+    };
+    let plan = plan_for(with("compression.type", "gzip"), None);
+    assert!(plan.claim);
+    let adoption = plan.adoption.unwrap();
+    assert_eq!(adoption.to_string(), "topic plant-7.line: ownership changed from nobody's to adopted");
+    assert_eq!(adoption.class, ChangeClass::Safe);
+    assert_eq!((plan.steps.len(), plan.refusals), (1, Vec::new()));
+
+    // What a spec of our own would not get either.
+    let plan = plan_for(ExistingTopic { partitions: 12, ..as_wanted() }, None);
+    assert_eq!((plan.claim, plan.refusals[0].reason), (true, Reason::TopicChangeRefused));
+    for unfit in [with("cleanup.policy", "compact"), ExistingTopic { config: None, ..as_wanted() }] {
+        let plan = plan_for(unfit, None);
+        assert_eq!((plan.claim, plan.adoption, plan.steps.len(), plan.refusals.len()), (false, None, 0, 1));
+    }
+    assert_eq!(only_refusal(&plan_for(as_wanted(), Some(&pipeline("other")))).0, Reason::ResourceConflict);
+    assert_eq!(plan_for(as_wanted(), Some(&pipeline("line"))), TopicPlan::default());
 }
 
 #[test]
@@ -192,7 +246,14 @@ fn a_topic_that_another_pipeline_manages_is_a_conflict_whatever_the_marker_says(
     for existing in [None, Some(as_wanted())] {
         for marker in [None, Some(&pipeline("line"))] {
             let observed = observed(existing.clone());
-            let plan = super::plan(&wanted(), &pipeline("line"), &observed, marker, Some(&manager));
+            let plan = super::plan(
+                &wanted(),
+                &pipeline("line"),
+                &observed,
+                marker,
+                Some(&manager),
+                &Approvals::default(),
+            );
             let (reason, message) = only_refusal(&plan);
             assert_eq!(reason, Reason::ResourceConflict);
             assert!(message.contains("managed by the IoTPipeline other in namespace plant-8"), "{message}");
@@ -215,21 +276,30 @@ fn an_external_topic_is_never_claimed_or_changed_or_deleted() {
     for existing in [None, Some(as_wanted()), Some(with("retention.ms", "1000"))] {
         for marker in [None, Some(&pipeline("line")), Some(&pipeline("other"))] {
             let observed = observed(existing.clone());
-            let plan = super::plan(&external, &pipeline("line"), &observed, marker, Some(&manager));
+            let plan = super::plan(
+                &external,
+                &pipeline("line"),
+                &observed,
+                marker,
+                Some(&manager),
+                &Approvals::default(),
+            );
             assert_eq!((plan.claim, plan.steps.len()), (false, 0));
             assert_eq!(plan.refusals.is_empty(), existing.is_some());
-            assert_eq!(plan_deletion(&external, &pipeline("line"), marker, None), None);
+            assert_eq!(plan_deletion(&external, &pipeline("line"), marker, false, None), None);
         }
     }
 }
 
 #[test]
 fn only_a_topic_of_our_own_is_deleted() {
-    let deletion = |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, None);
+    let deletion =
+        |marker: Option<&PipelineId>| plan_deletion(&wanted(), &pipeline("line"), marker, false, None);
     assert_eq!(deletion(None), None);
     assert_eq!(deletion(Some(&pipeline("other"))), None);
     assert_eq!(deletion(Some(&pipeline("line"))).unwrap().to_string(), "topic plant-7.line deleted");
     let manager = ("plant-8".to_owned(), "other".to_owned());
     let ours = Some(&pipeline("line"));
-    assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, Some(&manager)), None);
+    assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, false, Some(&manager)), None);
+    assert_eq!(plan_deletion(&wanted(), &pipeline("line"), ours, true, None), None, "adopted");
 }

@@ -1,15 +1,17 @@
 //! What to do with the workers' objects. Pure.
 
+use std::collections::BTreeMap;
+
 use crds::{names, status::Reason};
 use kube::ResourceExt;
 
 use super::ownership::{Ownership, is_owned, ownership};
 use crate::{
     build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
-    change::Refusal,
+    change::{Change, Refusal},
     pipeline::{Pipeline, Worker},
     reconcile::{
-        drift::differs,
+        drift::{differs, repairs_of_child},
         fetch::{LiveChild, Workers},
     },
 };
@@ -21,13 +23,15 @@ pub struct WorkerPlan {
     pub keep: Vec<Child>,
     /// What to write only once the stores are as the workers will expect them: a first configuration or another.
     pub roll: Vec<Child>,
+    /// What writing these undoes of what somebody did by hand, by kind and name.
+    pub repairs: BTreeMap<(ChildKind, String), Vec<Change>>,
     /// Objects in the way.
     pub problems: Vec<Refusal>,
     /// Why there shall be no pods for now, where that is not what the spec says.
     pub hold: Option<Refusal>,
 }
 
-/// Plans one kind of worker.
+/// Plans one kind of worker. `is_applied` says whether all of this spec was brought about before.
 ///
 /// # Errors
 /// Fails where an object cannot be built, which is a bug.
@@ -36,6 +40,7 @@ pub fn plan_worker(
     worker: &Worker,
     workers: &Workers,
     settings: &WorkerSettings,
+    is_applied: bool,
 ) -> Result<WorkerPlan, build::Error> {
     let component = worker.component();
     let configuration = build_configuration(pipeline, worker)?;
@@ -56,6 +61,8 @@ pub fn plan_worker(
             Some(Ownership::Going) => plan.problems.push(on_its_way_out(&child)),
             Some(Ownership::Ours) if !live.is_some_and(|live| is_drifted(&child, live)) => {}
             Some(Ownership::Ours) | None => {
+                let repairs = repairs_of_child(&child, live, is_applied);
+                plan.repairs.insert((child.kind, child.name.clone()), repairs);
                 let is_for_the_pods =
                     child.kind == workload_kind(component) || child.kind == ChildKind::ConfigMap;
                 if is_for_the_pods && !runs_this_configuration {
@@ -170,12 +177,13 @@ mod tests {
     }
 
     fn plan_bridge(pipeline: &Pipeline, workers: &Workers) -> WorkerPlan {
-        plan_worker(pipeline, pipeline.bridge.as_ref().unwrap(), workers, &worker_settings()).unwrap()
+        plan_worker(pipeline, pipeline.bridge.as_ref().unwrap(), workers, &worker_settings(), true).unwrap()
     }
 
     fn orphans_of(pipeline: &Pipeline, workers: &Workers) -> Vec<String> {
         let bridge = plan_bridge(pipeline, workers);
-        let processor = plan_worker(pipeline, &pipeline.processor, workers, &worker_settings()).unwrap();
+        let processor =
+            plan_worker(pipeline, &pipeline.processor, workers, &worker_settings(), true).unwrap();
         let plans = [&bridge, &processor].into_iter();
         let orphans = orphans(pipeline, workers, &worker_settings(), plans).unwrap();
         orphans.iter().map(|orphan| orphan.object.name_any()).collect()

@@ -1,4 +1,4 @@
-//! The five conditions. Pure.
+//! The six conditions. Pure.
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
@@ -14,10 +14,12 @@ use super::Assessment;
 use crate::{
     build::workload_kind,
     change::{Note, Refusal},
+    pipeline::Pipeline,
     reconcile::{
-        fetch::Workers,
+        fetch::{Stores, Workers},
         health::{Finding, judge_worker},
     },
+    timescale,
 };
 
 /// The longest message of a condition, in bytes; a compiler can say a lot.
@@ -47,12 +49,13 @@ pub fn conditions(
             object.spec.processor.mode,
         ))
     };
-    let (topic, table) = match assessment {
+    let (topic, table, policies) = match assessment {
         // A refused spec says nothing about what is there.
-        Assessment::Refused(_) => (None, None),
-        Assessment::Applied { outcome, .. } => {
-            let table = judge_store(&outcome.table_problems, &outcome.table_notes);
-            (Some(judge_store(&outcome.topic_problems, &[])), Some(table))
+        Assessment::Refused(_) => (None, None, None),
+        Assessment::Applied { pipeline, stores, outcome, .. } => {
+            let notes: Vec<_> = outcome.table_notes.iter().chain(&stores.chunk_advice).cloned().collect();
+            let table = judge_store(&outcome.table_problems, &notes);
+            (Some(judge_store(&outcome.topic_problems, &[])), Some(table), judge_policies(pipeline, stores))
         }
     };
     let mut parts = vec![
@@ -69,6 +72,8 @@ pub fn conditions(
     };
     std::iter::once((ConditionType::Ready, Some(ready)))
         .chain(parts)
+        // Messages become rows whatever the policies do.
+        .chain([(ConditionType::PoliciesHealthy, policies)])
         .map(|(condition_type, finding)| {
             let before = find(&previous.conditions, condition_type);
             condition(condition_type, finding, before, object.metadata.generation, now)
@@ -98,6 +103,14 @@ fn judge_store(problems: &[Refusal], notes: &[Note]) -> Finding {
     }
 }
 
+fn judge_policies(pipeline: &Pipeline, stores: &Stores) -> Option<Finding> {
+    let observed = stores.table.as_ref().ok()?;
+    Some(match timescale::judge_policies(&pipeline.table, &pipeline.id, observed)? {
+        Ok(how) => Finding { message: how.to_owned(), ..judge_store(&[], &[]) },
+        Err(problems) => judge_store(&problems, &[]),
+    })
+}
+
 /// Ready holds where everything holds. Otherwise it says what a person should look at first: what waits or is on its
 /// way comes after what is wrong.
 fn summarise(parts: &[(ConditionType, Option<Finding>)]) -> Finding {
@@ -123,14 +136,15 @@ fn summarise(parts: &[(ConditionType, Option<Finding>)]) -> Finding {
 
 /// Whether a reason stands for something that passes by itself.
 pub fn is_transient(reason: &str) -> bool {
-    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing]
+    [Reason::Pending, Reason::Progressing, Reason::TopicGrowing, Reason::IndexBuilding]
         .iter()
         .any(|transient| reason == transient.to_string())
 }
 
 /// Whether a reason stands for something that passes by itself, or that is as a person wants it for now.
 pub fn is_no_trouble(reason: &str) -> bool {
-    is_transient(reason) || reason == Reason::Observing.to_string()
+    is_transient(reason)
+        || [Reason::Observing, Reason::Suspended].iter().any(|wanted| reason == wanted.to_string())
 }
 
 /// One condition; without a finding it stays as it was before.
@@ -208,6 +222,10 @@ mod tests {
         assert_eq!(
             summary(&[(false, Reason::Observing), fine, (false, Reason::WorkersNotReady)]),
             "false WorkersNotReady: BridgeReady: so it is"
+        );
+        assert_eq!(
+            summary(&[fine, (false, Reason::Suspended), (false, Reason::ReconcileFailed)]),
+            "false ReconcileFailed: BridgeReady: so it is"
         );
     }
 

@@ -8,10 +8,10 @@ use std::{
 use access::kafka::KafkaAccess;
 use crds::{
     IoTPipelineSpec, names,
-    pipeline::{ColumnType, Management, MqttSpec, RetentionSpec, TimescaleSpec, TopicSpec},
+    pipeline::{AdoptionPolicy, ColumnType, Management, MqttSpec, RetentionSpec, TimescaleSpec},
 };
 
-use super::{columnstore::columnstore, problems::Problems};
+use super::{columnstore::columnstore, problems::Problems, rollups::rollups};
 use crate::pipeline::{
     Column, Index, SortOrder, SqlIdent, Table, Topic, TopicName, WantedTable, WantedTopic,
 };
@@ -28,16 +28,17 @@ const RECORD_OVERHEAD_BYTES: u64 = 2 * (names::MAX_KEY_BYTES as u64 + 1);
 const LARGEST_MQTT_PACKET_BYTES: u64 = 268_435_455;
 
 pub(super) fn topic(
-    spec: &TopicSpec,
+    whole: &IoTPipelineSpec,
     kafka: Option<KafkaAccess>,
     max_packet_size: Option<u32>,
     problems: &mut Problems,
 ) -> Option<Topic> {
+    let spec = &whole.kafka.topic;
     let name = problems.require(TopicName::parse(&spec.name), || {
         format!("kafka.topic.name {:?} is no topic name; use 1 to 249 of A-Z a-z 0-9 . _ -", spec.name)
     });
     let wanted = match spec.management {
-        Management::Managed => wanted_topic(spec, problems).map(Some),
+        Management::Managed => wanted_topic(whole, problems).map(Some),
         Management::External => Some(None),
     };
     Some(Topic {
@@ -48,7 +49,8 @@ pub(super) fn topic(
     })
 }
 
-fn wanted_topic(spec: &TopicSpec, problems: &mut Problems) -> Option<WantedTopic> {
+fn wanted_topic(whole: &IoTPipelineSpec, problems: &mut Problems) -> Option<WantedTopic> {
+    let spec = &whole.kafka.topic;
     let default_retention = DEFAULT_TOPIC_RETENTION.into();
     let retention = spec.retention.as_ref().unwrap_or(&default_retention);
     let retention = problems.duration("kafka.topic.retention", retention);
@@ -68,7 +70,8 @@ fn wanted_topic(spec: &TopicSpec, problems: &mut Problems) -> Option<WantedTopic
     config.insert("retention.ms".to_owned(), retention?.as_millis().to_string());
     let (partitions, replication_factor) = size?;
     let allow_reorder = spec.allow_reorder.unwrap_or(false);
-    Some(WantedTopic { partitions, allow_reorder, replication_factor, config })
+    let adopt = whole.adoption_policy == AdoptionPolicy::Adopt;
+    Some(WantedTopic { partitions, allow_reorder, replication_factor, config, adopt })
 }
 
 pub(super) fn table(
@@ -120,11 +123,14 @@ fn wanted_table(whole: &IoTPipelineSpec, problems: &mut Problems) -> Option<Want
     let indexes = indexes(spec, problems);
     let drop_after = drop_after("timescale.retention.dropAfter", spec.retention.as_ref(), problems);
     let columnstore = columnstore(spec, &whole.processing.accept_time, problems);
+    let rollups = rollups(spec, problems);
     Some(WantedTable {
         chunk_interval: chunk_interval?,
         indexes: indexes?,
         drop_after: drop_after?,
         columnstore: columnstore?,
+        adopt: whole.adoption_policy == AdoptionPolicy::Adopt,
+        rollups: rollups?,
     })
 }
 

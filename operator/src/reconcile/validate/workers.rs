@@ -154,11 +154,7 @@ pub(super) fn processor(
     let (kafka, database) = (kafka?, database?);
     let timescale = &spec.timescale;
     let config = ProcessorConfig {
-        consumer_group: spec
-            .kafka
-            .consumer_group
-            .clone()
-            .unwrap_or_else(|| names::default_consumer_group(&id.namespace, &id.name)),
+        consumer_group: spec.kafka.consumer_group(&id.namespace, &id.name),
         start_from: start_from?,
         on_offset_lost: spec.kafka.on_offset_lost,
         max_rejected_percent: spec.processing.max_rejected_percent.clamp(1, 100) as u8,

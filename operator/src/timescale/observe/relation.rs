@@ -78,7 +78,8 @@ async fn read_columns(connection: &mut PgConnection, table: Oid) -> sqlx::Result
 async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result<Vec<ObservedIndex>> {
     let rows = statement(
         "SELECT pg_class.relname::text AS name, \
-           amname = 'btree' AND indisvalid AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
+           indisvalid AS is_valid, \
+           amname = 'btree' AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = indnatts AS plain, \
            indisunique AND indimmediate AND indisvalid AND indpred IS NULL AND indexprs IS NULL AS is_unique, \
            indnkeyatts::int4 AS key_columns, columns, options \
          FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam \
@@ -110,6 +111,7 @@ async fn read_indexes(connection: &mut PgConnection, table: Oid) -> sqlx::Result
             let is_unique: bool = row.try_get("is_unique")?;
             Ok(ObservedIndex {
                 name: row.try_get("name")?,
+                is_valid: row.try_get("is_valid")?,
                 columns: columns.filter(|_| is_plain).unwrap_or_default(),
                 unique_by: if is_unique { unique_by } else { Vec::new() },
             })
@@ -149,40 +151,51 @@ async fn read_columnstore(
     name: &str,
     table: Oid,
 ) -> sqlx::Result<Option<ObservedColumnstore>> {
+    let is_enabled = statement(
+        "SELECT EXISTS (SELECT FROM timescaledb_information.hypertables \
+         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND compression_enabled)",
+    )
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .fetch_one(&mut *connection)
+    .await?
+    .try_get(0)?;
+    if is_enabled { read_columnstore_settings(connection, table).await } else { Ok(None) }
+}
+
+/// The settings of a hypertable that has a columnstore, none of which need be written down.
+pub(super) async fn read_columnstore_settings(
+    connection: &mut PgConnection,
+    hypertable: Oid,
+) -> sqlx::Result<Option<ObservedColumnstore>> {
     // Not by the view of these settings: it looks up every hypertable of the database by its name, and fails where the role
     // may not use the schema of one.
     let row = statement(
         "SELECT coalesce(segmentby, '{}') AS segment_by, coalesce(orderby, '{}') AS order_by, \
            coalesce(orderby_desc, '{}') AS descending, coalesce(orderby_nullsfirst, '{}') AS nulls_first \
-         FROM timescaledb_information.hypertables \
-           LEFT JOIN _timescaledb_catalog.compression_settings ON relid = $3 \
-         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND compression_enabled",
+         FROM (SELECT) AS hypertable LEFT JOIN _timescaledb_catalog.compression_settings ON relid = $1",
     )
-    .bind(schema.to_owned())
-    .bind(name.to_owned())
-    .bind(table)
-    .fetch_optional(connection)
+    .bind(hypertable)
+    .fetch_one(connection)
     .await?;
-    row.map(|row| {
-        let order_by: Vec<String> = row.try_get("order_by")?;
-        let descending: Vec<bool> = row.try_get("descending")?;
-        let nulls_first: Vec<bool> = row.try_get("nulls_first")?;
-        // NULLS LAST for ascending and NULLS FIRST for descending, as an order has it by itself.
-        let orders = descending.into_iter().zip(nulls_first).map(|order| match order {
-            (false, false) => Some(SortOrder::Ascending),
-            (true, true) => Some(SortOrder::Descending),
-            _ => None,
-        });
-        Ok(ObservedColumnstore {
-            segment_by: row.try_get("segment_by")?,
-            order_by: order_by.into_iter().zip(orders).collect(),
-        })
-    })
-    .transpose()
+    let order_by: Vec<String> = row.try_get("order_by")?;
+    let descending: Vec<bool> = row.try_get("descending")?;
+    let nulls_first: Vec<bool> = row.try_get("nulls_first")?;
+    // NULLS LAST for ascending and NULLS FIRST for descending, as an order has it by itself.
+    let orders = descending.into_iter().zip(nulls_first).map(|order| match order {
+        (false, false) => Some(SortOrder::Ascending),
+        (true, true) => Some(SortOrder::Descending),
+        _ => None,
+    });
+    Ok(Some(ObservedColumnstore {
+        segment_by: row.try_get("segment_by")?,
+        order_by: order_by.into_iter().zip(orders).collect(),
+    }))
 }
 
-/// The policy of the hypertable whose job runs `procedure` on chunks that are as old as `age` of its settings says.
-async fn read_policy(
+/// The policy of the hypertable, or of the continuous aggregate, whose job runs `procedure` on chunks that are as old as
+/// `age` of its settings says.
+pub(super) async fn read_policy(
     connection: &mut PgConnection,
     schema: &str,
     name: &str,

@@ -104,7 +104,7 @@ fn refused_columns_leave_the_other_steps() {
         });
         table.indexes.clear();
     });
-    assert_eq!(plan.steps.len(), 1);
+    assert_eq!((plan.steps.len(), plan.builds.len()), (0, 1));
     assert!(plan.refusals.iter().all(|refusal| refusal.reason == Reason::TableChangeRefused));
     let messages: Vec<_> = plan.refusals.iter().map(|refusal| refusal.message.as_str()).collect();
     insta::assert_snapshot!(messages.join("\n"));
@@ -126,7 +126,8 @@ fn a_step_that_holds_writers_up_or_refuses_rows_is_disruptive() {
     let changes_after = |change: &dyn Fn(&mut ObservedTable)| -> Vec<(String, ChangeClass)> {
         let plan = plan_after(change);
         assert_eq!(plan.refusals, []);
-        plan.steps.into_iter().flat_map(|step| step.changes).map(|made| (made.field, made.class)).collect()
+        let steps = plan.steps.into_iter().chain(plan.builds.into_iter().map(|build| build.step));
+        steps.flat_map(|step| step.changes).map(|made| (made.field, made.class)).collect()
     };
     for (has_chunks, class) in [(true, ChangeClass::Disruptive), (false, ChangeClass::Safe)] {
         let indexes = changes_after(&|observed| {
@@ -176,7 +177,12 @@ fn columns_and_indexes_that_the_spec_does_not_name_stay() {
         };
         table.columns.push(column("former", true, false));
         table.columns.push(column("filled", false, true));
-        table.indexes.push(ObservedIndex { name: "mine".into(), columns: Vec::new(), unique_by: Vec::new() });
+        table.indexes.push(ObservedIndex {
+            name: "mine".into(),
+            is_valid: true,
+            columns: Vec::new(),
+            unique_by: Vec::new(),
+        });
     });
     assert_eq!(plan, TablePlan::default());
 }
@@ -186,6 +192,7 @@ fn an_index_name_that_is_taken_is_refused() {
     let plan = plan_after(|observed| {
         table_of(observed).indexes[0] = ObservedIndex {
             name: "line_device_time_desc_idx".into(),
+            is_valid: true,
             columns: Vec::new(),
             unique_by: Vec::new(),
         };
@@ -203,7 +210,8 @@ fn long_index_names_are_cut_and_stay_apart() {
         table.wanted.as_mut().unwrap().indexes.push(Index { columns: vec![(column, SortOrder::Ascending)] });
     }
     let plan = plan(&table, &pipeline("line"), &as_wanted(), &Approvals::default());
-    let names: Vec<_> = plan.steps.iter().map(|step| step.changes[0].to.as_str()).collect();
+    let names: Vec<_> = plan.builds.iter().map(|build| build.index.as_str()).collect();
+    assert_eq!(names.len(), 2);
     assert!(names.iter().all(|name| name.len() == 63), "{names:?}");
     assert_ne!(names[0], names[1]);
 }
@@ -214,11 +222,23 @@ fn what_somebody_else_made_is_not_touched() {
     assert_eq!(only_refusal(&foreign).0, Reason::TableNotOwned);
     let dead_letters = plan_after(|observed| {
         observed.marker = None;
+        observed.dead_letter_marker = None;
         observed.table = None;
     });
     let (reason, message) = only_refusal(&dead_letters);
     assert_eq!(reason, Reason::TableNotOwned);
     assert!(message.starts_with("table plant_7.line_dead_letters exists"), "{message}");
+    let kept_by_another = plan_after(|observed| {
+        observed.marker = None;
+        observed.dead_letter_marker = Some(pipeline("other"));
+        observed.table = None;
+    });
+    let (reason, message) = only_refusal(&kept_by_another);
+    assert_eq!(reason, Reason::ResourceConflict);
+    assert!(
+        message.contains("('c', 'plant-7', 'line') WHERE table_name = 'line_dead_letters';"),
+        "{message}"
+    );
 
     let conflict = plan(&wanted(), &pipeline("another"), &as_wanted(), &Approvals::default());
     let (reason, message) = only_refusal(&conflict);

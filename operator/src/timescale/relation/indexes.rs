@@ -7,31 +7,30 @@ use super::{RelationPlan, WantedRelation};
 use crate::{
     pipeline::SortOrder,
     timescale::{
-        ATTEMPT_INTERVAL, Attempt, ObservedRelation, TableStep,
+        ATTEMPT_INTERVAL, BuildKind, IndexBuild, ObservedRelation, TableStep,
         sql::{identifier, identifiers, ordering, qualified},
     },
 };
 
 impl WantedRelation {
-    /// Makes the indexes that are missing. One of another name serves as well.
+    /// Makes the indexes that are missing, those that were interrupted among them. One of another name serves as well.
     pub(super) fn plan_indexes(
         &self,
         relation: &ObservedRelation,
         has_chunks: bool,
         plan: &mut RelationPlan,
     ) {
-        // Writers wait until all rows are in it.
-        let class = if has_chunks { ChangeClass::Disruptive } else { ChangeClass::Safe };
         for columns in &self.indexes {
             // What is wrong with the column is said of the column.
             if columns.iter().any(|(name, _)| plan.missing_columns.contains(name)) {
                 continue;
             }
-            if relation.indexes.iter().any(|found| found.columns == *columns) {
+            if relation.indexes.iter().any(|found| found.is_valid && found.columns == *columns) {
                 continue;
             }
             let name = self.index_name(columns);
-            if relation.indexes.iter().any(|found| found.name == name) {
+            let namesake = relation.indexes.iter().find(|found| found.name == name);
+            if namesake.is_some_and(|found| found.is_valid || found.columns != *columns) {
                 plan.refusals.push(self.refused(format!(
                     "index {name} of {} exists with another definition; run: DROP INDEX {};",
                     self.display_name(),
@@ -39,10 +38,17 @@ impl WantedRelation {
                 )));
                 continue;
             }
-            plan.steps.push(TableStep {
-                changes: vec![self.change("index", "", &name).classed(class)],
-                sql: self.create_index(columns),
-            });
+            let change = self.change("index", "", &name);
+            let whole = self.create_index(columns);
+            if has_chunks || namesake.is_some() {
+                // Whoever writes into a chunk waits until its rows are in it.
+                let changes = vec![change.classed(ChangeClass::Disruptive)];
+                let sql = whole.replace(";\n", " WITH (timescaledb.transaction_per_chunk);\n");
+                let step = TableStep { changes, sql };
+                plan.builds.push(IndexBuild { index: name, step, kind: BuildKind::PerChunk { whole } });
+            } else {
+                plan.steps.push(TableStep { changes: vec![change], sql: whole });
+            }
         }
     }
 
@@ -96,12 +102,13 @@ impl WantedRelation {
             )));
             return;
         }
-        plan.attempts.push(Attempt {
+        plan.builds.push(IndexBuild {
             step: TableStep {
                 changes: vec![self.change("unique index", "", &name).classed(ChangeClass::Disruptive)],
                 sql: self.create_unique_index(),
             },
-            refusal: self.refused(self.has_repeats()),
+            index: name,
+            kind: BuildKind::Unique { refusal: self.refused(self.has_repeats()) },
         });
     }
 
@@ -161,7 +168,7 @@ mod tests {
         change::Approvals,
         pipeline::Table,
         timescale::{
-            Edition, ObservedIndex, TablePlan, plan,
+            BuildKind, Edition, IndexBuild, ObservedIndex, TablePlan, plan,
             test_support::{as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
         },
     };
@@ -172,7 +179,7 @@ mod tests {
 
     fn unique_index(name: &str, columns: &[&str]) -> ObservedIndex {
         let unique_by = columns.iter().map(|name| (*name).to_owned()).collect();
-        ObservedIndex { name: name.into(), columns: Vec::new(), unique_by }
+        ObservedIndex { name: name.into(), is_valid: true, columns: Vec::new(), unique_by }
     }
 
     /// The plan for a table that shall be unique by device and time, with this index beside the others.
@@ -186,6 +193,40 @@ mod tests {
         "CREATE UNIQUE INDEX \"line_device_time_key\" ON \"plant_7\".\"line\" (\"device\", \"time\");\n";
 
     #[test]
+    fn an_index_over_rows_is_made_apart_and_chunk_by_chunk() {
+        let plan_without = |has_chunks| {
+            let mut observed = as_wanted();
+            table_of(&mut observed).indexes.clear();
+            table_of(&mut observed).hypertable.as_mut().unwrap().has_chunks = has_chunks;
+            plan(&wanted(), &pipeline("line"), &observed, &Approvals::default())
+        };
+        let whole = "CREATE INDEX \"line_device_time_desc_idx\" ON \"plant_7\".\"line\" (\"device\", \"time\" DESC);\n";
+        let TablePlan { steps, builds, .. } = plan_without(true);
+        assert_eq!((steps.len(), builds.len()), (0, 1));
+        assert_eq!(builds[0].kind, BuildKind::PerChunk { whole: whole.into() });
+        let per_chunk = whole.replace(';', " WITH (timescaledb.transaction_per_chunk);");
+        assert_eq!((&*builds[0].index, &builds[0].step.sql), ("line_device_time_desc_idx", &per_chunk));
+
+        let TablePlan { steps, builds, .. } = plan_without(false);
+        assert_eq!((steps[0].sql.as_str(), builds.len()), (whole, 0));
+    }
+
+    #[test]
+    fn an_index_that_was_interrupted_is_made_anew_and_one_of_a_person_is_not_touched() {
+        let plan_with = |name: &str| {
+            let mut observed = as_wanted();
+            let index = &mut table_of(&mut observed).indexes[0];
+            (index.name, index.is_valid) = (name.into(), false);
+            plan(&wanted(), &pipeline("line"), &observed, &Approvals::default())
+        };
+        for name in ["line_device_time_desc_idx", "theirs"] {
+            let plan = plan_with(name);
+            assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 0));
+            assert_eq!(plan.builds[0].index, "line_device_time_desc_idx");
+        }
+    }
+
+    #[test]
     fn a_new_table_gets_its_unique_index_with_the_others() {
         let plan = plan(
             &unique_by(&["device", "time"]),
@@ -193,7 +234,7 @@ mod tests {
             &empty(Edition::Apache2),
             &Approvals::default(),
         );
-        assert_eq!(plan.attempts, []);
+        assert_eq!(plan.builds, []);
         let at = |part: &str| sql(&plan).find(part).unwrap();
         assert!(at("create_hypertable") < at(CREATE_UNIQUE));
     }
@@ -202,13 +243,15 @@ mod tests {
     fn a_unique_index_that_is_missing_is_tried_whatever_rows_there_are() {
         let plan = plan_with(&unique_by(&["device", "time"]), None);
         assert_eq!(sql(&plan), CREATE_UNIQUE);
-        let [attempt] = &plan.attempts[..] else { panic!("{plan:?}") };
+        let [IndexBuild { step, kind: BuildKind::Unique { refusal }, .. }] = &plan.builds[..] else {
+            panic!("{plan:?}")
+        };
         assert_eq!(
-            attempt.step.changes[0].to_string(),
+            step.changes[0].to_string(),
             "table plant_7.line: unique index set to line_device_time_key"
         );
-        assert_eq!(attempt.refusal.reason, Reason::TableChangeRefused);
-        insta::assert_snapshot!(attempt.refusal.message);
+        assert_eq!(refusal.reason, Reason::TableChangeRefused);
+        insta::assert_snapshot!(refusal.message);
     }
 
     #[test]
@@ -221,7 +264,7 @@ mod tests {
             assert_eq!(plan_with(&key, Some(index)), TablePlan::default());
         }
         for columns in [&["time"][..], &["device", "time", "temperature"], &[]] {
-            assert_eq!(plan_with(&key, Some(unique_index("theirs", columns))).attempts.len(), 1);
+            assert_eq!(plan_with(&key, Some(unique_index("theirs", columns))).builds.len(), 1);
         }
     }
 

@@ -32,11 +32,8 @@ pub async fn restored(trial: &Trial<'_>) -> Result<String> {
     let restore: String = restore.collect();
     // In the order of a worker's transaction.
     let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.join(", "));
-    let disconnect = format!(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-         WHERE application_name = 'iotpipeline-processor' AND query LIKE '%{}%';",
-        trial.test.schema()
-    );
+    let disconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                      WHERE application_name = 'iotpipeline-processor';";
     database.script(&format!("BEGIN; {lock} {restore} {disconnect} COMMIT")).await?;
     let sql = format!("SELECT sum(next_offset)::bigint FROM {}", copies[2]);
     let after = database.number(&sql).await?;
