@@ -12,7 +12,7 @@ use e2e::{
     wait::eventually,
 };
 use serde_json::json;
-use snafu::{OptionExt, Report, ResultExt, Whatever};
+use snafu::{OptionExt, Report, Whatever};
 
 #[tokio::test]
 async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
@@ -49,8 +49,7 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
 
         // Meanwhile everything works, and nothing is deleted; the word of another change does not count.
         test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: "0123456789ab"}}})).await?;
-        let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.publish(20, 500.0, 1_000, Shares::NONE).await?;
         test.drained(&ledger).await?;
         let pipeline = test.wait_for("says what it waits for", |_| true).await?;
         for worker in [ConditionType::BridgeReady, ConditionType::ProcessorReady] {

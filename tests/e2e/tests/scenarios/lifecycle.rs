@@ -9,7 +9,7 @@ use e2e::{
     scenario::{PIPELINE, Scenario, condition, scenario},
 };
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 #[tokio::test]
 async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
@@ -20,8 +20,7 @@ async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
         test.published(&fleet, 3_000).await?;
         test.patch(json!({"spec": {"suspend": "Processor"}})).await?;
         test.published(&fleet, 6_000).await?;
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.halt(fleet).await?;
 
         test.delete(PIPELINE).await?;
         assert_eq!(test.kafka.partitions(&test.topic()).await?, Some(4), "the topic is retained");
@@ -30,9 +29,7 @@ async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
         assert!(rows_at_deletion < 6_000, "all messages are rows already");
 
         test.start(&test.manifest()?).await?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
@@ -44,8 +41,8 @@ async fn delete_takes_topic_and_table_and_nothing_else() -> Report<Whatever> {
             set(test.manifest()?, "/spec/deletionPolicy", json!({"topic": "Delete", "table": "Delete"}))?;
         let pipeline = test.start(&manifest).await?;
         assert!(condition(&pipeline, ConditionType::Ready).is_some());
-        let fleet = test.fleet(20, 500.0, Some(2_000), Shares { late: 0.0, repeated: 0.0, malformed: 0.05 });
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger =
+            test.publish(20, 500.0, 2_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.05 }).await?;
         test.drained(&ledger).await?;
         let neighbour_topic = format!("{}.neighbour", test.namespace);
         test.kafka.create(&neighbour_topic).await?;
@@ -60,10 +57,8 @@ async fn delete_takes_topic_and_table_and_nothing_else() -> Report<Whatever> {
 
         // A pipeline of the same name begins anew.
         test.start(&test.manifest()?).await?;
-        let fleet = test.fleet(20, 500.0, Some(500), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await
+        let ledger = test.publish(20, 500.0, 500, Shares::NONE).await?;
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
