@@ -1,12 +1,13 @@
 //! What is kept and what goes when a pipeline is deleted.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use crds::status::ConditionType;
+use crds::{names::default_consumer_group, status::ConditionType};
 use e2e::{
     fleet::Shares,
     manifest::set,
     scenario::{PIPELINE, Scenario, condition, scenario},
+    wait::eventually,
 };
 use serde_json::json;
 use snafu::{Report, Whatever};
@@ -59,6 +60,34 @@ async fn delete_takes_topic_and_table_and_nothing_else() -> Report<Whatever> {
         test.start(&test.manifest()?).await?;
         let ledger = test.publish(20, 500.0, 500, Shares::NONE).await?;
         test.expect_delivered(&ledger, false).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_layer_goes_or_stays_by_its_own_policy() -> Report<Whatever> {
+    scenario("delete-layers", async |test: &Scenario| {
+        let layers =
+            json!({"topic": "Delete", "table": "Delete", "deadLetters": "Retain", "offsets": "Delete"});
+        test.start(&set(test.manifest()?, "/spec/deletionPolicy", layers)?).await?;
+        let ledger =
+            test.publish(20, 500.0, 1_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.1 }).await?;
+        test.expect_delivered(&ledger, false).await?;
+        let letters = test.table().letters().await?;
+        assert!(!letters.is_empty(), "there are no dead letters");
+        let group = default_consumer_group(&test.namespace, PIPELINE);
+        eventually(Duration::from_secs(60), "positions are mirrored to Kafka", async || {
+            let groups = test.kafka.groups().await?;
+            Ok(groups.contains(&group).then_some(()).ok_or(format!("{group} is not in {groups:?}")))
+        })
+        .await?;
+
+        test.delete(PIPELINE).await?;
+        assert_eq!(test.kafka.partitions(&test.topic()).await?, None, "the topic");
+        assert!(!test.kafka.groups().await?.contains(&group), "the consumer group {group} is still there");
+        assert!(!test.table().neighbours().await?.contains("telemetry"), "the table is still there");
+        assert_eq!(test.table().letters().await?, letters, "dead letters");
+        Ok(())
     })
     .await
 }
