@@ -287,7 +287,7 @@ fn not_ours(
                         if relation.is_table { "table" } else { "a view, index or sequence" },
                         wanted.schema,
                         if name == wanted.name.as_str() && relation.is_table {
-                            "set adoptionPolicy to Adopt to take it over, set timescale.management to External to write to \
+                            "set adoptionPolicy: Adopt to take it over, set timescale.management: External to write to \
                              it as it is, or "
                         } else {
                             "or "

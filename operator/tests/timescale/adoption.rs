@@ -21,7 +21,7 @@ pub async fn a_table_of_nobody_is_adopted_and_never_deleted(test: &Test) {
     .await;
     let refused = test.plan(&table).await;
     assert_eq!((refused.steps.len(), refused.refusals[0].reason), (0, Reason::TableNotOwned));
-    assert!(refused.refusals[0].message.contains("adoptionPolicy to Adopt"), "{refused:?}");
+    assert!(refused.refusals[0].message.contains("adoptionPolicy: Adopt"), "{refused:?}");
 
     wanted(&mut table).adopt = true;
     wanted(&mut table).drop_after = Some(30 * DAY);

@@ -1,6 +1,10 @@
 //! What Kafka holds, asked directly.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -121,6 +125,24 @@ impl Kafka {
         let found = found.with_whatever_context(|code| format!("failed to describe {topic}: {code}"))?;
         let set = found.entries.into_iter().filter(|entry| !entry.is_default);
         Ok(set.filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    }
+
+    /// The names of all consumer groups.
+    ///
+    /// # Errors
+    /// Fails where Kafka does not answer.
+    pub async fn groups(&self) -> Result<BTreeSet<String>> {
+        let consumer = self.consumer.clone();
+        let groups = spawn_blocking(move || {
+            let groups = consumer.fetch_group_list(None, TIMEOUT)?;
+            Ok::<_, rdkafka::error::KafkaError>(
+                groups.groups().iter().map(|group| group.name().to_owned()).collect(),
+            )
+        });
+        groups
+            .await
+            .whatever_context("failed to wait for Kafka")?
+            .whatever_context("failed to list the consumer groups")
     }
 
     /// Sets one setting as an administrator would by hand; the others of the topic stay.

@@ -20,20 +20,22 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use snafu::{FromString, OptionExt, Report, ResultExt, Whatever};
+use snafu::{OptionExt, Report, ResultExt, Whatever};
 use tokio::sync::Semaphore;
 
 use crate::{
     Result,
     cluster::{CREDENTIALS_NAMESPACE, Cluster, value_of},
     database::{Database, Table, quoted},
-    fleet::{self, Fleet, Ledger, Shares, differences},
+    fleet,
     kafka::Kafka,
     manifest,
     report::report,
     volume,
     wait::eventually,
 };
+
+mod delivery;
 
 /// The name of the pipeline of each scenario.
 pub const PIPELINE: &str = "telemetry";
@@ -42,8 +44,6 @@ pub const PIPELINE: &str = "telemetry";
 const READY: Duration = Duration::from_secs(120);
 /// How long a pipeline may take to go: its session is given up after two minutes.
 const GONE: Duration = Duration::from_secs(240);
-/// How long rows may take from the broker's acknowledgement to the database, seconds.
-const DRAINED: Duration = Duration::from_secs(180);
 /// How long an Event may take after what it tells of.
 const TOLD: Duration = Duration::from_secs(60);
 
@@ -292,90 +292,6 @@ impl Scenario {
         self.cluster
             .pods(&self.namespace, &format!("{PIPELINE_LABEL}={PIPELINE},{COMPONENT_LABEL}={component}"))
             .await
-    }
-
-    /// Starts a fleet that publishes what the pipeline subscribes to and remembers all of it. Without a count it
-    /// publishes until it is stopped.
-    pub fn fleet(&self, devices: usize, rate: f64, count: Option<u64>, shares: Shares) -> Fleet {
-        Fleet::start(fleet::Options {
-            broker: self.broker.clone(),
-            devices,
-            rate,
-            count,
-            seed: Timestamp::now().as_millisecond().unsigned_abs(),
-            shares,
-            topic: format!("{}/{{line}}/telemetry", self.namespace),
-            client_prefix: format!("{}-fleet", self.namespace),
-            keep_ledger: true,
-            replay: None,
-        })
-    }
-
-    /// Waits until a running fleet has published `count` messages.
-    ///
-    /// # Errors
-    /// Fails after three minutes.
-    pub async fn published(&self, fleet: &Fleet, count: u64) -> Result<()> {
-        let progress = fleet.progress();
-        eventually(DRAINED, &format!("the fleet has published {count} messages"), async || {
-            let published = progress.published();
-            let lost = progress.lost_connections();
-            Ok((published >= count).then_some(()).ok_or(format!("{published}; lost connections: {lost:?}")))
-        })
-        .await
-    }
-
-    /// Waits until all that was published is in Kafka, and all that is in Kafka is rows or dead letters.
-    ///
-    /// # Errors
-    /// Fails after three minutes.
-    pub async fn drained(&self, ledger: &Ledger) -> Result<()> {
-        let published = ledger.entries.len() as u64;
-        eventually(DRAINED, &format!("{published} messages are rows or dead letters"), async || {
-            let ends = self.kafka.ends(&self.topic()).await?;
-            let positions = self.table().positions().await?;
-            let in_kafka = ends.values().sum::<i64>().unsigned_abs();
-            let are_equal = ends.iter().all(|(partition, end)| positions.get(partition).unwrap_or(&0) == end);
-            let is_drained = in_kafka >= published && are_equal;
-            Ok(is_drained.then_some(()).ok_or(format!("ends of the topic {ends:?}, positions {positions:?}")))
-        })
-        .await
-    }
-
-    /// Fails unless the rows are those of the ledger: exactly those, or, where MQTT may have delivered again,
-    /// each at least as often as published.
-    ///
-    /// # Errors
-    /// Names the rows that differ.
-    pub async fn expect_rows(&self, ledger: &Ledger, mqtt_may_repeat: bool) -> Result<()> {
-        let found = self.table().rows().await?;
-        let differences = differences(&ledger.rows(), &found, mqtt_may_repeat || ledger.lost_connections > 0);
-        if differences.is_empty() { Ok(()) } else { Err(Whatever::without_source(differences.join("\n"))) }
-    }
-
-    /// Fails unless each record of the topic became rows, or a dead letter, exactly once.
-    ///
-    /// # Errors
-    /// Names records that were lost or repeated.
-    pub async fn expect_each_record_once(&self) -> Result<()> {
-        let records = self.kafka.records(&self.topic()).await?;
-        let mut origins = self.table().origins().await?;
-        let mut wrong = Vec::new();
-        for record in records {
-            let origin = (record.partition, record.offset);
-            match origins.remove(&origin) {
-                Some(1) => {}
-                times => wrong.push(format!("record {origin:?} became rows {} times", times.unwrap_or(0))),
-            }
-        }
-        wrong.extend(
-            origins.keys().map(|origin| format!("rows of a record {origin:?} that is not in the topic")),
-        );
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        wrong.truncate(20);
-        Err(Whatever::without_source(wrong.join("\n")))
     }
 }
 

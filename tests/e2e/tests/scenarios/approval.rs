@@ -7,12 +7,13 @@ use crds::{
     status::{ConditionType, Reason},
 };
 use e2e::{
+    Result,
     fleet::Shares,
     scenario::{Scenario, condition, scenario},
     wait::eventually,
 };
 use serde_json::json;
-use snafu::{OptionExt, Report, ResultExt, Whatever};
+use snafu::{OptionExt, Report, Whatever};
 
 #[tokio::test]
 async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
@@ -30,12 +31,7 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
         for word in ["90", "30 min", "1 chunk"] {
             assert!(message.contains(word), "{message}\nshould say {word}");
         }
-        let hash = message.split(&format!("{APPROVE_ANNOTATION}=")).nth(1);
-        let hash: String = hash
-            .with_whatever_context(|| format!("no command in {message}"))?
-            .chars()
-            .take_while(char::is_ascii_hexdigit)
-            .collect();
+        let hash = hash_in(&message)?;
 
         let planned = test
             .wait_for("lists the change that waits", |pipeline| {
@@ -48,9 +44,8 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
         assert_eq!(planned.status.map(|status| status.plan.len()), Some(1));
 
         // Meanwhile everything works, and nothing is deleted; the word of another change does not count.
-        test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: "0123456789ab"}}})).await?;
-        let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        approve(test, "0123456789ab").await?;
+        let ledger = test.publish(20, 500.0, 1_000, Shares::NONE).await?;
         test.drained(&ledger).await?;
         let pipeline = test.wait_for("says what it waits for", |_| true).await?;
         for worker in [ConditionType::BridgeReady, ConditionType::ProcessorReady] {
@@ -60,7 +55,7 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
         test.not_ready(Reason::ApprovalRequired).await?;
         assert_eq!(test.database.number(&old_rows).await?, 1, "dropped without approval");
 
-        test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: &hash}}})).await?;
+        approve(test, &hash).await?;
         test.ready().await?;
         // Expired chunks are looked for every 75 seconds then.
         eventually(Duration::from_secs(150), "the row of three days ago is dropped", async || {
@@ -80,4 +75,48 @@ async fn a_shorter_retention_waits_until_it_is_approved() -> Report<Whatever> {
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_shorter_retention_of_the_topic_waits_until_it_is_approved() -> Report<Whatever> {
+    scenario("approval-topic", async |test: &Scenario| {
+        test.start(&test.manifest()?).await?;
+        // An empty topic has nothing to lose, and waits for nobody.
+        let ledger = test.publish(20, 500.0, 500, Shares::NONE).await?;
+        let retention = async || {
+            let mut settings = test.kafka.settings(&test.topic()).await?;
+            Result::Ok(settings.remove("retention.ms"))
+        };
+        test.patch(json!({"spec": {"kafka": {"topic": {"retention": "1h"}}}})).await?;
+        let message = test.not_ready(Reason::ApprovalRequired).await?;
+        assert!(message.contains(&test.topic()) && message.contains("retention.ms"), "{message}");
+        let hash = hash_in(&message)?;
+        let pipeline = test.wait_for("says what waits", |_| true).await?;
+        let topic = condition(&pipeline, ConditionType::TopicReady).map(|topic| topic.reason.clone());
+        assert_eq!(topic.as_deref(), Some("ApprovalRequired"));
+        assert_eq!(retention().await?.as_deref(), Some("86400000"), "shorter without approval");
+
+        approve(test, &hash).await?;
+        test.ready().await?;
+        assert_eq!(retention().await?.as_deref(), Some("3600000"));
+        test.wait_for("remembers what was used", |pipeline| {
+            pipeline.status.as_ref().is_some_and(|status| status.used_approvals.contains(&hash))
+        })
+        .await?;
+        test.expect_delivered(&ledger, false).await
+    })
+    .await
+}
+
+/// What the command in a message writes into the annotation.
+fn hash_in(message: &str) -> Result<String> {
+    let hash = message.split(&format!("{APPROVE_ANNOTATION}=")).nth(1);
+    let hash = hash.with_whatever_context(|| format!("no command in {message}"))?;
+    Ok(hash.chars().take_while(char::is_ascii_hexdigit).collect())
+}
+
+/// What the command does.
+async fn approve(test: &Scenario, hash: &str) -> Result<()> {
+    test.patch(json!({"metadata": {"annotations": {APPROVE_ANNOTATION: hash}}})).await?;
+    Ok(())
 }

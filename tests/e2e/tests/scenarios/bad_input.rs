@@ -10,7 +10,7 @@ use e2e::{
     wait::eventually,
 };
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 /// What a device says, by a name for it, and what becomes of it: `None` a row, or the reason of a dead letter.
 fn corpus() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
@@ -79,8 +79,7 @@ async fn whatever_a_device_says_becomes_a_row_or_a_dead_letter() -> Report<Whate
         .await?;
 
         // Nobody stands still: what comes next passes, and nothing is behind.
-        let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.publish(20, 500.0, 1_000, Shares::NONE).await?;
         eventually(Duration::from_secs(90), "later messages become rows", async || {
             let found = test.table().count().await?;
             let wanted = rows + ledger.entries.len() as u64;

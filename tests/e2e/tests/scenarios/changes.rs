@@ -11,7 +11,7 @@ use e2e::{
 };
 use kube::ResourceExt;
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 #[tokio::test]
 async fn program_columns_and_replicas_change_under_load() -> Report<Whatever> {
@@ -37,11 +37,8 @@ async fn program_columns_and_replicas_change_under_load() -> Report<Whatever> {
         let published = fleet.progress().published();
         test.published(&fleet, published + 2_000).await?;
 
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await?;
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, false).await?;
         let newest = format!(
             "SELECT count(*) FROM {table} WHERE shift = 'night' AND time > (SELECT max(time) FROM {table}) - interval '2 s'"
         );
@@ -90,11 +87,8 @@ async fn an_invalid_edit_changes_nothing_that_runs() -> Report<Whatever> {
         // The next valid edit is taken.
         test.apply(&test.manifest()?).await?;
         test.ready().await?;
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
@@ -113,11 +107,8 @@ async fn a_topic_grows_under_load_and_each_device_stays_in_order() -> Report<Wha
         let published = fleet.progress().published();
         test.published(&fleet, published + 2_000).await?;
 
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await?;
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, false).await?;
         // A device's later messages may be in a partition that was not there before; then all earlier ones are rows of
         // transactions before theirs.
         let devices = async |which: &str| {

@@ -33,8 +33,8 @@ async fn children_are_restricted_owned_and_without_secrets() -> Report<Whatever>
         let manifest =
             set(manifest, "/metadata/annotations", json!({"example.com/note": "not for children"}))?;
         let pipeline = test.start(&manifest).await?;
-        let fleet = test.fleet(10, 200.0, Some(500), Shares { late: 0.0, repeated: 0.0, malformed: 0.1 });
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger =
+            test.publish(10, 200.0, 500, Shares { late: 0.0, repeated: 0.0, malformed: 0.1 }).await?;
         test.drained(&ledger).await?;
 
         // The namespace enforces the restricted Pod Security Standard, so running pods conform to it.

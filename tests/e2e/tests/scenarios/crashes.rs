@@ -15,7 +15,7 @@ use e2e::{
     wait::eventually,
 };
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 const WORKER: &str = "iotpipeline-worker";
 
@@ -32,11 +32,8 @@ async fn killed_processors_lose_nothing_and_repeat_nothing() -> Report<Whatever>
         test.cluster.remove_at_once(&pods[0]).await?;
         publish_more(test, &fleet, 2_000).await?;
 
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
@@ -51,12 +48,9 @@ async fn a_killed_bridge_loses_nothing() -> Report<Whatever> {
         }
         publish_more(test, &fleet, 2_000).await?;
 
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
+        let ledger = test.halt(fleet).await?;
         // What the bridge had not acknowledged comes again: a new Kafka record, so a row of its own.
-        test.expect_rows(&ledger, true).await?;
-        test.expect_each_record_once().await
+        test.expect_delivered(&ledger, true).await
     })
     .await
 }
@@ -74,8 +68,7 @@ async fn with_a_natural_key_a_killed_bridge_repeats_nothing_either() -> Report<W
         }
         publish_more(test, &fleet, 2_000).await?;
 
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.halt(fleet).await?;
         test.drained(&ledger).await?;
         let published: BTreeSet<_> = ledger.rows().into_keys().collect();
         let rows = test.table().rows().await?;

@@ -6,14 +6,13 @@ use e2e::{
     fleet::{Kind, Shares},
     scenario::{Scenario, scenario},
 };
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 #[tokio::test]
 async fn malformed_messages_become_dead_letters_and_their_neighbours_pass() -> Report<Whatever> {
     scenario("dead-letters", async |test: &Scenario| {
         test.start(&test.manifest()?).await?;
-        let fleet = test.fleet(50, 1_000.0, Some(5_000), Shares { late: 0.0, repeated: 0.0, malformed: 0.2 });
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.publish(50, 1_000.0, 5_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.2 }).await?;
         test.drained(&ledger).await?;
 
         let published = ledger.counts();

@@ -43,8 +43,7 @@ async fn any_number_of_pipelines_read_a_topic_that_others_fill() -> Report<Whate
         test.apply(&reader).await?;
         let settings = test.kafka.settings(&test.topic()).await?;
 
-        let fleet = test.fleet(50, 500.0, Some(3_000), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.publish(50, 500.0, 3_000, Shares::NONE).await?;
         test.drained(&ledger).await?;
         let second = format!("SELECT count(*) FROM {}.second", test.schema());
         eventually(Duration::from_secs(120), "the reader has every message", async || {
@@ -105,11 +104,8 @@ async fn a_table_of_somebody_else_is_filled_and_otherwise_left_alone() -> Report
             manifest = set(manifest, pointer, value)?;
         }
         test.start(&manifest).await?;
-        let fleet = test.fleet(50, 500.0, Some(2_000), Shares { late: 0.0, repeated: 0.0, malformed: 0.05 });
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await?;
+        let ledger = test.publish(50, 500.0, 2_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.05 }).await?;
+        test.expect_delivered(&ledger, false).await?;
 
         test.delete(PIPELINE).await?;
         let after: Vec<(String,)> = test.database.query(&describe).await?;

@@ -1,15 +1,16 @@
 //! What is kept and what goes when a pipeline is deleted.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use crds::status::ConditionType;
+use crds::{names::default_consumer_group, status::ConditionType};
 use e2e::{
     fleet::Shares,
     manifest::set,
     scenario::{PIPELINE, Scenario, condition, scenario},
+    wait::eventually,
 };
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 #[tokio::test]
 async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
@@ -20,8 +21,7 @@ async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
         test.published(&fleet, 3_000).await?;
         test.patch(json!({"spec": {"suspend": "Processor"}})).await?;
         test.published(&fleet, 6_000).await?;
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.halt(fleet).await?;
 
         test.delete(PIPELINE).await?;
         assert_eq!(test.kafka.partitions(&test.topic()).await?, Some(4), "the topic is retained");
@@ -30,9 +30,7 @@ async fn a_pipeline_created_again_goes_on_where_it_stood() -> Report<Whatever> {
         assert!(rows_at_deletion < 6_000, "all messages are rows already");
 
         test.start(&test.manifest()?).await?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
@@ -44,8 +42,8 @@ async fn delete_takes_topic_and_table_and_nothing_else() -> Report<Whatever> {
             set(test.manifest()?, "/spec/deletionPolicy", json!({"topic": "Delete", "table": "Delete"}))?;
         let pipeline = test.start(&manifest).await?;
         assert!(condition(&pipeline, ConditionType::Ready).is_some());
-        let fleet = test.fleet(20, 500.0, Some(2_000), Shares { late: 0.0, repeated: 0.0, malformed: 0.05 });
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger =
+            test.publish(20, 500.0, 2_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.05 }).await?;
         test.drained(&ledger).await?;
         let neighbour_topic = format!("{}.neighbour", test.namespace);
         test.kafka.create(&neighbour_topic).await?;
@@ -60,10 +58,36 @@ async fn delete_takes_topic_and_table_and_nothing_else() -> Report<Whatever> {
 
         // A pipeline of the same name begins anew.
         test.start(&test.manifest()?).await?;
-        let fleet = test.fleet(20, 500.0, Some(500), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await
+        let ledger = test.publish(20, 500.0, 500, Shares::NONE).await?;
+        test.expect_delivered(&ledger, false).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_layer_goes_or_stays_by_its_own_policy() -> Report<Whatever> {
+    scenario("delete-layers", async |test: &Scenario| {
+        let layers =
+            json!({"topic": "Delete", "table": "Delete", "deadLetters": "Retain", "offsets": "Delete"});
+        test.start(&set(test.manifest()?, "/spec/deletionPolicy", layers)?).await?;
+        let ledger =
+            test.publish(20, 500.0, 1_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.1 }).await?;
+        test.expect_delivered(&ledger, false).await?;
+        let letters = test.table().letters().await?;
+        assert!(!letters.is_empty(), "there are no dead letters");
+        let group = default_consumer_group(&test.namespace, PIPELINE);
+        eventually(Duration::from_secs(60), "positions are mirrored to Kafka", async || {
+            let groups = test.kafka.groups().await?;
+            Ok(groups.contains(&group).then_some(()).ok_or(format!("{group} is not in {groups:?}")))
+        })
+        .await?;
+
+        test.delete(PIPELINE).await?;
+        assert_eq!(test.kafka.partitions(&test.topic()).await?, None, "the topic");
+        assert!(!test.kafka.groups().await?.contains(&group), "the consumer group {group} is still there");
+        assert!(!test.table().neighbours().await?.contains("telemetry"), "the table is still there");
+        assert_eq!(test.table().letters().await?, letters, "dead letters");
+        Ok(())
     })
     .await
 }

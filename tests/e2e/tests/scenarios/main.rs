@@ -1,6 +1,7 @@
 //! What a user may rely on, each promise tried on a real cluster. Run inside `tests/e2e/cluster/run`, with the
 //! operator installed by `tests/e2e/install`.
 
+mod adoption;
 mod approval;
 mod availability;
 mod bad_input;
@@ -12,9 +13,11 @@ mod dead_letters;
 mod delivery;
 mod drift;
 mod external;
+mod indexes;
 mod lifecycle;
 mod nodes;
 mod observing;
+mod rollups;
 mod secrets;
 mod secured;
 mod sessions;

@@ -46,10 +46,8 @@ async fn observe_changes_nothing_and_enforce_does_what_was_listed() -> Report<Wh
         test.patch(json!({"spec": {"mode": "Enforce"}})).await?;
         let pipeline = test.ready().await?;
         assert_eq!(objects(&pipeline), BTreeSet::new());
-        let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await
+        let ledger = test.publish(20, 500.0, 1_000, Shares::NONE).await?;
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
@@ -81,10 +79,8 @@ async fn a_running_pipeline_is_left_as_it_is_while_it_observes() -> Report<Whate
         assert_eq!(versions(test).await?, before);
 
         // Workers work all the while.
-        let fleet = test.fleet(20, 500.0, Some(1_000), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
+        let ledger = test.publish(20, 500.0, 1_000, Shares::NONE).await?;
+        test.expect_delivered(&ledger, false).await?;
 
         test.patch(json!({"spec": {"mode": "Enforce"}})).await?;
         test.ready().await?;

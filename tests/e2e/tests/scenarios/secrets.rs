@@ -27,8 +27,8 @@ use snafu::{Report, ResultExt, Whatever};
 async fn no_secret_is_anywhere_but_in_its_secret() -> Report<Whatever> {
     scenario("secrets", async |test: &Scenario| {
         test.start(&test.manifest()?).await?;
-        let fleet = test.fleet(20, 300.0, Some(1_000), Shares { late: 0.0, repeated: 0.0, malformed: 0.1 });
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger =
+            test.publish(20, 300.0, 1_000, Shares { late: 0.0, repeated: 0.0, malformed: 0.1 }).await?;
         test.drained(&ledger).await?;
         // Trouble makes programs talkative: a password that does not fit, at both stores.
         let wrong =

@@ -58,12 +58,9 @@ async fn passwords_change_under_load_and_nothing_is_lost() -> Report<Whatever> {
         })
         .await?;
 
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
+        let ledger = test.halt(fleet).await?;
         // A broken MQTT connection repeats what it had not acknowledged.
-        test.expect_rows(&ledger, true).await?;
-        test.expect_each_record_once().await?;
+        test.expect_delivered(&ledger, true).await?;
         assert_eq!(self::pods(test).await?, pods, "a pod was replaced or started again");
         remove_users(&superuser, &user).await
     })

@@ -12,7 +12,7 @@ use e2e::{
     wait::eventually,
 };
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 /// The cluster's name, as tests/e2e/install gives it to the chart.
 const CLUSTER_NAME: &str = "local";
@@ -50,8 +50,7 @@ async fn a_deleted_pipeline_passes_on_what_its_session_holds_and_ends_it() -> Re
             bridge.is_some_and(|bridge| bridge.replicas == 0)
         })
         .await?;
-        let fleet = test.fleet(20, 500.0, Some(500), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.publish(20, 500.0, 500, Shares::NONE).await?;
 
         test.delete(PIPELINE).await?;
         let in_kafka = test.kafka.count(&test.topic()).await?;

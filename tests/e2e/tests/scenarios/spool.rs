@@ -70,8 +70,7 @@ async fn a_spool_that_leaves_the_spec_is_emptied_before_its_volume_goes() -> Rep
             spooled(pipeline).is_none() && says(pipeline, ConditionType::Ready).0 == "True"
         })
         .await?;
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.halt(fleet).await?;
         each_is_one_row(test, &ledger).await?;
         assert_eq!(test.events("SpoolLost").await?, [""; 0]);
         Ok(())
@@ -108,8 +107,7 @@ async fn the_loss_of_a_spools_volume_is_told_and_the_bridge_goes_on_with_another
         })
         .await?;
         // The first ones are as lost as the Event says, and only they.
-        let fleet = test.fleet(20, 200.0, Some(300), Shares::NONE);
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
+        let ledger = test.publish(20, 200.0, 300, Shares::NONE).await?;
         each_is_one_row(test, &ledger).await
     })
     .await

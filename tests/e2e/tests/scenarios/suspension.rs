@@ -13,7 +13,7 @@ use e2e::{
     wait::eventually,
 };
 use serde_json::json;
-use snafu::{Report, ResultExt, Whatever};
+use snafu::{Report, Whatever};
 
 #[tokio::test]
 async fn a_suspended_pipeline_loses_nothing_and_catches_up() -> Report<Whatever> {
@@ -50,11 +50,8 @@ async fn a_suspended_pipeline_loses_nothing_and_catches_up() -> Report<Whatever>
 
         test.patch(json!({"spec": {"suspend": "None"}})).await?;
         test.ready().await?;
-        fleet.stop();
-        let ledger = fleet.finish().await.whatever_context("failed to publish")?;
-        test.drained(&ledger).await?;
-        test.expect_rows(&ledger, false).await?;
-        test.expect_each_record_once().await
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, false).await
     })
     .await
 }
