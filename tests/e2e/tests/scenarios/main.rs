@@ -3,6 +3,7 @@
 
 mod adoption;
 mod approval;
+mod autoscaling;
 mod availability;
 mod bad_input;
 mod bad_specs;
