@@ -7,9 +7,8 @@ use std::{collections::BTreeSet, fmt::Write as _, io::Write as _};
 
 use crds::status::Reason;
 use operator::{
-    change::Approvals,
-    pipeline::Table,
-    timescale::{BuildKind, Built, Edition, IndexBuild, plan},
+    pipeline::{SqlIdent, Table},
+    timescale::TablePlan,
 };
 use proptest::{
     prelude::*,
@@ -18,11 +17,15 @@ use proptest::{
 };
 
 use super::{
-    spec::{Edit, EditableSpec, edits},
-    support::{ALL, Test, unique},
+    catalogue::{catalogue, rollup_of},
+    spec::{Edit, EditableSpec, daily, edits, hourly, insert_into, rollup_edits},
+    support::{ALL, Test, contradiction, unique},
 };
 
 const SEQUENCES: usize = 100;
+
+/// Each so-manieth sequence begins with rollups and rows, and edits these too.
+const ROLLUPS_IN: usize = 4;
 
 /// The longest sequence.
 const MAX_EDITS: usize = 8;
@@ -36,11 +39,19 @@ pub async fn any_sequence_ends_where_its_last_spec_alone_does(test: &Test) {
     let mut output = std::io::stderr();
     writeln!(output, "edits: edition={} IOTPIPELINE_TEST_SEED={seed}", test.edition).unwrap();
     let mut runner = runner(seed);
-    let sequences =
-        proptest::collection::vec((proptest::sample::select(edits()), any::<bool>()), 1..=MAX_EDITS);
+    let of =
+        |edits| proptest::collection::vec((proptest::sample::select(edits), any::<bool>()), 1..=MAX_EDITS);
+    let plain = of(edits());
+    let with_rollups = of(edits().into_iter().chain(rollup_edits()).collect());
     let mut refused = 0;
     for number in 0..SEQUENCES {
-        let steps = sequences.new_tree(&mut runner).unwrap().current();
+        let steps = if number % ROLLUPS_IN == 0 {
+            let begin = [Edit::Rollup("hour", hourly()), Edit::Rollup("day", daily()), Edit::Rows(9)];
+            let more = with_rollups.new_tree(&mut runner).unwrap().current();
+            begin.map(|edit| (edit, false)).into_iter().chain(more).collect()
+        } else {
+            plain.new_tree(&mut runner).unwrap().current()
+        };
         let told = tell(&steps);
         let context = format!("sequence {number} of seed {seed}:\n{told}");
         refused += usize::from(!Sequence::new(test, context).run(&steps).await);
@@ -66,6 +77,7 @@ fn tell(steps: &[Step]) -> String {
 struct Sequence<'a> {
     test: &'a Test,
     generation: i64,
+    is_approved: bool,
     /// What the columns and indexes of all specs so far are in the catalogue.
     former: BTreeSet<String>,
     /// For whoever finds it failed.
@@ -74,7 +86,7 @@ struct Sequence<'a> {
 
 impl<'a> Sequence<'a> {
     fn new(test: &'a Test, context: String) -> Self {
-        Self { test, generation: 0, former: BTreeSet::new(), context }
+        Self { test, generation: 0, is_approved: false, former: BTreeSet::new(), context }
     }
 
     /// Makes all steps, one after the other. Whether nothing is refused in the end.
@@ -93,81 +105,57 @@ impl<'a> Sequence<'a> {
             };
             table = valid;
             refusals = self.bring_about(&table, *is_approved).await;
-            if matches!(edit, Edit::Rows(_)) && refusals.is_empty() {
-                self.test.sql(&edit.insert_into(&table)).await;
+            if let (Edit::Rows(days), []) = (edit, &refusals[..]) {
+                // Some repeat the key of others.
+                self.test
+                    .sql(&insert_into(&table, "date_trunc('day', now()) - row * interval '1 day'", *days))
+                    .await;
             }
         }
         self.end(&spec, &table, &refusals).await;
         refusals.is_empty()
     }
 
-    /// Plans and applies. What is refused.
+    /// Brings about what a spec says. What is refused.
     async fn bring_about(&mut self, table: &Table, is_approved: bool) -> Vec<Reason> {
         self.generation += 1;
-        let mut approvals = Approvals::new(self.generation, None, &[]);
-        let observed = self.test.observe(table).await;
-        let mut planned = plan(table, &self.test.pipeline, &observed, &approvals);
-        if is_approved && !planned.held.is_empty() {
-            let hashes: Vec<_> = planned.held.iter().map(|change| approvals.hash(change)).collect();
-            approvals = Approvals::new(self.generation, Some(&hashes.join(",")), &[]);
-            planned = plan(table, &self.test.pipeline, &observed, &approvals);
-            assert_eq!(planned.held, [], "{}", self.context);
-        }
-        let mut session = self.test.open().await;
-        let context = &self.context;
-        session
-            .apply(table, &planned)
-            .await
-            .unwrap_or_else(|error| panic!("{error}: {planned:?}\n{context}"));
-        let mut refusals: Vec<_> = planned.refusals.iter().map(|refusal| refusal.reason).collect();
-        for build in &planned.builds {
-            match session.build_index(table, build).await {
-                Ok(Built::Contradicted) => refusals.push(refusal_of(build).unwrap()),
-                built => assert_eq!(built.unwrap(), Built::Made, "{context}"),
-            }
-        }
-        session.close().await;
-        let catalogue = self.catalogue("edited").await;
+        self.is_approved = is_approved;
+        let refusals =
+            self.test.bring_about_generation(table, self.generation, is_approved, &self.context).await;
+        let catalogue = catalogue(self.test, "edited").await;
         self.former.extend(catalogue.into_iter().filter(|line| stays(line)));
         refusals
     }
 
     async fn end(mut self, spec: &EditableSpec, table: &Table, refusals: &[Reason]) {
-        let context = &self.context;
+        let context = self.context.clone();
         // The next look finds nothing to do, and the same refusals.
-        let observed = self.test.observe(table).await;
-        let approvals = Approvals::new(self.generation, None, &[]);
-        let rest = plan(table, &self.test.pipeline, &observed, &approvals);
+        let rest = self.test.plan_generation(table, self.generation, self.is_approved).await;
         assert_eq!(rest.steps, [], "{context}");
-        let builds = rest.builds.iter().filter_map(refusal_of);
+        let builds = rest.builds.iter().filter_map(contradiction);
         let still: Vec<_> = rest.refusals.iter().map(|refusal| refusal.reason).chain(builds).collect();
         assert_eq!(still, refusals, "{context}");
         for reason in refusals {
-            assert!(
-                matches!(reason, Reason::TableChangeRefused | Reason::ApprovalRequired),
-                "{reason}\n{context}"
+            let is_legal = matches!(
+                reason,
+                Reason::TableChangeRefused
+                    | Reason::ApprovalRequired
+                    | Reason::RollupBehind
+                    | Reason::RollupRefused
             );
+            assert!(is_legal, "{reason}\n{context}");
         }
-
         let direct = spec.table("direct").unwrap();
-        let is_held = refusals.contains(&Reason::ApprovalRequired);
         if !refusals.contains(&Reason::TableChangeRefused) {
-            let former = self.former.clone();
-            assert_eq!(self.bring_about(&direct, false).await, []);
-            let (edited, direct) = (self.catalogue("edited").await, self.catalogue("direct").await);
-            let context = &self.context;
-            // How long rows stay is as before where a person has not approved the spec's time.
-            let may_differ = |line: &&String| is_held && line.contains(" retention");
-            let missing: Vec<_> = direct.difference(&edited).filter(|line| !may_differ(line)).collect();
-            assert_eq!(missing, [""; 0], "missing\n{context}");
-            let has_columnstore = table.wanted.as_ref().unwrap().columnstore.is_some();
-            let left = |line: &&String| match former.contains(*line) {
-                true if line.starts_with("table columnstore") => !has_columnstore,
-                true => !line.ends_with("NOT NULL"),
-                false => false,
-            };
-            let more = edited.difference(&direct).filter(|line| !may_differ(line) && !left(line));
-            assert_eq!(more.collect::<Vec<_>>(), [""; 0], "too much\n{context}");
+            assert_eq!(self.bring_about(&direct, false).await, [], "{context}");
+            // Rollups have their policies once rows have reached the present.
+            if !table.wanted.as_ref().unwrap().rollups.is_empty() {
+                for table in [table, &direct] {
+                    self.test.sql(&insert_into(table, "now() - row * interval '5 hours'", 1)).await;
+                    self.bring_about(table, false).await;
+                }
+            }
+            self.compare(table).await;
         }
         let mut session = self.test.open().await;
         for table in [table, &direct] {
@@ -176,56 +164,67 @@ impl<'a> Sequence<'a> {
         session.close().await;
     }
 
-    /// What the database itself knows of the table and its dead letters, one line for each thing.
-    async fn catalogue(&self, table: &str) -> BTreeSet<String> {
-        let mut lines = BTreeSet::new();
-        for (kind, name) in [("table", table.to_owned()), ("dead letters", format!("{table}_dead_letters"))] {
-            lines.extend(
-                self.test
-                    .texts(&catalogue_of(kind, self.test.schema.as_str(), &name, self.test.edition))
-                    .await,
-            );
-        }
-        lines
+    /// What was edited is as what was made directly, but for what waits and what stays.
+    async fn compare(&self, table: &Table) {
+        let context = &self.context;
+        let wanted = table.wanted.as_ref().unwrap();
+        let (edited, direct) = (catalogue(self.test, "edited").await, catalogue(self.test, "direct").await);
+        let rest = self.test.plan_generation(table, self.generation, self.is_approved).await;
+        let unsettled = unsettled_rollups(table, &rest);
+        let waits = rest
+            .refusals
+            .iter()
+            .any(|refusal| matches!(refusal.reason, Reason::ApprovalRequired | Reason::RollupBehind));
+        let may_differ = |line: &&String| {
+            // How long rows stay is as before where a person has not approved the spec's time.
+            waits && line.contains(" retention")
+                || rollup_of(line).is_some_and(|name| unsettled.contains(name))
+        };
+        let missing: Vec<_> = direct.difference(&edited).filter(|line| !may_differ(line)).collect();
+        assert_eq!(missing, [""; 0], "missing\n{context}");
+        let left = |line: &&String| {
+            let was_there = self.former.contains(*line);
+            if let Some(name) = rollup_of(line) {
+                let rollup = wanted.rollups.iter().find(|rollup| short(&rollup.name) == name);
+                return rollup.is_none_or(|rollup| was_there && rollup.columnstore.is_none());
+            }
+            match was_there {
+                true if line.starts_with("table columnstore") => wanted.columnstore.is_none(),
+                true => !line.ends_with("NOT NULL"),
+                false => false,
+            }
+        };
+        let more = edited.difference(&direct).filter(|line| !may_differ(line) && !left(line));
+        assert_eq!(more.collect::<Vec<_>>(), [""; 0], "too much\n{context}");
     }
 }
 
-/// What is said where rows contradict the index.
-fn refusal_of(build: &IndexBuild) -> Option<Reason> {
-    match &build.kind {
-        BuildKind::PerChunk { .. } => None,
-        BuildKind::Unique { refusal } => Some(refusal.reason),
+/// The rollups of which another definition waits or is refused, and those that are made from them.
+fn unsettled_rollups(table: &Table, rest: &TablePlan) -> BTreeSet<String> {
+    let is_unsettled = |name: &SqlIdent| {
+        let object = format!("rollup {}.{name}", table.schema);
+        rest.held.iter().any(|change| change.object == object && change.field == "definition")
+            || rest.refusals.iter().any(|refusal| {
+                refusal.reason == Reason::RollupRefused && refusal.message.starts_with(&format!("{object}:"))
+            })
+    };
+    let mut unsettled = BTreeSet::new();
+    for rollup in &table.wanted.as_ref().unwrap().rollups {
+        let waits_for = rollup.from.as_ref().is_some_and(|from| unsettled.contains(&short(from)));
+        if waits_for || is_unsettled(&rollup.name) {
+            unsettled.insert(short(&rollup.name));
+        }
     }
+    unsettled
+}
+
+/// The name that the spec has for a rollup.
+fn short(name: &SqlIdent) -> String {
+    name.as_str().split_once('_').unwrap().1.to_owned()
 }
 
 /// What a spec that no longer names it leaves as it is.
 fn stays(line: &str) -> bool {
     ["table column ", "table index ", "table columnstore "].iter().any(|kind| line.starts_with(kind))
-}
-
-fn catalogue_of(kind: &str, schema: &str, name: &str, edition: Edition) -> String {
-    let columnstore = match edition {
-        Edition::Apache2 => "",
-        Edition::Community => {
-            "UNION ALL SELECT concat('columnstore ', segmentby, ' ', orderby, ' ', orderby_desc, ' ', orderby_nullsfirst) \
-               FROM _timescaledb_catalog.compression_settings, wanted WHERE relid = oid "
-        }
-    };
-    format!(
-        "WITH wanted AS (SELECT '{schema}.{name}'::regclass AS oid) \
-         SELECT '{kind} ' || line FROM ( \
-           SELECT concat('column ', attname, ' ', format_type(atttypid, atttypmod), \
-               ' ' || pg_get_expr(adbin, adrelid), CASE WHEN attnotnull THEN ' NOT NULL' END) AS line \
-             FROM wanted JOIN pg_attribute ON attrelid = oid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum \
-             WHERE attnum > 0 AND NOT attisdropped \
-           UNION ALL SELECT 'index ' || replace(pg_get_indexdef(indexrelid), '{name}', 'it') \
-             FROM pg_index, wanted WHERE indrelid = oid \
-           UNION ALL SELECT concat('dimension ', column_name, ' ', time_interval) FROM timescaledb_information.dimensions \
-             WHERE hypertable_schema = '{schema}' AND hypertable_name = '{name}' \
-           UNION ALL SELECT concat('policy ', replace(proc_name, 'policy_', ''), ' every ', schedule_interval, ' ', scheduled, ' ', \
-               config - 'hypertable_id') FROM timescaledb_information.jobs \
-             WHERE hypertable_schema = '{schema}' AND hypertable_name = '{name}' \
-           UNION ALL SELECT concat('retention noted ', drop_after_seconds) FROM {schema}._iotpipeline_tables \
-             WHERE table_name = '{name}' {columnstore}) AS catalogue (line)"
-    )
+        || rollup_of(line).is_some() && line.contains(" columnstore ")
 }

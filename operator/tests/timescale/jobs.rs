@@ -2,9 +2,15 @@
 //! is written by the tests, into the server's own tables; it is read through the server's own views.
 
 use crds::status::Reason;
-use operator::timescale::{Edition, ObservedJobs, judge_policies};
+use operator::{
+    pipeline::Table,
+    timescale::{Edition, ObservedJobs, judge_policies},
+};
 
-use super::support::{DAY, Test, wanted};
+use super::{
+    rollups::by_hour,
+    support::{DAY, Test, wanted},
+};
 
 pub async fn policies_are_watched(test: &Test) {
     let mut table = test.table("readings");
@@ -61,6 +67,41 @@ pub async fn policies_are_watched(test: &Test) {
     );
     let again = judge_policies(&table, &test.pipeline, &test.observe(&table).await).unwrap();
     assert_eq!(again, Err(vec![failing.clone()]), "the same as before");
+
+    a_rollups_policies_are_watched(test, &mut table).await;
+}
+
+/// A rollup whose refresh fails or does not run falls behind.
+async fn a_rollups_policies_are_watched(test: &Test, table: &mut Table) {
+    wanted(table).rollups = vec![by_hour()];
+    test.sql(&format!("INSERT INTO {table} (time, device) VALUES (now(), 'd1')")).await;
+    test.bring_about(table).await;
+    let judge = async || {
+        let observed = test.observe(table).await;
+        (judge_policies(table, &test.pipeline, &observed).unwrap(), observed.jobs.jobs)
+    };
+    let (_, jobs) = judge().await;
+    let mut of_rollup: Vec<_> = jobs.iter().filter(|job| job.hypertable == "by_hour").collect();
+    of_rollup.sort_by(|one, other| one.procedure.cmp(&other.procedure));
+    let procedures: Vec<_> = of_rollup.iter().map(|job| job.procedure.as_str()).collect();
+    assert_eq!(procedures, ["policy_compression", "policy_refresh_continuous_aggregate", "policy_retention"]);
+    for job in &jobs {
+        ran(test, job.id, true, "1 hour").await;
+    }
+    assert_eq!(judge().await.0, Ok("every policy runs, and succeeded last"));
+
+    let refresh = of_rollup[1];
+    ran(test, refresh.id, false, "5 minutes").await;
+    let [failing] = &judge().await.0.unwrap_err()[..] else { panic!() };
+    assert_eq!(failing.reason, Reason::PolicyFailing);
+    let name = format!("refresh policy of {}.by_hour", test.schema);
+    assert!(failing.message.starts_with(&format!("the {name} fails: ")), "{failing:?}");
+    assert!(failing.message.contains("Until it succeeds, the rollup falls behind"), "{failing:?}");
+
+    ran(test, refresh.id, true, "-1 hour").await;
+    let [late] = &judge().await.0.unwrap_err()[..] else { panic!() };
+    assert_eq!(late.reason, Reason::PoliciesNotRunning);
+    assert!(late.message.contains(&name), "{late:?}");
 }
 
 /// Notes a run as the scheduler does.

@@ -11,6 +11,8 @@ mod adoption;
 #[cfg(test)]
 mod bookkeeping;
 #[cfg(test)]
+mod catalogue;
+#[cfg(test)]
 mod chunks;
 #[cfg(test)]
 mod columnstore;
@@ -20,6 +22,8 @@ mod connections;
 mod edits;
 #[cfg(test)]
 mod external;
+#[cfg(test)]
+mod fields;
 #[cfg(test)]
 mod indexes;
 #[cfg(test)]
@@ -72,6 +76,7 @@ scenarios! {
         edits::any_sequence_ends_where_its_last_spec_alone_does,
         external::a_table_of_somebody_else_is_checked_and_left_as_it_is,
         external::one_pipeline_feeds_a_table_from_a_topic,
+        fields::every_field_changes_what_it_says,
         indexes::an_index_over_rows_is_made,
         jobs::policies_are_watched,
         managed::created_from_nothing_and_then_left_alone,

@@ -471,7 +471,7 @@ fn ident(name: &str) -> SqlIdent {
 }
 
 /// Hourly values of each device, kept long and packed.
-fn by_hour() -> Rollup {
+pub fn by_hour() -> Rollup {
     let double = ValueType::Column(ColumnType::DoublePrecision);
     let of = |function| Aggregate::Of(function, ident("temperature"));
     Rollup {

@@ -12,8 +12,8 @@ use operator::{
     kafka::TopicKey,
     pipeline::{Column, Index, SortOrder, SqlIdent, Table, WantedTable},
     timescale::{
-        Built, Databases, DirectDatabases, Edition, FillProgress, ObservedTable, Session, TableDeletion,
-        TablePlan, plan, retentions_in_force,
+        BuildKind, Built, Databases, DirectDatabases, Edition, FillProgress, IndexBuild, ObservedTable,
+        Session, TableDeletion, TablePlan, plan, retentions_in_force,
     },
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -186,6 +186,55 @@ impl Test {
         }
     }
 
+    /// The plan for this generation of a spec, where a person approves all that waits for it, or nothing.
+    pub async fn plan_generation(&self, table: &Table, generation: i64, is_approved: bool) -> TablePlan {
+        let approvals = Approvals::new(generation, None, &[]);
+        let observed = self.observe(table).await;
+        let planned = plan(table, &self.pipeline, &observed, &approvals);
+        if !is_approved || planned.held.is_empty() {
+            return planned;
+        }
+        let hashes: Vec<_> = planned.held.iter().map(|change| approvals.hash(change)).collect();
+        let approvals = Approvals::new(generation, Some(&hashes.join(",")), &[]);
+        plan(table, &self.pipeline, &observed, &approvals)
+    }
+
+    /// Plans and applies until nothing is left, as reconciliations of this generation of a spec do, where a person approves
+    /// all that waits for it, or nothing. What is refused in the end. The context is for whoever finds it failed.
+    pub async fn bring_about_generation(
+        &self,
+        table: &Table,
+        generation: i64,
+        is_approved: bool,
+        context: &str,
+    ) -> Vec<Reason> {
+        loop {
+            let planned = self.plan_generation(table, generation, is_approved).await;
+            let mut session = self.open().await;
+            let applied = session.apply(table, &planned).await;
+            applied.unwrap_or_else(|error| panic!("{error}: {planned:?}\n{context}"));
+            let mut refusals: Vec<_> = planned.refusals.iter().map(|refusal| refusal.reason).collect();
+            for build in &planned.builds {
+                match session.build_index(table, build).await {
+                    Ok(Built::Contradicted) => refusals.push(contradiction(build).unwrap()),
+                    built => assert_eq!(built.unwrap(), Built::Made, "{context}"),
+                }
+            }
+            let mut goes_on = planned.unfinished;
+            for fill in &planned.fills {
+                match session.fill_rollup(table, fill).await {
+                    Ok(FillProgress::CaughtUp) => {}
+                    Ok(FillProgress::Filled | FillProgress::Unfinished) => goes_on = true,
+                    Err(error) => panic!("{error}: {fill:?}\n{context}"),
+                }
+            }
+            session.close().await;
+            if !goes_on {
+                return refusals;
+            }
+        }
+    }
+
     pub async fn plan_from(&self, table: &Table, pipeline: &PipelineId, topic: &TopicKey) -> TablePlan {
         let mut session = self.open().await;
         let observed = session.observe(table, Some(topic)).await.unwrap();
@@ -275,6 +324,14 @@ impl Test {
             sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
         }
         connection
+    }
+}
+
+/// What is said where rows contradict the index.
+pub fn contradiction(build: &IndexBuild) -> Option<Reason> {
+    match &build.kind {
+        BuildKind::PerChunk { .. } => None,
+        BuildKind::Unique { refusal } => Some(refusal.reason),
     }
 }
 
