@@ -1,8 +1,13 @@
-//! Processors that follow what waits.
+//! Processors of which the operator decides how many there are. What load leads to which number is tried in a simulation
+//! (`operator/tests/scaling`): here, that a decision is told and brought about.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crds::{IoTPipeline, status::AutoscalingStatus, worker::Component};
+use crds::{
+    IoTPipeline,
+    status::{AutoscalingReason, AutoscalingStatus},
+    worker::Component,
+};
 use e2e::{
     fleet::Shares,
     manifest::set,
@@ -12,48 +17,29 @@ use e2e::{
 use serde_json::json;
 use snafu::{Report, Whatever};
 
-/// Messages that wait when the processor comes: more than one that gets so little CPU takes in `targetDrain`.
-const WAITING: u64 = 40_000;
-
 #[tokio::test]
-async fn what_waits_brings_more_processors_and_nothing_is_lost() -> Report<Whatever> {
+async fn advice_is_only_told_and_a_decision_is_brought_about_under_load() -> Report<Whatever> {
     scenario("autoscaling", async |test: &Scenario| {
-        let manifest = set(
-            test.manifest()?,
-            "/spec/processor",
-            json!({
-                "mode": "Advise", "replicas": 1, "minReplicas": 1, "maxReplicas": 3, "targetDrain": "5s",
-                "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "100m"}},
-            }),
-        )?;
-        let manifest = set(manifest, "/spec/kafka/topic/partitions", json!(6))?;
-        let manifest = set(manifest, "/spec/suspend", json!("Processor"))?;
-        test.apply(&manifest).await?;
-        eventually(Duration::from_secs(60), "the bridge runs", async || {
-            let bridges = test.workers(Component::Bridge).await?.len();
-            Ok((bridges == 1).then_some(()).ok_or(format!("{bridges} bridges")))
+        let processor = json!({"mode": "Advise", "replicas": 1, "minReplicas": 2, "maxReplicas": 4});
+        test.start(&set(test.manifest()?, "/spec/processor", processor)?).await?;
+        let fleet = test.fleet(100, 400.0, None, Shares::NONE);
+        test.wait_for("is advised to have two", |pipeline| {
+            autoscaling(pipeline).is_some_and(|advice| {
+                (advice.desired_replicas, advice.reason) == (2, AutoscalingReason::AtMinimum)
+            })
         })
         .await?;
-        let fleet = test.fleet(100, 2_000.0, None, Shares::NONE);
-        test.published(&fleet, WAITING).await?;
-
-        // Advice is given, and not taken.
-        test.patch(json!({"spec": {"suspend": "None"}})).await?;
-        test.wait_for("is advised to have three", |pipeline| {
-            autoscaling(pipeline).is_some_and(|advice| advice.desired_replicas == 3)
-        })
-        .await?;
+        test.published(&fleet, 1_000).await?;
         assert_eq!(test.workers(Component::Processor).await?.len(), 1, "advice changes nothing");
 
-        // Decided by the operator itself, and done at once.
         test.patch(json!({"spec": {"processor": {"mode": "BuiltIn"}}})).await?;
-        let begin = Instant::now();
-        eventually(Duration::from_secs(60), "there are three processors", async || {
+        eventually(Duration::from_secs(60), "there are two processors", async || {
             let processors = test.workers(Component::Processor).await?.len();
-            Ok((processors == 3).then_some(()).ok_or(format!("{processors} processors")))
+            Ok((processors == 2).then_some(()).ok_or(format!("{processors} processors")))
         })
         .await?;
-        eprintln!("autoscaling: replicas_changed_s={:.1}", begin.elapsed().as_secs_f64());
+        test.ready().await?;
+        test.published(&fleet, fleet.progress().published() + 1_000).await?;
         let ledger = test.halt(fleet).await?;
         test.expect_delivered(&ledger, false).await
     })
