@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use access::kafka::KafkaAccess;
+use crds::worker::StartFrom;
 use futures::future::BoxFuture;
 
 use crate::{
@@ -111,6 +112,18 @@ pub struct Watermarks {
     pub low: i64,
     /// The offset of the next record to come.
     pub high: i64,
+}
+
+impl Watermarks {
+    /// The offset of the next record to read, `position` being what was noted; a partition that was never read begins where
+    /// the spec says.
+    pub fn next_offset(self, position: Option<i64>, start: &StartFrom) -> i64 {
+        match (position, start) {
+            (Some(position), _) => position.max(self.low),
+            (None, StartFrom::Latest) => self.high,
+            (None, StartFrom::Earliest | StartFrom::Timestamp(_)) => self.low,
+        }
+    }
 }
 
 /// What to do so that the topic is as the spec says.

@@ -122,18 +122,14 @@ fn database_refuses(report: &WorkerStatus) -> bool {
     !report.ready && problem.is_some_and(|problem| problem.reason.starts_with(DATABASE))
 }
 
-/// Where each partition stands. One that was never read begins where the spec says.
+/// Where each partition stands.
 fn partitions(
     watermarks: &BTreeMap<i32, Watermarks>,
     positions: &BTreeMap<i32, i64>,
     start_from: &StartFrom,
 ) -> BTreeMap<i32, Partition> {
     let stand = |(partition, watermarks): (&i32, &Watermarks)| {
-        let position = match (positions.get(partition), start_from) {
-            (Some(position), _) => (*position).max(watermarks.low),
-            (None, StartFrom::Latest) => watermarks.high,
-            (None, StartFrom::Earliest | StartFrom::Timestamp(_)) => watermarks.low,
-        };
+        let position = watermarks.next_offset(positions.get(partition).copied(), start_from);
         (*partition, Partition { end: watermarks.high, position })
     };
     watermarks.iter().map(stand).collect()

@@ -21,11 +21,7 @@ pub fn lag(
     let mut lag = LagStatus::default();
     for (partition, watermarks) in watermarks {
         let position = positions.get(partition);
-        let next_offset = match (position, start) {
-            (Some(position), _) => position.next_offset.max(watermarks.low),
-            (None, StartFrom::Latest) => watermarks.high,
-            (None, StartFrom::Earliest | StartFrom::Timestamp(_)) => watermarks.low,
-        };
+        let next_offset = watermarks.next_offset(position.map(|position| position.next_offset), start);
         let messages = (watermarks.high - next_offset).max(0);
         if messages == 0 {
             continue;
