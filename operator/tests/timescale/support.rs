@@ -1,8 +1,11 @@
 //! A database of either edition to work in, and what the tests ask of it.
 
 use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, UNIX_EPOCH},
 };
 
 use access::database::{DatabaseAccess, DatabaseTls};
@@ -335,8 +338,15 @@ pub fn contradiction(build: &IndexBuild) -> Option<Reason> {
     }
 }
 
-pub fn unique() -> u128 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()
+/// An end for a name that no other test has, in this run or another one.
+pub fn unique() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Tests begin in the same microsecond: the time alone is not enough.
+    format!("{}_{}", now_micros(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn now_micros() -> u128 {
+    UNIX_EPOCH.elapsed().unwrap().as_micros()
 }
 
 pub fn wanted(table: &mut Table) -> &mut WantedTable {
