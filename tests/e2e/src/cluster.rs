@@ -15,14 +15,17 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use snafu::{OptionExt, ResultExt};
+use snafu::{OptionExt, ResultExt, whatever};
 
-use crate::Result;
+use crate::{Result, wait::eventually};
 
 /// Where the cluster's set-up left the credentials of the backends.
 pub const CREDENTIALS_NAMESPACE: &str = "iot-demo";
 /// The namespace of the operator.
 pub const OPERATOR_NAMESPACE: &str = "iotpipeline-system";
+/// How long it may take until another operator acts: a dead one's Lease runs out after 30 seconds, and the rest is for
+/// a slow machine.
+pub const TAKEN_OVER: Duration = Duration::from_secs(90);
 /// Who writes what the scenarios write.
 pub const USER: &str = "e2e";
 
@@ -170,6 +173,28 @@ impl Cluster {
     pub async fn operators(&self) -> Result<Vec<Pod>> {
         let labels = "app.kubernetes.io/name=iotpipeline-operator,app.kubernetes.io/component=operator";
         self.pods(OPERATOR_NAMESPACE, labels).await
+    }
+
+    /// The operator that acts, once it is one of two.
+    ///
+    /// # Errors
+    /// Fails where two act, or none does in time.
+    pub async fn leader(&self) -> Result<Pod> {
+        eventually(TAKEN_OVER, "one of two operators acts", async || {
+            let operators = self.operators().await?;
+            let mut leaders = Vec::new();
+            for operator in &operators {
+                if self.operator_metric(operator, "iotpipeline_leader").await? == 1 {
+                    leaders.push(operator.clone());
+                }
+            }
+            if leaders.len() > 1 {
+                whatever!("two operators act");
+            }
+            let leader = leaders.pop().filter(|_| operators.len() == 2);
+            Ok(leader.ok_or(format!("{} operators", operators.len())))
+        })
+        .await
     }
 
     /// What one operator says under this name, all labels together (`iotpipeline_leader`).

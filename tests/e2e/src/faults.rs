@@ -2,6 +2,7 @@
 //! everything that is there afterwards. Each fault has a namespace, a topic and a table of its own.
 
 mod account;
+mod api_server;
 mod away;
 mod catalogue;
 mod change;
@@ -39,7 +40,6 @@ use self::{
 pub use self::{
     account::{Balance, Comparison},
     catalogue::{FAULTS, SHORT},
-    network::clean_up,
 };
 use crate::{
     Result,
@@ -139,6 +139,12 @@ pub async fn run(fault: &Fault, is_short: bool) -> Result<Outcome> {
     let outcome = result?;
     cleaned?;
     Ok(outcome)
+}
+
+/// Ends what an interrupted fault has left of itself on this machine.
+pub fn clean_up() {
+    network::clean_up();
+    api_server::clean_up();
 }
 
 async fn prove(fault: &Fault, test: &Scenario, is_short: bool) -> Result<Outcome> {

@@ -23,17 +23,11 @@ impl Cluster {
     /// # Errors
     /// Fails where the pod has no such process on this machine.
     pub fn signal(&self, pod: &Pod, binary: &str, signal: &str) -> Result<()> {
-        let name = pod.name_any();
         let processes = processes_of(pod, binary);
         if processes.is_empty() {
-            whatever!("found no process of {binary} in the pod {name} on this machine");
+            whatever!("found no process of {binary} in the pod {} on this machine", pod.name_any());
         }
-        let sent = Command::new("kill").arg(format!("-{signal}")).args(&processes).status();
-        if sent.whatever_context("failed to run kill")?.success() {
-            Ok(())
-        } else {
-            whatever!("failed to send {signal} to the processes {processes:?} of the pod {name}")
-        }
+        send(signal, &processes)
     }
 
     /// Removes a pod without giving it time, as when its node is gone.
@@ -71,21 +65,65 @@ pub fn restarts(pods: &[Pod]) -> i32 {
 
 /// The directories in /proc of a pod's processes.
 pub fn proc_of(pod: &Pod, binary: &str) -> Vec<PathBuf> {
-    processes_of(pod, binary).into_iter().map(|number| PathBuf::from("/proc").join(number)).collect()
+    processes_of(pod, binary).into_iter().map(|process| process.directory()).collect()
 }
 
-/// The numbers of the processes whose control group is this pod's and whose program is `binary`.
-fn processes_of(pod: &Pod, binary: &str) -> Vec<String> {
-    let pod_uid = pod.uid().unwrap_or_default();
+/// The processes whose control group is this pod's and whose program is `binary`.
+fn processes_of(pod: &Pod, binary: &str) -> Vec<Process> {
+    let uid = pod.uid().filter(|uid| !uid.is_empty());
+    uid.map_or_else(Vec::new, |uid| processes(|process| process.runs(binary) && process.is_in(&uid)))
+}
+
+/// A process of this machine, by its number.
+pub struct Process(String);
+
+/// All processes that are so.
+pub fn processes(is_so: impl Fn(&Process) -> bool) -> Vec<Process> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     processes
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-        .filter(|number| {
-            let read = |file| fs::read_to_string(format!("/proc/{number}/{file}")).unwrap_or_default();
-            let program = read("cmdline");
-            let is_of_pod = !pod_uid.is_empty() && read("cgroup").contains(&pod_uid);
-            is_of_pod && program.split('\0').next().is_some_and(|program| program.ends_with(binary))
-        })
+        .map(Process)
+        .filter(is_so)
         .collect()
+}
+
+/// Sends a signal to processes.
+///
+/// # Errors
+/// Fails where one is gone.
+pub fn send(signal: &str, processes: &[Process]) -> Result<()> {
+    let numbers: Vec<_> = processes.iter().map(|process| &process.0).collect();
+    let sent = Command::new("kill").arg(format!("-{signal}")).args(&numbers).status();
+    if sent.whatever_context("failed to run kill")?.success() {
+        Ok(())
+    } else {
+        whatever!("failed to send {signal} to the processes {numbers:?}")
+    }
+}
+
+impl Process {
+    /// Whether its program's path ends so.
+    pub fn runs(&self, binary: &str) -> bool {
+        self.read("cmdline").split('\0').next().is_some_and(|program| program.ends_with(binary))
+    }
+
+    /// Whether it is in the network of this one, which `tests/e2e/cluster/run` makes the local cluster's.
+    pub fn shares_our_network(&self) -> bool {
+        let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        network(&self.0).is_some_and(|theirs| network("self") == Some(theirs))
+    }
+
+    /// Whether its control group has this in its name.
+    fn is_in(&self, group: &str) -> bool {
+        self.read("cgroup").contains(group)
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.directory().join(file)).unwrap_or_default()
+    }
+
+    fn directory(&self) -> PathBuf {
+        PathBuf::from("/proc").join(&self.0)
+    }
 }

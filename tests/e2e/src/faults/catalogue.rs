@@ -5,7 +5,7 @@ use futures::FutureExt;
 
 use super::{
     Comparison::{Exact, MqttMayRepeat, UniqueBy},
-    Fault, Injection,
+    Fault, Injection, api_server,
     away::{A_MINUTE, Backend::*, TEN_MINUTES, away},
     change, clock, crash, disk,
     network::{
@@ -29,7 +29,7 @@ pub const SHORT: [&str; 8] = [
 ];
 
 /// All faults in the order in which they run.
-pub const FAULTS: [Fault; 40] = [
+pub const FAULTS: [Fault; 42] = [
     // Processes that end.
     fault("bridge-killed", UniqueBy, |trial| crash::workers(trial, Bridge).boxed_local()),
     fault("processor-killed", Exact, |trial| crash::workers(trial, Processor).boxed_local()),
@@ -54,6 +54,9 @@ pub const FAULTS: [Fault; 40] = [
     with_spool("spool-full", spool::SMALL, |trial| spool::full(trial).boxed_local()),
     with_spool("spool-disk-full", spool::SMALL_DISK, |trial| spool::disk_full(trial).boxed_local()),
     fault("database-away", Exact, |trial| away(trial, Timescale, A_MINUTE).boxed_local()),
+    // Kubernetes and its operator, without which data shall go on.
+    fault("api-server-away", Exact, |trial| api_server::away(trial).boxed_local()),
+    fault("leader-changes", Exact, |trial| crash::leaders(trial).boxed_local()),
     // The network between a worker and a server.
     fault("bridge-mosquitto-cut", UniqueBy, |trial| cut(trial, BRIDGE_MOSQUITTO).boxed_local()),
     fault("bridge-kafka-cut", UniqueBy, |trial| cut(trial, BRIDGE_KAFKA).boxed_local()),

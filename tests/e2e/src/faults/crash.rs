@@ -91,6 +91,25 @@ pub async fn operators(trial: &Trial<'_>) -> Result<String> {
     Ok(format!("killed {} operators and removed {}", operators.len(), pod.name_any()))
 }
 
+/// Removes the operator that acts, and the one that follows it.
+pub async fn leaders(trial: &Trial<'_>) -> Result<String> {
+    let mut removed = Vec::new();
+    for _ in 0..rounds(trial) {
+        trial.at_random(500, 3_000).await;
+        let leader = trial.test.cluster.leader().await?;
+        trial.test.cluster.remove_at_once(&leader).await?;
+        trial.recovers().await?;
+        let follower = eventually(PATIENCE, "another operator acts", async || {
+            let follower = trial.test.cluster.leader().await?;
+            Ok((follower.uid() != leader.uid()).then_some(follower).ok_or("not yet".to_owned()))
+        })
+        .await?;
+        trial.say(&format!("{} follows {}", follower.name_any(), leader.name_any()));
+        removed.push(leader.name_any());
+    }
+    Ok(format!("removed {}", removed.join(", ")))
+}
+
 /// Kills a backend once.
 pub async fn backend(trial: &Trial<'_>, backend: Backend) -> Result<String> {
     trial.at_random(500, 4_000).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crds::names::PIPELINE_LABEL;
 use e2e::{
     Result,
-    cluster::{OPERATOR_NAMESPACE, USER},
+    cluster::{OPERATOR_NAMESPACE, TAKEN_OVER, USER},
     fleet::Shares,
     manifest::set,
     scenario::{PIPELINE, Scenario, scenario, scenario_alone},
@@ -13,7 +13,7 @@ use e2e::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{Namespace, Secret, Service},
 };
 use kube::{
     Api, ResourceExt,
@@ -24,9 +24,6 @@ use snafu::{OptionExt, Report, ResultExt, Whatever};
 
 /// The operator's Deployment, as tests/e2e/install makes it.
 const OPERATOR: &str = "iotpipeline-operator";
-
-/// A dead operator's Lease runs out after 30 seconds; the rest is for a slow machine.
-const TAKEN_OVER: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn the_operators_absence_stops_no_data() -> Report<Whatever> {
@@ -73,10 +70,10 @@ async fn scale_operator(test: &Scenario, replicas: i32) -> Result<i32> {
 async fn of_two_operators_one_acts_and_the_other_follows_it() -> Report<Whatever> {
     scenario_alone("two-operators", async |test: &Scenario| {
         test.start(&test.manifest()?).await?;
-        let leader = the_leader(test).await?;
+        let leader = test.cluster.leader().await?;
         test.cluster.remove_at_once(&leader).await?;
         let follower = eventually(TAKEN_OVER, "another operator acts", async || {
-            let follower = the_leader(test).await?;
+            let follower = test.cluster.leader().await?;
             Ok((follower.name_any() != leader.name_any()).then_some(follower).ok_or("not yet".to_owned()))
         })
         .await?;
@@ -89,25 +86,8 @@ async fn of_two_operators_one_acts_and_the_other_follows_it() -> Report<Whatever
             Ok(service.map(|_| ()).ok_or("it is not".to_owned()))
         })
         .await?;
-        assert_eq!(the_leader(test).await?.name_any(), follower.name_any());
+        assert_eq!(test.cluster.leader().await?.name_any(), follower.name_any());
         Ok(())
-    })
-    .await
-}
-
-/// The operator that acts; fails where it is not exactly one.
-async fn the_leader(test: &Scenario) -> Result<Pod> {
-    eventually(TAKEN_OVER, "one of two operators acts", async || {
-        let operators = test.cluster.operators().await?;
-        let mut leaders = Vec::new();
-        for operator in &operators {
-            if test.cluster.operator_metric(operator, "iotpipeline_leader").await? == 1 {
-                leaders.push(operator.clone());
-            }
-        }
-        assert!(leaders.len() < 2, "two operators act");
-        let leader = leaders.pop().filter(|_| operators.len() == 2);
-        Ok(leader.ok_or(format!("{} operators", operators.len())))
     })
     .await
 }
