@@ -237,15 +237,19 @@ pub enum BuildKind {
         /// What to say where rows contradict it. Only the server knows, once it has looked at all of them.
         refusal: Refusal,
     },
+    /// Not at all: what is left of it goes.
+    Drop,
 }
 
 /// What became of an [`IndexBuild`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Built {
-    /// It is there.
+    /// It is there, or gone where that was wanted.
     Made,
     /// Rows contradict it.
     Contradicted,
     /// Another session makes an index of this table: an operator that was there before, or is still.
     Elsewhere,
+    /// Somebody held a lock on the table or a chunk for longer than others shall wait behind it.
+    Locked,
 }

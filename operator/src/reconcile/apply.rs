@@ -138,6 +138,12 @@ impl Outcome {
         self.table_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
+    /// Notes a failure by which the table is not as the spec says.
+    fn fail_table(&mut self, source: timescale::Error) {
+        self.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
+        self.fail(Error::Database { source });
+    }
+
     /// Notes a failure; the first one is what the reconciliation ends with.
     fn fail(&mut self, error: Error) {
         if self.failure.is_some() {
@@ -170,8 +176,7 @@ async fn apply_table(
         match session.apply(&pipeline.table, &plan).await {
             Ok(()) => outcome.changes.extend(plan.steps.into_iter().flat_map(|step| step.changes)),
             Err(source) => {
-                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
-                outcome.fail(Error::Database { source });
+                outcome.fail_table(source);
                 is_done = false;
                 // They may be of columns that are missing.
                 builds = None;
@@ -204,10 +209,7 @@ async fn fill_rollups(
                 outcome.table_notes.push(timescale::rollup_is_filling(&pipeline.table, &fill));
                 return;
             }
-            Err(source) => {
-                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
-                return outcome.fail(Error::Database { source });
-            }
+            Err(source) => return outcome.fail_table(source),
         }
     }
 }
@@ -228,10 +230,7 @@ async fn drop_expired_chunks(
             });
             outcome.changes.extend(changes);
         }
-        Err(source) => {
-            outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
-            outcome.fail(Error::Database { source });
-        }
+        Err(source) => outcome.fail_table(source),
     }
 }
 

@@ -20,6 +20,9 @@ pub(super) const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Under what a session is known to make indexes of a table, as an expression of the schema and the table.
 const LOCK: &str = "hashtextextended('iotpipeline-index:' || $1 || '.' || $2, 0)";
 
+/// How the server says that somebody else held a lock for too long.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// Makes the index, unless another session makes one of this table.
 pub(super) async fn build(
     connection: &mut PgConnection,
@@ -54,23 +57,37 @@ pub(super) async fn end_builds(connection: &mut PgConnection, table: &Table) -> 
 }
 
 async fn build_alone(connection: &mut PgConnection, schema: &str, build: &IndexBuild) -> sqlx::Result<Built> {
-    match is_valid(connection, schema, &build.index).await? {
+    match (&build.kind, is_valid(connection, schema, &build.index).await?) {
+        (BuildKind::Drop, Some(true)) => return Ok(Built::Elsewhere),
         // Somebody was faster.
-        Some(true) => return Ok(Built::Made),
-        Some(false) => drop_index(connection, schema, &build.index).await?,
-        None => {}
+        (BuildKind::Drop, None) | (_, Some(true)) => return Ok(Built::Made),
+        (BuildKind::Drop, Some(false)) | (_, None) => {}
+        (_, Some(false)) => {
+            let drop = format!("DROP INDEX {}", qualified(schema, &build.index));
+            let dropped = built(run(connection, drop).await, build)?;
+            if dropped != Built::Made {
+                return Ok(dropped);
+            }
+        }
     }
     let sql = match &build.kind {
         BuildKind::PerChunk { whole } if is_one_process(connection).await? => whole,
-        BuildKind::PerChunk { .. } | BuildKind::Unique { .. } => &build.step.sql,
+        BuildKind::PerChunk { .. } | BuildKind::Unique { .. } | BuildKind::Drop => &build.step.sql,
     };
     run(connection, format!("SET statement_timeout = '{}s'", LIMIT.as_secs())).await?;
-    let built = match (run(connection, sql.as_str()).await, &build.kind) {
-        (Ok(()), _) => Ok(Built::Made),
-        (Err(error), BuildKind::Unique { .. }) if is_contradicted(&error) => Ok(Built::Contradicted),
-        (Err(error), _) => Err(error),
-    };
+    let built = built(run(connection, sql.as_str()).await, build);
     run(connection, "RESET statement_timeout").await.and(built)
+}
+
+/// What the server's answer means for the index.
+fn built(answer: sqlx::Result<()>, build: &IndexBuild) -> sqlx::Result<Built> {
+    let Err(error) = answer else { return Ok(Built::Made) };
+    let is_unique = matches!(build.kind, BuildKind::Unique { .. });
+    match error.as_database_error() {
+        Some(answer) if is_unique && answer.is_unique_violation() => Ok(Built::Contradicted),
+        Some(answer) if answer.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => Ok(Built::Locked),
+        _ => Err(error),
+    }
 }
 
 /// Whether the index can be used; `None` where there is none.
@@ -85,15 +102,6 @@ async fn is_valid(connection: &mut PgConnection, schema: &str, index: &str) -> s
     .await?
     .map(|row| row.try_get(0))
     .transpose()
-}
-
-async fn drop_index(connection: &mut PgConnection, schema: &str, index: &str) -> sqlx::Result<()> {
-    run(connection, format!("DROP INDEX {}", qualified(schema, index))).await
-}
-
-/// Whether rows are not as a unique index wants them.
-fn is_contradicted(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|answer| answer.is_unique_violation())
 }
 
 /// Whether the server is a PostgreSQL that lives in one process (as WebAssembly, for instance), which lists no sessions, not

@@ -93,6 +93,34 @@ pub fn expired_chunks(schema: &SqlIdent, hypertable: &str, drop_after: Duration)
     format!("chunks of table {schema}.{hypertable} older than {}", duration_text(drop_after))
 }
 
+/// What is said of a shorter time that waits: for what needs the rows, or else for a person.
+pub(super) fn waits(
+    change: &Change,
+    behind: Option<&str>,
+    expired: ExpiredChunks,
+    pipeline: &PipelineId,
+    approvals: &Approvals,
+) -> Refusal {
+    let Change { object, field, from, to, class: _ } = change;
+    if let Some(behind) = behind {
+        let message = format!(
+            "{object}: {field} from {from} to {to} waits: {behind}; until then the old value stays in force"
+        );
+        return Refusal { reason: Reason::RollupBehind, message };
+    }
+    let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
+    let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
+    Refusal {
+        reason: Reason::ApprovalRequired,
+        message: format!(
+            "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is approved, \
+             the old value stays in force. Set it back, or approve with: {command}",
+            number = expired.number,
+            command = approvals.command(change, pipeline),
+        ),
+    }
+}
+
 /// The hypertables with chunks that have expired by what is in force, and after which time they do.
 pub fn hypertables_with_expired_chunks(
     table: &Table,
@@ -204,27 +232,8 @@ impl<'a> Kept<'a> {
 
     /// What the spec asks for and a person must approve first, because it deletes data.
     pub fn approval_required(&self, pipeline: &PipelineId, approvals: &Approvals) -> Option<Refusal> {
-        let change = self.held(approvals)?;
-        if let Some(behind) = &self.behind {
-            let Change { object, field, from, to, class: _ } = &change;
-            let message = format!(
-                "{object}: {field} from {from} to {to} waits: {behind}; until then the old value stays in force"
-            );
-            return Some(Refusal { reason: Reason::RollupBehind, message });
-        }
         let expired = self.known.expired.unwrap_or_default();
-        let rows = expired.rows.map(|rows| format!(" with about {rows} rows")).unwrap_or_default();
-        let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
-        let Change { object, field, from, to, class: _ } = &change;
-        Some(Refusal {
-            reason: Reason::ApprovalRequired,
-            message: format!(
-                "{object}: {field} from {from} to {to} would delete {number} chunks{rows} now{oldest}; until it is \
-                 approved, the old value stays in force. Set it back, or approve with: {command}",
-                number = expired.number,
-                command = approvals.command(&change, pipeline),
-            ),
-        })
+        Some(waits(&self.held(approvals)?, self.behind.as_deref(), expired, pipeline, approvals))
     }
 
     /// What a person runs so that the operator's role may alter what is there; `None` where it may.

@@ -20,6 +20,7 @@ use crate::{
 
 mod definition;
 mod fill;
+mod fits;
 mod guard;
 mod marker;
 mod messages;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use fill::{FillProgress, RollupFill, rollup_is_filling};
 pub(super) use fill::{delete, fill};
+use fits::Fits;
 pub(super) use guard::behind;
 pub(super) use marker::ROLLUPS_SINCE;
 pub use observed::{
@@ -55,10 +57,12 @@ enum Decision {
     Make { drop: Option<&'static str>, change: Change },
     /// Another definition waits for approval.
     Hold(Change),
-    /// Something stands in the way, of this change if it is one that was approved.
-    Refuse(Refusal, Option<Change>),
+    /// It cannot be dropped, because of what is made from it; so this change waits, if it is one to approve.
+    Block(Refusal, Option<Change>),
     /// What it is made from is missing or waits, and that is told there.
     Skip,
+    /// What has its name is not the operator's to alter.
+    Refuse(Refusal),
 }
 
 /// Everything that the decisions look at.
@@ -112,13 +116,14 @@ impl Planner<'_> {
                     plan.held.push(change.clone());
                     self.keep(rollup, &mut plan);
                 }
-                Decision::Keep => self.keep(rollup, &mut plan),
-                Decision::Refuse(refusal, change) => {
+                Decision::Block(refusal, change) => {
                     plan.refusals.push(refusal.clone());
                     // Its approval is not used.
                     plan.held.extend(change.clone());
+                    self.keep(rollup, &mut plan);
                 }
-                Decision::Skip => {}
+                Decision::Keep | Decision::Skip => self.keep(rollup, &mut plan),
+                Decision::Refuse(refusal) => plan.refusals.push(refusal.clone()),
             }
         }
         self.leave(&mut plan);
@@ -126,53 +131,80 @@ impl Planner<'_> {
         plan
     }
 
-    /// What becomes of each. One that cannot be dropped keeps those that it is made from, so this is decided again until
-    /// no more is found in the way.
+    /// What becomes of each.
     fn decisions(&self) -> BTreeMap<SqlIdent, Decision> {
-        let mut refused: BTreeMap<SqlIdent, Decision> = BTreeMap::new();
+        let mut decisions = self.decisions_where(&|change| self.approvals.include(change));
+        // Nobody shall approve what is refused afterwards.
+        let approved = self.decisions_where(&|_| true);
+        for (name, decision) in &mut decisions {
+            if let (Decision::Hold(_), Some(blocked @ Decision::Block(..))) = (&*decision, approved.get(name))
+            {
+                *decision = blocked.clone();
+            }
+        }
+        decisions
+    }
+
+    /// What becomes of each where these changes are approved. One that cannot be dropped keeps those that it is made from,
+    /// so this is decided again until no more is found in the way.
+    fn decisions_where(&self, is_approved: &dyn Fn(&Change) -> bool) -> BTreeMap<SqlIdent, Decision> {
+        let mut blocked: BTreeMap<SqlIdent, Decision> = BTreeMap::new();
         loop {
             let mut decisions: BTreeMap<SqlIdent, Decision> = BTreeMap::new();
             for rollup in self.rollups {
                 let source = rollup.from.as_ref().and_then(|from| decisions.get(from));
-                let decision = match refused.get(&rollup.name) {
+                let decision = match blocked.get(&rollup.name) {
                     Some(decision) => decision.clone(),
-                    None => self.decide(rollup, source),
+                    None => self.decide(rollup, source, is_approved),
                 };
                 decisions.insert(rollup.name.clone(), decision);
             }
-            let blocked = self.rollups.iter().find_map(|rollup| {
+            let found = self.rollups.iter().find_map(|rollup| {
                 let Some(Decision::Make { drop: Some(_), change }) = decisions.get(&rollup.name) else {
                     return None;
                 };
-                let blockers = self.blockers(rollup, &decisions);
+                let blockers = self.blockers(&rollup.name, &decisions);
                 (!blockers.is_empty()).then_some((rollup, change, blockers))
             });
-            let Some((rollup, change, blockers)) = blocked else { return decisions };
+            let Some((rollup, change, blockers)) = found else { return decisions };
             let waits = (change.class == ChangeClass::Destructive).then(|| change.clone());
-            refused.insert(rollup.name.clone(), Decision::Refuse(self.in_the_way(rollup, &blockers), waits));
+            blocked.insert(rollup.name.clone(), Decision::Block(self.in_the_way(rollup, &blockers), waits));
         }
     }
 
-    /// The views that are made from a rollup and stay.
-    fn blockers(&self, rollup: &Rollup, decisions: &BTreeMap<SqlIdent, Decision>) -> Vec<String> {
-        let goes = |dependent: &&String| {
-            decisions.iter().any(|(name, decision)| {
+    /// The views that are made from a rollup, or from one that goes with it, and stay.
+    fn blockers(&self, name: &SqlIdent, decisions: &BTreeMap<SqlIdent, Decision>) -> Vec<String> {
+        let goes = |dependent: &String| {
+            decisions.iter().find(|(name, decision)| {
                 matches!(decision, Decision::Make { drop: Some(_), .. })
-                    && **dependent == format!("{}.{name}", self.table.schema)
+                    && *dependent == self.display_name(name)
             })
         };
-        let view = self.observed.rollup(rollup.name.as_str()).and_then(|found| found.view.as_ref());
+        let view = self.observed.rollup(name.as_str()).and_then(|found| found.view.as_ref());
         let dependents = view.iter().flat_map(|view| &view.dependents);
-        dependents.filter(|dependent| !goes(dependent)).cloned().collect()
+        dependents
+            .flat_map(|dependent| match goes(dependent) {
+                Some((name, _)) => self.blockers(name, decisions),
+                None => vec![dependent.clone()],
+            })
+            .collect()
     }
 
-    fn decide(&self, rollup: &Rollup, source: Option<&Decision>) -> Decision {
-        let lacks = |column: &SqlIdent| self.missing_columns.iter().any(|missing| missing == column.as_str());
-        if rollup.from.is_none() && rollup.source_columns().any(lacks) {
-            return Decision::Skip;
-        }
+    fn decide(
+        &self,
+        rollup: &Rollup,
+        source: Option<&Decision>,
+        is_approved: &dyn Fn(&Change) -> bool,
+    ) -> Decision {
+        let is_missing =
+            |column: &SqlIdent| self.missing_columns.iter().any(|missing| missing == column.as_str());
+        let lacks_column = rollup.from.is_none() && rollup.source_columns().any(is_missing);
         let source_is_made = matches!(source, Some(Decision::Make { .. }));
-        let source_waits = matches!(source, Some(Decision::Hold(_) | Decision::Refuse(..) | Decision::Skip));
+        let source_waits = lacks_column
+            || matches!(
+                source,
+                Some(Decision::Hold(_) | Decision::Block(..) | Decision::Skip | Decision::Refuse(_))
+            );
         let found = self.observed.rollup(rollup.name.as_str());
         let Some((found, view)) = found.and_then(|found| Some((found, found.view.as_ref()?))) else {
             let made =
@@ -180,10 +212,10 @@ impl Planner<'_> {
             return if source_waits { Decision::Skip } else { made };
         };
         let Some(marker) = found.marker.as_ref().filter(|_| view.kind != ViewKind::Other) else {
-            return Decision::Refuse(self.not_ours(rollup), None);
+            return Decision::Refuse(self.not_ours(rollup));
         };
         if !view.owned {
-            return Decision::Refuse(self.not_owned(rollup, view), None);
+            return Decision::Refuse(self.not_owned(rollup, view));
         }
         let (drop, kind) = match &view.kind {
             ViewKind::Aggregate(_) => ("MATERIALIZED VIEW", "ContinuousAggregate"),
@@ -201,7 +233,7 @@ impl Planner<'_> {
             _ if marker.definition != definition => {
                 self.change(rollup, "definition", &marker.definition, &definition)
             }
-            _ if !is_as_made(rollup, marker, view) => return Decision::Refuse(self.replaced(rollup), None),
+            _ if !is_as_made(rollup, marker, view) => return Decision::Refuse(self.replaced(rollup)),
             _ if kind == "View" && self.makes_aggregates() => {
                 self.change(rollup, "kind", kind, "ContinuousAggregate")
             }
@@ -211,9 +243,7 @@ impl Planner<'_> {
         match change.class {
             _ if source_waits => Decision::Skip,
             // What is lost of those that are made from another is told and approved there.
-            ChangeClass::Destructive if !source_is_made && !self.approvals.include(&change) => {
-                Decision::Hold(change)
-            }
+            ChangeClass::Destructive if !source_is_made && !is_approved(&change) => Decision::Hold(change),
             _ => Decision::Make { drop: Some(drop), change },
         }
     }
@@ -239,15 +269,18 @@ impl Planner<'_> {
                 rollup,
                 &made,
                 &nothing,
+                Fits::ALL,
                 Retention::of(rollup.drop_after),
             ));
-            plan.fills.push(RollupFill::of(rollup));
+            plan.fills.push(RollupFill::of(rollup, rollup.bucket));
         }
     }
 
+    /// Gives the one that is there the settings of the spec, as far as they fit it.
     fn keep(&self, rollup: &Rollup, plan: &mut RollupsPlan) {
-        let found = self.observed.rollup(rollup.name.as_str()).and_then(ObservedRollup::aggregate);
-        let Some((marker, aggregate)) = found.filter(|_| self.makes_aggregates()) else { return };
+        let Some((marker, aggregate)) = self.aggregate(rollup).filter(|_| self.makes_aggregates()) else {
+            return;
+        };
         let retention = policies::RollupRetention::of(self, rollup, marker, aggregate);
         plan.held.extend(retention.held(self.approvals));
         plan.refusals.extend(retention.refusal(self));
@@ -256,9 +289,22 @@ impl Planner<'_> {
             rollup,
             marker,
             aggregate,
+            self.fits(rollup),
             retention.in_force(self.approvals),
         ));
-        plan.fills.extend((!marker.is_filled).then(|| RollupFill::of(rollup)));
+        let bucket = definition::bucket_of(&marker.definition).unwrap_or(rollup.bucket);
+        plan.fills.extend((!marker.is_filled).then(|| RollupFill::of(rollup, bucket)));
+    }
+
+    /// What fits the one that is there.
+    fn fits(&self, rollup: &Rollup) -> Fits {
+        let found = self.observed.rollup(rollup.name.as_str());
+        let found = found.and_then(|found| found.marker.as_ref().zip(found.view.as_ref()));
+        found.map_or(Fits::ALL, |(marker, view)| Fits::of(rollup, marker, view))
+    }
+
+    fn aggregate(&self, rollup: &Rollup) -> Option<(&RollupMarker, &ObservedAggregate)> {
+        self.observed.rollup(rollup.name.as_str()).and_then(ObservedRollup::aggregate)
     }
 
     /// What was made for the table and is not in the spec: where a person has dropped it, its marker goes too.
@@ -306,9 +352,6 @@ impl Planner<'_> {
 
 /// Whether a view has the columns of the rollup, and is no plain one in the place of what was filled.
 fn is_as_made(rollup: &Rollup, marker: &RollupMarker, view: &ObservedView) -> bool {
-    let columns = rollup.columns();
-    let wanted = columns.iter().map(|(name, sql_type)| (name.as_str(), *sql_type));
     let was_filled = marker.is_filled || marker.filled_to.is_some();
-    wanted.eq(view.columns.iter().map(|(name, sql_type)| (name.as_str(), sql_type.as_str())))
-        && !(was_filled && view.kind == ViewKind::View)
+    view.has_columns_of(rollup) && !(was_filled && view.kind == ViewKind::View)
 }

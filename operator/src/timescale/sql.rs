@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::pipeline::SortOrder;
 
+/// The units of lengths of time, each in seconds.
+const UNITS: [(u64, &str); 4] = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+
 /// A name as SQL takes it, whatever is in it.
 pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -44,13 +47,18 @@ pub(super) fn interval(duration: Duration) -> String {
     format!("INTERVAL {}", literal(&duration_text(duration)))
 }
 
+/// What `interval` has printed.
+pub(super) fn parse_interval(sql: &str) -> Option<Duration> {
+    let (number, unit) = sql.strip_prefix("INTERVAL '")?.strip_suffix('\'')?.split_once(' ')?;
+    let (unit_seconds, _) = UNITS.into_iter().find(|(_, name)| unit.trim_end_matches('s') == *name)?;
+    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(unit_seconds)?))
+}
+
 /// A length of time in the largest unit that divides it, such as `90 days`; for SQL and for people.
 pub fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let (unit_seconds, unit) = [(86_400, "day"), (3_600, "hour"), (60, "minute")]
-        .into_iter()
-        .find(|(unit_seconds, _)| seconds.is_multiple_of(*unit_seconds))
-        .unwrap_or((1, "second"));
+    let is_whole = |(unit_seconds, _): &(u64, &str)| seconds.is_multiple_of(*unit_seconds);
+    let (unit_seconds, unit) = UNITS.into_iter().find(is_whole).unwrap_or((1, "second"));
     let number = seconds / unit_seconds;
     format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
@@ -75,5 +83,10 @@ mod tests {
             ["90 days", "1 day", "2 hours", "90 minutes", "61 seconds"]
         );
         assert_eq!(interval(Duration::from_secs(3600)), "INTERVAL '1 hour'");
+        for seconds in [0, 1, 61, 3600, 7200, 86_400, 7_776_000] {
+            let duration = Duration::from_secs(seconds);
+            assert_eq!(parse_interval(&interval(duration)), Some(duration));
+        }
+        assert_eq!(parse_interval("INTERVAL '1 month'"), None);
     }
 }

@@ -59,6 +59,7 @@ struct DatabaseState {
     is_unique: bool,
     has_repeats: bool,
     index_barrier: Option<Arc<Notify>>,
+    is_locked: bool,
     views: Vec<ObservedRollup>,
 }
 
@@ -207,6 +208,11 @@ impl FakeDatabases {
         Arc::clone(self.0.lock().unwrap().index_barrier.insert(Arc::default()))
     }
 
+    /// Whether somebody holds a lock on the table.
+    pub fn set_locked(&self, is_locked: bool) {
+        self.0.lock().unwrap().is_locked = is_locked;
+    }
+
     /// Everything before this offset of the first partition is rows.
     pub fn set_position(&self, next_offset: i64) {
         let position = Position { next_offset, last_timestamp: None };
@@ -330,6 +336,9 @@ impl Session for FakeDatabases {
             let barrier = self.0.lock().unwrap().index_barrier.clone();
             if let Some(barrier) = barrier {
                 barrier.notified().await;
+            }
+            if self.0.lock().unwrap().is_locked {
+                return Ok(Built::Locked);
             }
             self.note(format!("index {} made", build.index));
             let mut state = self.0.lock().unwrap();

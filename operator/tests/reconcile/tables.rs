@@ -62,6 +62,23 @@ async fn an_index_that_takes_long_stops_nothing_and_is_told_when_it_is_there() {
 }
 
 #[tokio::test]
+async fn an_index_that_waits_for_a_lock_stops_nothing_and_is_no_failure() {
+    let world = World::at_rest(PIPELINE).await;
+    world.databases.set_locked(true);
+    world.edit(|spec| {
+        spec["timescale"]["indexes"] = json!([{"columns": ["device"]}]);
+        spec["processing"] = json!({"program": ".device = \"x\""});
+    });
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"apply deployments/line-processor".to_owned()), "{log:?}");
+    assert_eq!(world.condition("TableReady"), "True IndexBuilding");
+    world.databases.set_locked(false);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True AsSpecified");
+}
+
+#[tokio::test]
 async fn an_index_that_is_there_between_two_looks_is_told_too() {
     let world = World::at_rest(PIPELINE).await;
     let barrier = world.databases.hold_indexes();

@@ -9,7 +9,7 @@ use operator::{
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::task::JoinHandle;
 
-use super::support::{ALL, Test};
+use super::support::{ALL, Test, wanted};
 
 const INDEX: &str = "readings_device_time_desc_idx";
 
@@ -65,6 +65,54 @@ async fn apache2_an_interrupted_index_is_made_anew_by_whoever_comes_next() {
 
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
     assert_eq!(test.bring_about(&table).await, [format!("table {table}: index set to {INDEX}")]);
+    assert_eq!(states(&test).await, "4 true");
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn apache2_an_interrupted_index_that_left_the_spec_goes_once_nobody_makes_it() {
+    let test = Test::apache2().await;
+    let (table, _) = with_rows_and_without_index(&test).await;
+    let mut plain = table.clone();
+    wanted(&mut plain).indexes.clear();
+    let mut writer = writes_into_the_middle(&test, &table).await;
+    let building = build_in_the_background(&test, &table).await;
+    let pid = is_waiting(&test, "ShareLock").await;
+    // Which of them is made by nobody any more shows by the lock of whoever makes one.
+    let drop = test.plan(&plain).await.builds.remove(0);
+    let mut session = test.open().await;
+    assert_eq!(session.build_index(&plain, &drop).await.unwrap(), Built::Elsewhere);
+    test.sql(&format!("SELECT pg_terminate_backend({pid})")).await;
+    building.await.unwrap().unwrap_err();
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+
+    // Nor does whoever reads or writes queue behind it for long.
+    let reading = format!("BEGIN; SELECT count(*) FROM {table}");
+    sqlx::raw_sql(AssertSqlSafe(reading)).execute(&mut writer).await.unwrap();
+    assert_eq!(session.build_index(&plain, &drop).await.unwrap(), Built::Locked);
+    assert_eq!(states(&test).await, "1 false, 1 true");
+    session.close().await;
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+    assert_eq!(test.bring_about(&plain).await, [format!("table {table}: index removed (was {INDEX})")]);
+    let left = format!(
+        "SELECT count(*) FROM pg_indexes WHERE schemaname = '{}' AND indexname = '{INDEX}'",
+        test.schema
+    );
+    assert_eq!(test.number(&left).await, 0);
+    assert!(test.plan(&plain).await.builds.is_empty());
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn apache2_a_lock_that_somebody_holds_is_told_and_waited_for() {
+    let test = Test::apache2().await;
+    let (table, _) = with_rows_and_without_index(&test).await;
+    let mut writer = writes_into_the_middle(&test, &table).await;
+    let building = build_in_the_background(&test, &table).await;
+    assert_eq!(building.await.unwrap().unwrap(), Built::Locked);
+    assert_eq!(states(&test).await, "1 false, 1 true", "one chunk was done");
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+    test.bring_about(&table).await;
     assert_eq!(states(&test).await, "4 true");
     test.finish().await;
 }

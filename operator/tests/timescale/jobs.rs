@@ -8,7 +8,7 @@ use operator::{
 };
 
 use super::{
-    rollups::by_hour,
+    rollup_support::by_hour,
     support::{DAY, Test, wanted},
 };
 

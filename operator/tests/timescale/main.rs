@@ -31,9 +31,19 @@ mod jobs;
 #[cfg(test)]
 mod managed;
 #[cfg(test)]
+mod ownership;
+#[cfg(test)]
 mod retention;
 #[cfg(test)]
 mod rights;
+#[cfg(test)]
+mod rollup_definitions;
+#[cfg(test)]
+mod rollup_ends;
+#[cfg(test)]
+mod rollup_support;
+#[cfg(test)]
+mod rollup_views;
 #[cfg(test)]
 mod rollups;
 #[cfg(test)]
@@ -83,9 +93,9 @@ scenarios! {
         managed::columns_are_added_and_never_changed,
         managed::indexes_and_chunk_interval_are_repaired,
         managed::a_natural_key_is_made_repaired_and_not_changed_in_silence,
-        managed::what_is_not_ours_is_refused,
-        managed::only_our_own_is_deleted,
-        managed::a_topic_is_claimed_once_and_released_with_its_positions,
+        ownership::what_is_not_ours_is_refused,
+        ownership::only_our_own_is_deleted,
+        ownership::a_topic_is_claimed_once_and_released_with_its_positions,
         retention::a_shorter_time_waits_for_approval,
         retention::dead_letters_have_a_retention_of_their_own,
         retention::dead_letters_beside_a_table_of_somebody_else_go_too,
@@ -94,15 +104,18 @@ scenarios! {
         columnstore::settings_and_policy_follow_the_spec,
         columnstore::what_somebody_changed_in_it_is_mended,
         columnstore::the_rest_of_the_table_changes_as_before,
-        managed::a_native_policy_follows_the_spec,
+        retention::a_native_policy_follows_the_spec,
         rights::another_role_is_granted_what_workers_need,
-        rollups::a_plain_view_becomes_the_real_thing,
+        rollup_definitions::another_definition_waits_with_what_depends_on_it,
+        rollup_definitions::one_that_is_being_filled_goes_on_while_another_bucket_waits,
+        rollup_definitions::what_is_computed_changes_by_approval_alone,
+        rollup_definitions::what_cannot_be_made_anew_is_said_before_it_is_approved,
+        rollup_ends::rollups_go_with_their_table,
+        rollup_ends::rows_that_a_rollup_needs_stay,
+        rollup_ends::what_is_not_ours_is_left,
+        rollup_views::a_plain_view_becomes_the_real_thing,
         rollups::a_rollup_is_made_filled_and_kept,
         rollups::every_field_changes_by_itself,
-        rollups::rollups_go_with_their_table,
-        rollups::rows_that_a_rollup_needs_stay,
-        rollups::what_is_computed_changes_by_approval_alone,
-        rollups::what_is_not_ours_is_left,
         rollups::what_somebody_changed_is_mended,
     }
 }

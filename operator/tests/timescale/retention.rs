@@ -190,3 +190,64 @@ async fn in_force(test: &Test, table: &Table, approval: Option<&str>, expected: 
         assert_eq!((policy.after, policy.scheduled), (Some(expected), true));
     }
 }
+
+#[tokio::test]
+async fn apache2_retention_is_the_operators_own_work() {
+    let test = Test::apache2().await;
+    let mut table = test.table("readings");
+    wanted(&mut table).drop_after = Some(30 * DAY);
+    test.bring_about(&table).await;
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+    test.sql(&format!(
+        "INSERT INTO {}.readings (time, device) SELECT now() - day * interval '1 day', 'a' FROM generate_series(0, 99) AS day",
+        test.schema
+    ))
+    .await;
+
+    let mut session = test.open().await;
+    let changes = session.drop_expired_chunks(&table.schema, "readings", 30 * DAY).await.unwrap();
+    assert_eq!(changes[0].to_string(), format!("69 chunks of table {table} older than 30 days deleted"));
+    assert_eq!(session.drop_expired_chunks(&table.schema, "readings", 30 * DAY).await.unwrap(), []);
+    assert_eq!(session.drop_expired_chunks(&table.schema, "readings", 7 * DAY).await.unwrap().len(), 1);
+    session.close().await;
+    let left = test.number(&format!("SELECT count(*) FROM {}.readings", test.schema)).await;
+    assert!((7..=8).contains(&left), "{left}");
+    test.finish().await;
+}
+
+pub async fn a_native_policy_follows_the_spec(test: &Test) {
+    let mut table = test.table("readings");
+    let jobs = format!(
+        "SELECT coalesce(sum(extract(epoch FROM (config ->> 'drop_after')::interval)), 0)::bigint / 86400 \
+         FROM timescaledb_information.jobs WHERE hypertable_schema = '{}' AND scheduled",
+        test.schema
+    );
+    wanted(&mut table).drop_after = Some(90 * DAY);
+    test.bring_about(&table).await;
+    assert_eq!(test.number(&jobs).await, 90);
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+
+    // The spec changes, and so does the policy: the server's own function would only warn.
+    wanted(&mut table).drop_after = Some(30 * DAY);
+    assert_eq!(
+        test.bring_about(&table).await,
+        [format!("table {table}: retention changed from 90 days (looked for every 1 hour) to 30 days")]
+    );
+    assert_eq!(test.number(&jobs).await, 30);
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+
+    // Somebody else's hand.
+    test.sql(&format!(
+        "SELECT public.alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs \
+         WHERE hypertable_schema = '{}'",
+        test.schema
+    ))
+    .await;
+    assert_eq!(test.bring_about(&table).await.len(), 1);
+    assert_eq!(test.number(&jobs).await, 30);
+
+    wanted(&mut table).drop_after = None;
+    assert_eq!(test.bring_about(&table).await.len(), 1);
+    assert_eq!(test.number(&jobs).await, 0);
+    assert_eq!(test.plan(&table).await, TablePlan::default());
+}

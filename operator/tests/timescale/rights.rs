@@ -1,9 +1,9 @@
-//! The workers' own role: what it is granted, and that it needs no more.
+//! What roles may do: the operator's own is told what it lacks, and that of the workers is granted what it needs and no more.
 
 use operator::{
     change::Approvals,
-    pipeline::SqlIdent,
-    timescale::{TablePlan, plan},
+    pipeline::{SqlIdent, Table},
+    timescale::{Edition, TablePlan, plan},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -124,7 +124,7 @@ async fn apache2_what_the_operator_may_not_grant_is_told() {
         .await;
     let writer = format!("writer_{}", unique());
     superuser.sql(&format!("CREATE ROLE {writer}")).await;
-    let table = operator::pipeline::Table { writer: writer.clone(), ..table };
+    let table = Table { writer: writer.clone(), ..table };
     admin
         .grant_what_the_refusal_says(&table, &["GRANT USAGE ON SCHEMA", "GRANT SELECT, INSERT, UPDATE ON \""])
         .await;
@@ -174,4 +174,53 @@ async fn login(test: &Test, role: &str) -> PgConnection {
         ..test.access.clone()
     };
     PgConnection::connect_with(&access.options("iotpipeline-processor")).await.unwrap()
+}
+
+#[tokio::test]
+async fn apache2_an_owner_gets_the_extension_and_all_the_rest() {
+    let test = Test::apache2().await;
+    let table = test.table("readings");
+    let owner = test.database_of_a_role("owner", "OWNER").await;
+    let first = owner.plan(&table).await;
+    assert!(first.unfinished);
+    assert_eq!(first.steps[0].changes[0].to_string(), "extension timescaledb created");
+    owner.bring_about(&table).await;
+    assert_eq!(owner.plan(&table).await, TablePlan::default());
+    assert_eq!(owner.observe(&table).await.edition(), Some(Edition::Apache2));
+    owner.finish().await;
+}
+
+#[tokio::test]
+async fn apache2_a_role_without_rights_is_told_the_sql_that_helps() {
+    let test = Test::apache2().await;
+    let table = test.table("readings");
+    let stranger = test.database_of_a_role("stranger", "CONNECT").await;
+
+    // Nothing there yet: neither extension nor schema.
+    stranger.grant_what_the_refusal_says(&table, &["CREATE EXTENSION", "CREATE SCHEMA"]).await;
+    stranger.bring_about(&table).await;
+    assert_eq!(stranger.plan(&table).await, TablePlan::default());
+
+    // A schema of somebody else.
+    let table = Table { schema: SqlIdent::parse("theirs").unwrap(), ..table };
+    stranger.as_superuser().sql("CREATE SCHEMA theirs").await;
+    stranger.grant_what_the_refusal_says(&table, &["GRANT USAGE, CREATE ON SCHEMA \"theirs\""]).await;
+    stranger.bring_about(&table).await;
+
+    // Our tables, made by another role.
+    let superuser = stranger.as_superuser();
+    let table =
+        Table { name: SqlIdent::parse("older").unwrap(), schema: SqlIdent::parse("older").unwrap(), ..table };
+    superuser.bring_about(&table).await;
+    let expected = [
+        "GRANT USAGE, CREATE ON SCHEMA",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON \"older\".\"_iotpipeline_feeds\", ",
+        "\"older\".\"_iotpipeline_version\" TO",
+    ];
+    stranger.grant_what_the_refusal_says(&table, &expected).await;
+    stranger
+        .grant_what_the_refusal_says(&table, &["ALTER TABLE \"older\".\"older\" OWNER TO", "dead_letters"])
+        .await;
+    assert_eq!(stranger.plan(&table).await, TablePlan::default());
+    stranger.finish().await;
 }

@@ -333,7 +333,7 @@ impl Test {
 /// What is said where rows contradict the index.
 pub fn contradiction(build: &IndexBuild) -> Option<Reason> {
     match &build.kind {
-        BuildKind::PerChunk { .. } => None,
+        BuildKind::PerChunk { .. } | BuildKind::Drop => None,
         BuildKind::Unique { refusal } => Some(refusal.reason),
     }
 }

@@ -27,7 +27,7 @@ pub async fn mqtt_password(user: &str, password: &str) -> Result<()> {
 }
 
 /// Runs a script of the local cluster; what nobody should read goes to its standard input.
-async fn run(script: &'static str, arguments: Vec<String>, input: String) -> Result<()> {
+pub(crate) async fn run(script: &'static str, arguments: Vec<String>, input: String) -> Result<()> {
     let path = format!("{}/cluster/{script}", env!("CARGO_MANIFEST_DIR"));
     let finished = spawn_blocking(move || -> Result<()> {
         let mut child = Command::new(&path)

@@ -4,6 +4,7 @@
 pub mod backends;
 pub mod bench;
 pub mod cluster;
+pub mod community;
 pub mod database;
 pub mod disk;
 pub mod faults;

@@ -80,7 +80,7 @@ pub fn postpone_contradicted(plan: &mut TablePlan, pipeline: &Pipeline, context:
         for build in mem::take(&mut plan.builds) {
             match build.kind {
                 BuildKind::Unique { refusal } => plan.refusals.push(refusal),
-                BuildKind::PerChunk { .. } => plan.builds.push(build),
+                BuildKind::PerChunk { .. } | BuildKind::Drop => plan.builds.push(build),
             }
         }
     }
@@ -107,12 +107,18 @@ pub async fn build_indexes(
         match tokio::time::timeout(context.builds.patience, &mut running.task).await {
             Err(_) => {
                 context.builds.keep(pipeline.key(), running);
-                tell_waiting(build, "is being made", outcome);
+                tell_waiting(build, "it takes its time over rows that are there", outcome);
                 break;
             }
             Ok(Ok(Ok(Built::Made))) => outcome.changes.extend(build.step.changes),
             Ok(Ok(Ok(Built::Elsewhere))) => {
-                tell_waiting(build, "waits for another session that makes an index of the table", outcome);
+                tell_waiting(build, "another session makes an index of the table", outcome);
+                break;
+            }
+            Ok(Ok(Ok(Built::Locked))) => {
+                let why =
+                    "another session holds a lock on the table or a chunk, perhaps a backup or a migration";
+                tell_waiting(build, why, outcome);
                 break;
             }
             Ok(Ok(Ok(Built::Contradicted))) => {
@@ -123,8 +129,7 @@ pub async fn build_indexes(
                 }
             }
             Ok(Ok(Err(source))) => {
-                outcome.table_problems.push(Refusal { reason: source.reason(), message: chain(&source) });
-                outcome.fail(Error::Database { source });
+                outcome.fail_table(source);
                 break;
             }
             Ok(Err(source)) => {
@@ -137,7 +142,7 @@ pub async fn build_indexes(
         }
     }
     for build in builds {
-        tell_waiting(build, "is made after the others", outcome);
+        tell_waiting(build, "others come before it", outcome);
     }
 }
 
@@ -165,14 +170,24 @@ async fn end(mut running: Running, context: &Context, outcome: &mut Outcome) {
 
 /// Without an index that only makes reading faster, the table serves; without one that the workers' own statements
 /// need, it does not.
-fn tell_waiting(build: IndexBuild, what_happens: &str, outcome: &mut Outcome) {
-    let message = format!("index {} {what_happens}; rows that are there take their time", build.index);
+fn tell_waiting(build: IndexBuild, why: &str, outcome: &mut Outcome) {
+    let reason = Reason::IndexBuilding;
+    let index = &build.index;
     match build.kind {
         BuildKind::PerChunk { .. } => {
-            outcome.table_notes.push(Note { reason: Reason::IndexBuilding, message });
+            outcome
+                .table_notes
+                .push(Note { reason, message: format!("index {index} is not made yet: {why}") });
         }
         BuildKind::Unique { .. } => {
-            outcome.table_problems.push(Refusal { reason: Reason::IndexBuilding, message });
+            let message = format!("index {index} is not made yet: {why}");
+            outcome.table_problems.push(Refusal { reason, message });
+        }
+        BuildKind::Drop => {
+            let message = format!(
+                "index {index}, which did not come to its end and is no longer wanted, is not dropped yet: {why}"
+            );
+            outcome.table_notes.push(Note { reason, message });
         }
     }
     if let Some(pending) = &mut outcome.pending {

@@ -20,19 +20,12 @@ pub(super) async fn read_relation(
     name: &str,
     extension: Option<&InstalledExtension>,
 ) -> sqlx::Result<Option<ObservedRelation>> {
-    let row = statement(
-        "SELECT pg_class.oid, relkind = 'r' AS is_table, pg_has_role(relowner, 'USAGE') AS owned \
-         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2",
-    )
-    .bind(schema.to_owned())
-    .bind(name.to_owned())
-    .fetch_optional(&mut *connection)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let oid: Oid = row.try_get("oid")?;
+    let Some(Class { oid, is_table, owned, .. }) = read_class(connection, schema, name).await? else {
+        return Ok(None);
+    };
     let mut relation = ObservedRelation {
-        is_table: row.try_get("is_table")?,
-        owned: row.try_get("owned")?,
+        is_table,
+        owned,
         hypertable: None,
         columns: read_columns(connection, oid).await?,
         indexes: read_indexes(connection, oid).await?,
@@ -52,7 +45,44 @@ pub(super) async fn read_relation(
     Ok(Some(relation))
 }
 
-async fn read_columns(connection: &mut PgConnection, table: Oid) -> sqlx::Result<Vec<ObservedColumn>> {
+/// What has a name, as PostgreSQL calls tables, views and whatever else there is.
+pub(super) struct Class {
+    pub oid: Oid,
+    pub is_table: bool,
+    pub is_view: bool,
+    pub owned: bool,
+}
+
+pub(super) async fn read_class(
+    connection: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> sqlx::Result<Option<Class>> {
+    let row = statement(
+        "SELECT pg_class.oid, relkind = 'r' AS is_table, relkind = 'v' AS is_view, \
+           pg_has_role(relowner, 'USAGE') AS owned \
+         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2",
+    )
+    .bind(schema.to_owned())
+    .bind(name.to_owned())
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(Class {
+            oid: row.try_get("oid")?,
+            is_table: row.try_get("is_table")?,
+            is_view: row.try_get("is_view")?,
+            owned: row.try_get("owned")?,
+        })
+    })
+    .transpose()
+}
+
+/// The columns of a table or view, in order.
+pub(super) async fn read_columns(
+    connection: &mut PgConnection,
+    table: Oid,
+) -> sqlx::Result<Vec<ObservedColumn>> {
     let rows = statement(
         "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS sql_type, \
            NOT attnotnull AS nullable, atthasdef OR attidentity <> '' AS has_default, \

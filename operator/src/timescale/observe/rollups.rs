@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::types::Oid};
 
 use super::{
-    relation::{read_columnstore_settings, read_expired, read_policy},
+    relation::{read_class, read_columns, read_columnstore_settings, read_expired, read_policy},
     retention_of_seconds,
 };
 use crate::{
@@ -100,41 +100,32 @@ async fn read_view(
     name: &str,
     extension: &InstalledExtension,
 ) -> sqlx::Result<Option<ObservedView>> {
-    let schema = table.schema.as_str();
-    let row = statement(
-        "SELECT pg_class.oid, relkind = 'v' AS is_view, pg_has_role(relowner, 'USAGE') AS owned, \
-           (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute \
-             WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped) AS names, \
-           (SELECT array_agg(format_type(atttypid, atttypmod) ORDER BY attnum) FROM pg_attribute \
-             WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped) AS types, \
-           (SELECT coalesce(array_agg(coalesce(rolname::text, '') ORDER BY rolname), '{}') \
-              FROM aclexplode(relacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee \
-             WHERE privilege_type = 'SELECT' AND grantee <> relowner) AS readers \
-         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2",
-    )
-    .bind(schema.to_owned())
-    .bind(name.to_owned())
-    .fetch_optional(&mut *connection)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let oid: Oid = row.try_get("oid")?;
-    let names: Option<Vec<String>> = row.try_get("names")?;
-    let types: Option<Vec<String>> = row.try_get("types")?;
-    let readers: Vec<String> = row.try_get("readers")?;
-    let aggregate = read_aggregate(connection, table, name, extension).await?;
-    let kind = match aggregate {
+    let Some(class) = read_class(connection, table.schema.as_str(), name).await? else { return Ok(None) };
+    let kind = match read_aggregate(connection, table, name, extension).await? {
         Some(aggregate) => ViewKind::Aggregate(Box::new(aggregate)),
-        None if row.try_get("is_view")? => ViewKind::View,
+        None if class.is_view => ViewKind::View,
         None => ViewKind::Other,
     };
+    let columns = read_columns(connection, class.oid).await?;
     Ok(Some(ObservedView {
         kind,
-        owned: row.try_get("owned")?,
-        columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
-        // Of all roles there is no name.
-        readers: readers.into_iter().map(|reader| Some(reader).filter(|name| !name.is_empty())).collect(),
-        dependents: read_dependents(connection, oid).await?,
+        owned: class.owned,
+        columns: columns.into_iter().map(|column| (column.name, column.sql_type)).collect(),
+        readers: read_readers(connection, class.oid).await?,
+        dependents: read_dependents(connection, class.oid).await?,
     }))
+}
+
+/// The roles that may read a view, beside its owner; `None` for all of them.
+async fn read_readers(connection: &mut PgConnection, view: Oid) -> sqlx::Result<Vec<Option<String>>> {
+    let rows = statement(
+        "SELECT rolname::text FROM pg_class CROSS JOIN aclexplode(relacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee \
+         WHERE pg_class.oid = $1 AND privilege_type = 'SELECT' AND grantee <> relowner ORDER BY rolname NULLS FIRST",
+    )
+    .bind(view)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// The views that are made from a view. Of a continuous aggregate the one that people see, and not those by which

@@ -7,13 +7,14 @@ use super::{RelationPlan, WantedRelation};
 use crate::{
     pipeline::SortOrder,
     timescale::{
-        ATTEMPT_INTERVAL, BuildKind, IndexBuild, ObservedRelation, TableStep,
+        ATTEMPT_INTERVAL, BuildKind, IndexBuild, ObservedIndex, ObservedRelation, TableStep,
         sql::{identifier, identifiers, ordering, qualified},
     },
 };
 
 impl WantedRelation {
-    /// Makes the indexes that are missing, those that were interrupted among them. One of another name serves as well.
+    /// Makes the indexes that are missing, those that were interrupted among them. One of another name serves as well, and one
+    /// that was interrupted and is not to be made goes: it serves nobody, and costs those who write as much as one that does.
     pub(super) fn plan_indexes(
         &self,
         relation: &ObservedRelation,
@@ -49,6 +50,24 @@ impl WantedRelation {
             } else {
                 plan.steps.push(TableStep { changes: vec![change], sql: whole });
             }
+        }
+        let is_made = |name: &str| plan.builds.iter().any(|build| build.index == name);
+        let is_ours = |found: &&ObservedIndex| {
+            !found.columns.is_empty() && found.name == self.index_name(&found.columns)
+        };
+        let interrupted = relation.indexes.iter().filter(|found| !found.is_valid).filter(is_ours);
+        let left: Vec<_> = interrupted.filter(|found| !is_made(&found.name)).collect();
+        plan.builds.extend(left.into_iter().map(|found| self.drop_interrupted(&found.name)));
+    }
+
+    fn drop_interrupted(&self, name: &str) -> IndexBuild {
+        IndexBuild {
+            index: name.to_owned(),
+            step: TableStep {
+                changes: vec![self.change("index", name, "").classed(ChangeClass::Disruptive)],
+                sql: format!("DROP INDEX {};\n", qualified(&self.schema, name)),
+            },
+            kind: BuildKind::Drop,
         }
     }
 
@@ -166,7 +185,7 @@ mod tests {
 
     use crate::{
         change::Approvals,
-        pipeline::Table,
+        pipeline::{SortOrder, Table},
         timescale::{
             BuildKind, Edition, IndexBuild, ObservedIndex, TablePlan, plan,
             test_support::{as_wanted, empty, ident, only_refusal, pipeline, sql, table_of, wanted},
@@ -224,6 +243,27 @@ mod tests {
             assert_eq!((plan.steps.len(), plan.refusals.len()), (0, 0));
             assert_eq!(plan.builds[0].index, "line_device_time_desc_idx");
         }
+    }
+
+    #[test]
+    fn an_index_that_was_interrupted_and_left_the_spec_goes() {
+        let plan_with = |name: &str, is_valid| {
+            let mut observed = as_wanted();
+            let columns = vec![("temperature".to_owned(), SortOrder::Descending)];
+            let index = ObservedIndex { name: name.into(), is_valid, columns, unique_by: Vec::new() };
+            table_of(&mut observed).indexes.push(index);
+            plan(&wanted(), &pipeline("line"), &observed, &Approvals::default())
+        };
+        let plan = plan_with("line_temperature_desc_idx", false);
+        let [IndexBuild { step, kind: BuildKind::Drop, .. }] = &plan.builds[..] else { panic!("{plan:?}") };
+        assert_eq!(step.sql, "DROP INDEX \"plant_7\".\"line_temperature_desc_idx\";\n");
+        assert_eq!(
+            step.changes[0].to_string(),
+            "table plant_7.line: index removed (was line_temperature_desc_idx)"
+        );
+        // One that serves stays, and one of a person is theirs.
+        assert_eq!(plan_with("line_temperature_desc_idx", true), TablePlan::default());
+        assert_eq!(plan_with("theirs", false), TablePlan::default());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What a rollup computes, as SQL: printed from what was read of the spec, with every name quoted. Pure.
 
+use std::time::Duration;
+
 use crate::{
     pipeline::{Aggregate, Rollup, Table},
     timescale::{
         InstalledExtension,
-        sql::{identifier, interval, qualified},
+        sql::{identifier, interval, parse_interval, qualified},
     },
 };
 
@@ -12,6 +14,11 @@ use crate::{
 /// what is computed.
 pub(super) fn text(table: &Table, rollup: &Rollup) -> String {
     query(rollup, &identifier(source(table, rollup)), "")
+}
+
+/// The bucket of what `text` has printed.
+pub(super) fn bucket_of(definition: &str) -> Option<Duration> {
+    parse_interval(definition.strip_prefix("SELECT time_bucket(")?.split_once(',')?.0)
 }
 
 /// Makes the view. A continuous aggregate is made empty: what is in the table already comes into it afterwards, step by

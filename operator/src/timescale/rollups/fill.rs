@@ -5,7 +5,8 @@
 //! counted, those that are refreshed and those after. The policy, which would begin near the end, comes when that is done,
 //! which is when rows have reached the present: a topic that is read from its beginning brings old ones for a while.
 //! A refresh cannot run in a transaction, so how far it is gone is written down after each, and it is never gone back:
-//! what is filled may be all that is left of rows that were dropped meanwhile.
+//! what is filled may be all that is left of rows that were dropped meanwhile. As long as rows have not reached the present,
+//! more of them come into the newest chunks, so these are refreshed in each turn, and not written down as done.
 
 use std::time::{Duration, Instant};
 
@@ -36,15 +37,15 @@ const LONGEST_SPAN: Duration = Duration::from_secs(86_400);
 pub struct RollupFill {
     /// The rollup.
     pub name: SqlIdent,
-    /// Its bucket.
+    /// The bucket of the one that is there.
     pub bucket: Duration,
     /// Up to how long ago.
     pub end_offset: Duration,
 }
 
 impl RollupFill {
-    pub(super) fn of(rollup: &Rollup) -> Self {
-        Self { name: rollup.name.clone(), bucket: rollup.bucket, end_offset: rollup.refresh.end_offset }
+    pub(super) fn of(rollup: &Rollup, bucket: Duration) -> Self {
+        Self { name: rollup.name.clone(), bucket, end_offset: rollup.refresh.end_offset }
     }
 }
 
@@ -84,17 +85,22 @@ pub(in crate::timescale) async fn fill(
         format!("UPDATE {} SET {what} WHERE table_name = {}", qualified(schema, MARKER_TABLE), literal(name))
     };
     let begin = Instant::now();
+    let mut reached = None;
     while begin.elapsed() < BUDGET {
-        match next(connection, schema, fill, &functions).await? {
-            Next::Span(from, to) => {
-                let [from, to] = [from, to].map(|second| format!("pg_catalog.to_timestamp({second})"));
+        match next(connection, schema, fill, &functions, reached).await? {
+            Next::Span { from, to, settled } => {
+                reached = Some(to);
+                let [from, to, settled] =
+                    [from, to, settled].map(|second| format!("pg_catalog.to_timestamp({second})"));
                 let (functions, view) = (identifier(&functions), regclass(schema, name));
                 run(
                     connection,
                     format!("CALL {functions}.refresh_continuous_aggregate({view}, {from}, {to})"),
                 )
                 .await?;
-                run(connection, note(&format!("filled_to = {to}"))).await?;
+                let done = format!("least({to}, {settled})");
+                let note = note(&format!("filled_to = {done}"));
+                run(connection, format!("{note} AND (filled_to IS NULL OR filled_to < {done})")).await?;
             }
             Next::Present => {
                 run(connection, note("is_filled = true")).await?;
@@ -108,20 +114,21 @@ pub(in crate::timescale) async fn fill(
 
 /// What to do next.
 enum Next {
-    /// To refresh whole buckets between these seconds of the epoch.
-    Span(i64, i64),
+    /// To refresh whole buckets between these seconds of the epoch, of which those before `settled` get no more rows.
+    Span { from: i64, to: i64, settled: i64 },
     /// Nothing, because the present is reached.
     Present,
     /// Nothing, because there are no more rows.
     Nothing,
 }
 
-/// Looks from where it is filled for the first chunk with rows after that.
+/// Looks from where it is filled, or from where this turn has `reached`, for the first chunk with rows after that.
 async fn next(
     connection: &mut PgConnection,
     schema: &str,
     fill: &RollupFill,
     functions: &str,
+    reached: Option<i64>,
 ) -> sqlx::Result<Next> {
     let functions = identifier(functions);
     let bucket = interval(fill.bucket);
@@ -133,29 +140,37 @@ async fn next(
              JOIN _timescaledb_catalog.hypertable ON hypertable.id = raw_hypertable_id \
              JOIN timescaledb_information.chunks ON hypertable_schema = schema_name AND hypertable_name = table_name \
             WHERE user_view_schema = $1 AND user_view_name = $2), \
-         present AS (SELECT {functions}.time_bucket({bucket}, now() - {end_offset}) AS present), \
+         present AS ( \
+           SELECT present, coalesce((SELECT max(range_end) FROM chunks) > present, false) AS is_reached \
+             FROM {functions}.time_bucket({bucket}, now() - {end_offset}) AS present), \
+         settled AS ( \
+           SELECT {functions}.time_bucket({bucket}, min(range_start)) AS settled \
+             FROM (SELECT range_start FROM chunks ORDER BY range_start DESC LIMIT 2) AS newest), \
+         marker AS ( \
+           SELECT coalesce(to_timestamp($3), filled_to) AS filled_to FROM {markers} WHERE table_name = $2), \
          chunk AS ( \
-           SELECT filled_to, range_start, range_end FROM {markers} JOIN chunks \
+           SELECT filled_to, range_start, range_end FROM marker JOIN chunks \
                ON filled_to IS NULL OR range_end > filled_to \
-            WHERE table_name = $2 ORDER BY range_start LIMIT 1), \
+            ORDER BY range_start LIMIT 1), \
          bounds AS ( \
            SELECT greatest(filled_to, {functions}.time_bucket({bucket}, range_start)) AS low, \
              {functions}.time_bucket({bucket}, range_end - INTERVAL '1 microsecond') + {bucket} AS chunk_end FROM chunk) \
          SELECT extract(epoch FROM low)::bigint AS low, \
            extract(epoch FROM least(chunk_end, present, {functions}.time_bucket({bucket}, low + {span})))::bigint AS high, \
-           coalesce((SELECT max(range_end) FROM chunks) > present, false) AS reaches_present \
-         FROM present LEFT JOIN bounds ON true",
+           extract(epoch FROM CASE WHEN is_reached THEN present ELSE settled END)::bigint AS settled, is_reached \
+         FROM present CROSS JOIN settled LEFT JOIN bounds ON true",
         markers = qualified(schema, MARKER_TABLE),
         end_offset = interval(fill.end_offset),
     ))
     .bind(schema.to_owned())
     .bind(fill.name.as_str().to_owned())
+    .bind(reached.map(|second| second as f64))
     .fetch_one(connection)
     .await?;
     let (low, high): (Option<i64>, Option<i64>) = (row.try_get("low")?, row.try_get("high")?);
     Ok(match low.zip(high) {
-        Some((low, high)) if low < high => Next::Span(low, high),
-        _ if row.try_get("reaches_present")? => Next::Present,
+        Some((from, to)) if from < to => Next::Span { from, to, settled: row.try_get("settled")? },
+        _ if row.try_get("is_reached")? => Next::Present,
         _ => Next::Nothing,
     })
 }

@@ -2,13 +2,13 @@
 //!
 //! What `validate` compares of the spec itself (`startOffset` with `dropAfter`) is right once everything is as the spec
 //! says. Here is what may not be so yet: a rollup that is being filled, a refresh that fails or lags, and a rollup that
-//! left the spec and goes on with the offsets that it had.
+//! left the spec, or whose new definition waits, and goes on with the offsets that it had.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ObservedAggregate, ObservedRollup, RollupMarker};
+use super::{ObservedAggregate, ObservedRollup, Planner, RollupMarker, fits::fits_refresh};
 use crate::{
     pipeline::{Rollup, Table},
     timescale::{Edition, ObservedTable, sql::duration_text},
@@ -31,21 +31,33 @@ pub(in crate::timescale) fn behind(table: &Table, observed: &ObservedTable) -> O
     let of_table = observed.rollups.iter().filter_map(|found| Some((found, found.aggregate()?)));
     let of_table = of_table.filter(|(_, (_, aggregate))| aggregate.is_of_table);
     of_table.into_iter().find_map(|(found, (marker, aggregate))| {
-        let is_wanted = wanted.rollups.iter().any(|rollup| rollup.name.as_str() == found.name);
         not_refreshed(&found.name, marker, aggregate, drop_after)
-            .or_else(|| erases(&found.name, aggregate, drop_after).filter(|_| !is_wanted))
+            .or_else(|| erases(found, &wanted.rollups, drop_after))
     })
 }
 
 /// Why rows of a rollup must not stay for a shorter time yet: those that are made from it.
-pub(super) fn behind_rollup(observed: &ObservedTable, rollups: &[Rollup], parent: &Rollup) -> Option<String> {
-    let children = rollups.iter().filter(|child| child.from.as_ref() == Some(&parent.name));
-    children.into_iter().find_map(|child| {
-        let name = child.name.as_str();
-        match observed.rollup(name).and_then(ObservedRollup::aggregate) {
-            None => Some(format!("rollup {name} is not made yet, and needs the rows first")),
-            Some((marker, _)) => not_filled(name, marker),
-        }
+pub(super) fn behind_rollup(planner: &Planner<'_>, parent: &Rollup) -> Option<String> {
+    let Planner { observed, rollups, .. } = planner;
+    let drop_after = parent.drop_after?;
+    let is_new = |child: &&Rollup| {
+        child.from.as_ref() == Some(&parent.name)
+            && observed.rollup(child.name.as_str()).and_then(ObservedRollup::aggregate).is_none()
+    };
+    if let Some(child) = rollups.iter().find(is_new) {
+        return Some(format!("rollup {} is not made yet, and needs the rows first", child.name));
+    }
+    let view = observed.rollup(parent.name.as_str())?.view.as_ref()?;
+    let is_child = |found: &&ObservedRollup| {
+        view.dependents.contains(&format!("{}.{}", planner.table.schema, found.name))
+    };
+    observed.rollups.iter().filter(is_child).find_map(|found| {
+        let (marker, _) = found.aggregate()?;
+        // Nobody fills one that left the spec.
+        let is_filled_on = rollups.iter().any(|rollup| rollup.name.as_str() == found.name);
+        not_filled(&found.name, marker)
+            .filter(|_| is_filled_on)
+            .or_else(|| erases(found, rollups, drop_after))
     })
 }
 
@@ -82,16 +94,28 @@ fn not_refreshed(
     ))
 }
 
-/// A refresh of what has no rows any more deletes it.
-fn erases(name: &str, aggregate: &ObservedAggregate, drop_after: Duration) -> Option<String> {
+/// A refresh of what has no rows any more deletes it. The spec's own refresh does not reach so far, but one that is not
+/// the spec's goes on.
+fn erases(found: &ObservedRollup, rollups: &[Rollup], drop_after: Duration) -> Option<String> {
+    let (marker, aggregate) = found.aggregate()?;
+    let name = &found.name;
+    let (why, what_to_do) = match rollups.iter().find(|rollup| rollup.name.as_str() == name) {
+        None => (
+            "which is no longer in the spec",
+            "put it back into timescale.rollups with a shorter startOffset, or drop it",
+        ),
+        Some(rollup) if !fits_refresh(rollup, marker) => {
+            ("whose refresh waits with another definition", "approve that first, or set it back")
+        }
+        Some(_) => return None,
+    };
     let refresh = aggregate.refresh.as_ref()?;
     let start = refresh.start_offset.map(Duration::from_secs);
     let every = Duration::from_secs(refresh.every);
     start.is_none_or(|start| start.saturating_add(every) > drop_after).then(|| {
         format!(
-            "rollup {name}, which is no longer in the spec, is refreshed every {} as far back as {}, and the next refresh \
-             would erase what rows older than {} became; put it back into timescale.rollups with a shorter startOffset, or \
-             drop it",
+            "rollup {name}, {why}, is refreshed every {} as far back as {}, and the next refresh would erase what rows \
+             older than {} became; {what_to_do}",
             duration_text(every),
             start.map_or_else(|| "there are rows".to_owned(), duration_text),
             duration_text(drop_after)

@@ -2,7 +2,7 @@
 
 use crds::status::Reason;
 
-use super::{ObservedRollup, ObservedView, Planner, ViewKind};
+use super::{ObservedView, Planner, ViewKind};
 use crate::{
     change::{Change, Note, Refusal},
     pipeline::Rollup,
@@ -29,8 +29,7 @@ impl Planner<'_> {
     }
 
     pub(super) fn approval_required(&self, rollup: &Rollup, change: &Change) -> Refusal {
-        let found = self.observed.rollup(rollup.name.as_str()).and_then(ObservedRollup::aggregate);
-        let oldest = found.and_then(|(_, aggregate)| aggregate.oldest);
+        let oldest = self.aggregate(rollup).and_then(|(_, aggregate)| aggregate.oldest);
         let oldest = oldest.map(|oldest| format!("It has aggregates from {oldest} on, ")).unwrap_or_default();
         let parent = self.rollups.iter().find(|other| Some(&other.name) == rollup.from.as_ref());
         let (source, kept) = match parent {
@@ -61,8 +60,9 @@ impl Planner<'_> {
             message: format!(
                 "{object}: what it computes cannot be altered, from {from} to {to}; it would be dropped and made anew from \
                  the rows that are there. {oldest}{kept}: what is older is lost.{others} Until it is approved, it stays as \
-                 it was. Set it back, add the new one under another name, or approve with: {}",
+                 it was{waiting}. Set it back, add the new one under another name, or approve with: {}",
                 self.approvals.command(change, self.pipeline),
+                waiting = self.fits(rollup).waiting(),
             ),
         }
     }
@@ -96,9 +96,10 @@ impl Planner<'_> {
 
     pub(super) fn in_the_way(&self, rollup: &Rollup, blockers: &[String]) -> Refusal {
         let what = format!(
-            "it must be dropped and made anew, and other views are made from it: {}; drop them first, and create them again \
-             afterwards",
-            blockers.join(", ")
+            "it must be dropped and made anew, and other views are made from it, or from what goes with it: {}; drop them \
+             first, and create them again afterwards. Until then it stays as it was{}",
+            blockers.join(", "),
+            self.fits(rollup).waiting(),
         );
         self.refuse(rollup, Reason::RollupRefused, &what)
     }

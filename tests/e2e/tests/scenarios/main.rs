@@ -13,6 +13,7 @@ mod crashes;
 mod dead_letters;
 mod delivery;
 mod drift;
+mod drift_policies;
 mod external;
 mod indexes;
 mod lifecycle;
