@@ -38,6 +38,7 @@ use crate::{
     rejection::{Reason, Rejection, Stage},
     shutdown::Shutdown,
     source::kafka::{assignment::Assignment, offsets::TopicOffsets},
+    waits::Waits,
 };
 
 /// The first and the longest pause between two attempts during an outage.
@@ -85,6 +86,8 @@ pub struct Writer {
     pub metrics: ProcessorMetrics,
     /// Where fields are counted that no column takes.
     pub unmapped: Arc<UnmappedCounter>,
+    /// Where it is noted for how long it waits for the database.
+    pub waits: Arc<Waits>,
     /// When to stop.
     pub shutdown: Shutdown,
 }
@@ -209,8 +212,11 @@ impl Work {
             return Err(Setback::Again);
         }
         let begun = Instant::now();
-        let Writer { statements, repeats, .. } = &self.writer;
-        match transaction::write(connection, statements, repeats, scope, batch, &expected).await {
+        let Writer { statements, repeats, waits, .. } = &self.writer;
+        let waiting = waits.begin();
+        let written = transaction::write(connection, statements, repeats, scope, batch, &expected).await;
+        drop(waiting);
+        match written {
             Ok(repeated) => {
                 self.committed(batch, repeated, begun.elapsed());
                 Ok(())
