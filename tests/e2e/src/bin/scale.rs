@@ -1,0 +1,86 @@
+//! The proof of scaling as a program: what `e2e::scale` does, part after part, and one line of figures at the end.
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use e2e::{
+    Result,
+    scale::{Figures, step},
+};
+use snafu::Report;
+
+/// Changes the load of pipelines on the local cluster and looks how the operator follows. Fails where anything is lost or
+/// duplicated, or a pipeline is not scaled.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What to prove; everything unless some are named.
+    #[arg(long, env = "SCALE_ONLY", value_delimiter = ',')]
+    only: Vec<Part>,
+    #[command(flatten)]
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Part {
+    /// Processors follow a step of the load, up and down.
+    Step,
+}
+
+#[derive(Debug, clap::Args)]
+struct Step {
+    /// Messages a second before and after the step.
+    #[arg(long, env = "SCALE_LOW", default_value_t = 1_000.0)]
+    low: f64,
+    /// Messages a second during the step.
+    #[arg(long, env = "SCALE_HIGH", default_value_t = 20_000.0)]
+    high: f64,
+    /// How many seconds of that; it takes longer where the machine does not keep up.
+    #[arg(long, env = "SCALE_SECONDS", default_value_t = 60)]
+    seconds: u64,
+    /// Devices that publish, before and after, and as many more during the step.
+    #[arg(long, env = "SCALE_DEVICES", default_value_t = 200)]
+    devices: usize,
+    /// The limit of each processor's CPU, so that one of them is too slow for the step.
+    #[arg(long, env = "SCALE_CPU", default_value = "100m")]
+    cpu: String,
+    /// Partitions of the topic.
+    #[arg(long, env = "SCALE_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut figures = Figures::default();
+    for part in [Part::Step] {
+        if !args.only.is_empty() && !args.only.contains(&part) {
+            continue;
+        }
+        match run(part, &args).await {
+            Ok(of_part) => figures.add(of_part),
+            Err(error) => {
+                eprintln!("{}", Report::from_error(error));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("scale: {figures}");
+    if figures.lost + figures.duplicated == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(part: Part, args: &Args) -> Result<Figures> {
+    match part {
+        Part::Step => {
+            let Step { low, high, seconds, devices, cpu, partitions } = &args.step;
+            let options = step::Options {
+                low: *low,
+                high: *high,
+                seconds: *seconds,
+                devices: *devices,
+                cpu: cpu.clone(),
+                partitions: *partitions,
+            };
+            step::run(&options).await
+        }
+    }
+}
