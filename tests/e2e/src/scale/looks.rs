@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::{names::worker_name, status::AutoscalingStatus, worker::Component};
+use crds::{
+    names::worker_name,
+    status::{AutoscalingReason, AutoscalingStatus},
+    worker::Component,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use snafu::{OptionExt, ResultExt};
 use tokio::{
@@ -35,8 +39,8 @@ pub struct Look {
     pub replicas: i32,
     /// How many of them are ready.
     pub ready: i32,
-    /// What the pipeline's status says of the decision.
-    pub decision: AutoscalingStatus,
+    /// What the pipeline's status says of the decision, once it says something.
+    pub decision: Option<AutoscalingStatus>,
 }
 
 /// Looks at the pipeline of a scenario until it is dropped.
@@ -99,9 +103,7 @@ async fn look(test: &Scenario, begun: Instant) -> Result<Look> {
         lag: behind.sum(),
         replicas: deployment.spec.and_then(|spec| spec.replicas).whatever_context("it has no replicas")?,
         ready: deployment.status.and_then(|status| status.ready_replicas).unwrap_or(0),
-        decision: status
-            .and_then(|status| status.processor?.autoscaling)
-            .whatever_context("nothing was decided yet")?,
+        decision: status.and_then(|status| status.processor?.autoscaling),
     })
 }
 
@@ -120,17 +122,34 @@ pub fn drained_at(looks: &[Look], since: Duration, usual: i64) -> Option<Duratio
     (seen_until - drained.at >= GONE).then_some(drained.at)
 }
 
-/// The changes of the number of processors since `since`: when, from, to and why.
-pub fn changes(looks: &[Look], since: Duration) -> Vec<(Duration, i32, i32, &'static str)> {
-    let pairs = looks.windows(2).filter(|pair| pair[1].at >= since && pair[0].replicas != pair[1].replicas);
-    pairs
-        .map(|pair| (pair[1].at, pair[0].replicas, pair[1].replicas, pair[1].decision.reason.into()))
-        .collect()
+/// A change of the number of processors.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// When.
+    pub at: Duration,
+    /// How many there were.
+    pub from: i32,
+    /// How many there were to be.
+    pub to: i32,
+    /// Why, as the status said it first.
+    pub reason: Option<AutoscalingReason>,
+}
+
+/// The changes of the number of processors since `since`.
+pub fn changes(looks: &[Look], since: Duration) -> Vec<Change> {
+    let change = |(index, pair): (usize, &[Look])| {
+        let (from, to, at) = (pair[0].replicas, pair[1].replicas, pair[1].at);
+        // The status is written a moment after the Deployment.
+        let mut told = looks[index + 1..].iter().filter_map(|look| look.decision.as_ref());
+        let reason = told.find(|told| told.desired_replicas == to).map(|told| told.reason);
+        (at >= since && from != to).then_some(Change { at, from, to, reason })
+    };
+    looks.windows(2).enumerate().filter_map(change).collect()
 }
 
 /// How often a change was in another direction than the one before.
-pub fn turns(changes: &[(Duration, i32, i32, &'static str)]) -> usize {
-    let is_up = |(_, from, to, _): &(Duration, i32, i32, &'static str)| to > from;
+pub fn turns(changes: &[Change]) -> usize {
+    let is_up = |change: &Change| change.to > change.from;
     changes.windows(2).filter(|pair| is_up(&pair[0]) != is_up(&pair[1])).count()
 }
 
@@ -146,19 +165,17 @@ pub fn needed(rate: f64, partitions: i32, decision: &AutoscalingStatus) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use crds::status::AutoscalingReason;
-
     use super::*;
 
     /// A look each second, of lag and replicas.
     fn looks(seen: &[(i64, i32)]) -> Vec<Look> {
-        let decision = AutoscalingStatus { reason: AutoscalingReason::ScaledUp, ..Default::default() };
+        let reason = AutoscalingReason::ScaledUp;
         let look = |(second, (lag, replicas)): (u64, &(i64, i32))| Look {
             at: Duration::from_secs(second),
             lag: *lag,
             replicas: *replicas,
             ready: *replicas,
-            decision: decision.clone(),
+            decision: Some(AutoscalingStatus { desired_replicas: *replicas, reason, ..Default::default() }),
         };
         (0..).zip(seen).map(look).collect()
     }
@@ -170,7 +187,8 @@ mod tests {
         assert_eq!(reaction(&seen, seconds(1), 100), Some(seconds(2)));
         assert_eq!(reaction(&seen[..5], seconds(1), 100), None, "nothing was changed");
         assert_eq!(reaction(&seen, seconds(6), 100), None, "nothing waits");
-        assert_eq!(changes(&seen, seconds(1)), [(seconds(5), 1, 3, "ScaledUp")]);
+        let reason = Some(AutoscalingReason::ScaledUp);
+        assert_eq!(changes(&seen, seconds(1)), [Change { at: seconds(5), from: 1, to: 3, reason }]);
     }
 
     #[test]

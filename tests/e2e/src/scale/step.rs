@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use snafu::{ResultExt, Whatever, whatever};
 
 use super::{
-    Figures,
-    looks::{Look, Looks, changes, drained_at, needed, reaction, turns},
+    Figures, Followed,
+    looks::{Change, Look, Looks, changes, drained_at, needed, reaction, turns},
 };
 use crate::{
     Result,
@@ -76,7 +76,7 @@ async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {
     say(&looks, &format!("{low:.0} messages a second, {partitions} partitions, {} CPU", options.cpu));
     tokio::time::sleep(BEFORE).await;
     let before = looks.seen();
-    let Some(first) = before.last() else { whatever!("the operator decides nothing") };
+    let Some(first) = before.last() else { whatever!("nothing was seen of the pipeline") };
     // What is on its way is no lag, nor what waited while the devices came.
     let steady = before.iter().filter(|look| look.at >= BEFORE / 2);
     let usual = steady.map(|look| look.lag).max().unwrap_or(0).max(low as i64) * 2;
@@ -89,8 +89,13 @@ async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {
     let lasted = looks.elapsed() - stepped;
     let published = more as f64 / lasted.as_secs_f64() + low;
     let during = looks.seen();
-    let Some(busiest) = during.last() else { whatever!("nothing was seen") };
+    let measured = during.last().and_then(|look| look.decision.as_ref());
     say(&looks, &format!("{published:.0} a second were published; {low:.0} again"));
+    if !during.iter().any(|look| look.at >= stepped && look.lag > usual) {
+        whatever!(
+            "nothing ever waited, so nothing was to be done: take a higher rate, or a lower limit of CPU"
+        );
+    }
 
     let drained = until(&looks, DRAINED, "the lag is gone", |seen| drained_at(seen, stepped, usual)).await?;
     let down = until(&looks, DOWN, &format!("{} processors are enough again", first.replicas), |seen| {
@@ -103,34 +108,25 @@ async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {
         whatever!("one processor does all of it: take a higher rate, or a lower limit of CPU");
     };
     let changes = changes(&seen, stepped);
-    for (at, from, to, reason) in &changes {
+    for Change { at, from, to, reason } in &changes {
+        let reason = reason.map_or("not told".to_owned(), |reason| reason.to_string());
         println!("{:>6.1}s  {from} processors became {to}: {reason}", at.as_secs_f64());
     }
     let most = seen.iter().map(|look| look.replicas).max().unwrap_or(0);
-    let needed = needed(published, partitions, &busiest.decision);
+    let needed = measured.and_then(|measured| needed(published, partitions, measured));
     let overshoot = needed.map_or("?".to_owned(), |needed| (most - needed).max(0).to_string());
-    say(
-        &looks,
-        &format!(
-            "{most} processors at most, {} needed for {published:.0} messages a second; {} changes of direction; lag at most {}",
-            needed.map_or("an unknown number".to_owned(), |needed| needed.to_string()),
-            turns(&changes),
-            seen.iter().map(|look| look.lag).max().unwrap_or(0),
-        ),
-    );
+    let needed = needed.map_or("an unknown number".to_owned(), |needed| needed.to_string());
+    let most_lag = seen.iter().map(|look| look.lag).max().unwrap_or(0);
+    say(&looks, &format!("{most} processors at most, where {needed} were needed; {most_lag} waited at most"));
     drop(looks);
-    let mut figures = account(test, base, step).await?;
-    figures.named = vec![
-        ("reaction_s", format!("{:.1}", reaction.as_secs_f64())),
-        ("drained_s", format!("{:.1}", (drained - stepped).as_secs_f64())),
-        ("step_s", format!("{:.0}", lasted.as_secs_f64())),
-        ("step_rate", format!("{published:.0}")),
-        ("most_replicas", most.to_string()),
-        ("overshoot", overshoot),
-        ("down_s", format!("{:.0}", (down - drained).as_secs_f64())),
-        ("turns", turns(&changes).to_string()),
-    ];
-    Ok(figures)
+    let figures = account(test, base, step).await?;
+    println!(
+        "step: rate={published:.0} seconds={:.0} most_replicas={most} overshoot={overshoot} down_s={:.0} turns={}",
+        lasted.as_secs_f64(),
+        (down - drained).as_secs_f64(),
+        turns(&changes),
+    );
+    Ok(Figures { followed: Some(Followed { reaction, drained: drained - stepped }), ..figures })
 }
 
 fn manifest(options: &Options, test: &Scenario) -> Result<Value> {
