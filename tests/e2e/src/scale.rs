@@ -1,6 +1,8 @@
 //! The proof of scaling, in parts: what each of them does to a pipeline on the local cluster, and the figures that it
 //! comes to.
 
+mod hands;
+pub mod hpa;
 mod looks;
 pub mod step;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use e2e::{
     Result,
-    scale::{Figures, step},
+    scale::{Figures, hpa, step},
 };
 use snafu::Report;
 
@@ -13,17 +13,21 @@ use snafu::Report;
 /// duplicated, or a pipeline is not scaled.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What to prove; everything unless some are named.
-    #[arg(long, env = "SCALE_ONLY", value_delimiter = ',')]
+    /// What to prove.
+    #[arg(long, env = "SCALE_ONLY", value_delimiter = ',', default_value = "step")]
     only: Vec<Part>,
     #[command(flatten)]
     step: Step,
+    #[command(flatten)]
+    hpa: Hpa,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Part {
     /// Processors follow a step of the load, up and down.
     Step,
+    /// A HorizontalPodAutoscaler scales the processors, for as long as `--minutes` says.
+    Hpa,
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,15 +52,31 @@ struct Step {
     partitions: i32,
 }
 
+#[derive(Debug, clap::Args)]
+struct Hpa {
+    /// How many minutes a HorizontalPodAutoscaler scales.
+    #[arg(long, env = "SCALE_HPA_MINUTES", default_value_t = 30)]
+    hpa_minutes: u64,
+    /// Messages a second for four minutes of five.
+    #[arg(long, env = "SCALE_HPA_LOW", default_value_t = 500.0)]
+    hpa_low: f64,
+    /// Messages a second for one of five.
+    #[arg(long, env = "SCALE_HPA_HIGH", default_value_t = 3_000.0)]
+    hpa_high: f64,
+    /// The limit of each processor's CPU, so that one of them is too slow for that.
+    #[arg(long, env = "SCALE_HPA_CPU", default_value = "15m")]
+    hpa_cpu: String,
+    /// How many messages may wait for each processor before there is one more.
+    #[arg(long, env = "SCALE_HPA_THRESHOLD", default_value_t = 20_000)]
+    hpa_threshold: u64,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
     let mut figures = Figures::default();
-    for part in [Part::Step] {
-        if !args.only.is_empty() && !args.only.contains(&part) {
-            continue;
-        }
-        match run(part, &args).await {
+    for part in &args.only {
+        match run(*part, &args).await {
             Ok(of_part) => figures.add(of_part),
             Err(error) => {
                 eprintln!("{}", Report::from_error(error));
@@ -69,18 +89,24 @@ async fn main() -> ExitCode {
 }
 
 async fn run(part: Part, args: &Args) -> Result<Figures> {
+    let Step { low, high, seconds, devices, partitions, .. } = args.step;
     match part {
         Part::Step => {
-            let Step { low, high, seconds, devices, cpu, partitions } = &args.step;
-            let options = step::Options {
-                low: *low,
-                high: *high,
-                seconds: *seconds,
-                devices: *devices,
-                cpu: cpu.clone(),
-                partitions: *partitions,
+            let cpu = args.step.cpu.clone();
+            step::run(&step::Options { low, high, seconds, devices, cpu, partitions }).await
+        }
+        Part::Hpa => {
+            let Hpa { hpa_minutes, hpa_low, hpa_high, ref hpa_cpu, hpa_threshold } = args.hpa;
+            let options = hpa::Options {
+                minutes: hpa_minutes,
+                low: hpa_low,
+                high: hpa_high,
+                devices,
+                cpu: hpa_cpu.clone(),
+                partitions,
+                threshold: hpa_threshold,
             };
-            step::run(&options).await
+            hpa::run(&options).await
         }
     }
 }

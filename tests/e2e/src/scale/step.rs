@@ -136,17 +136,23 @@ fn manifest(options: &Options, test: &Scenario) -> Result<Value> {
         "minReplicas": 1,
         "maxReplicas": options.partitions,
         "targetDrain": format!("{}s", TARGET_DRAIN.as_secs()),
-        "resources": {
-            "requests": {"cpu": "10m", "memory": "64Mi"},
-            "limits": {"cpu": options.cpu, "memory": "256Mi"},
-        },
     });
-    let manifest = set(test.manifest()?, "/spec/kafka/topic/partitions", json!(options.partitions))?;
-    set(manifest, "/spec/processor", processor)
+    manifest_with(processor, &options.cpu, options.partitions, test)
+}
+
+/// A pipeline with so many partitions and such processors, which get so much CPU each.
+pub(super) fn manifest_with(processor: Value, cpu: &str, partitions: i32, test: &Scenario) -> Result<Value> {
+    let resources = json!({
+        "requests": {"cpu": "10m", "memory": "64Mi"},
+        "limits": {"cpu": cpu, "memory": "256Mi"},
+    });
+    let manifest = set(test.manifest()?, "/spec/kafka/topic/partitions", json!(partitions))?;
+    let manifest = set(manifest, "/spec/processor", processor)?;
+    set(manifest, "/spec/processor/resources", resources)
 }
 
 /// Has the last devices stop, waits until all is stored, and compares it with the ledger.
-async fn account(test: &Scenario, base: Fleet, step: Ledger) -> Result<Figures> {
+pub(super) async fn account(test: &Scenario, base: Fleet, step: Ledger) -> Result<Figures> {
     let mut ledger = test.halt(base).await?;
     ledger.entries.extend(step.entries);
     ledger.lost_connections += step.lost_connections;
