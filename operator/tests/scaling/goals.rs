@@ -225,15 +225,14 @@ fn the_database_is_blamed_where_processors_wait_for_it_or_more_bring_nothing() {
 
 #[test]
 fn a_partition_that_changes_hands_is_not_stuck() {
-    let settings = Settings { min: 1, max: 6, target_drain: Duration::from_secs(30) };
+    let settings = Settings { min: 2, max: 2, target_drain: Duration::from_secs(30) };
     let mut policy = Policy::new(2, Duration::ZERO);
     let mut said = Vec::new();
     for second in 1..400_i64 {
-        // Each half minute all partitions change hands: nobody has them for 8 seconds, and whoever then has them begins 9
-        // seconds later.
-        let phase = second % 30;
-        let position = second / 30 * 1_300 + (phase - 17).max(0) * 100;
-        let partition = Partition { end: position + 3_000, position, is_owned: phase >= 8 };
+        // All partitions change hands every 40 seconds: nobody has them for 12, and whoever then has them begins 11 later.
+        let phase = second % 40;
+        let position = second / 40 * 1_700 + (phase - 22).max(0) * 100;
+        let partition = Partition { end: position + 3_000, position, is_owned: phase >= 12 };
         let partitions = (0..6).map(|index| (index, partition)).collect();
         let reading = Reading { partitions, replicas: 2, ready: 2, ..Reading::default() };
         let decision = policy.decide(Duration::from_secs(second.unsigned_abs()), Some(&reading), &settings);
