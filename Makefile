@@ -28,8 +28,8 @@ faults: ## let one thing after the other go wrong under load, and count what is 
 bench: ## measure the workers' speed on a local cluster, beside psql's COPY (docs/benchmarks.md)
 	scripts/bench
 
-scale: ## compare the autoscaling policy with others in a simulation (docs/scaling.md)
-	cargo test --quiet --package operator --test scaling table -- --nocapture
+scale: ## compare the autoscaling policy with others in a simulation, then let a load step be followed on a local cluster (docs/scaling.md)
+	scripts/scale
 
 lint: ## check format, lints, dependencies, scripts, the chart and generated files
 	scripts/lint

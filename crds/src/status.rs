@@ -193,6 +193,9 @@ pub struct AutoscalingStatus {
     /// Partitions in which messages wait and nothing moves.
     #[serde(default)]
     pub stuck_partitions: i64,
+    /// The share of the last seconds that the processors waited for the database to take rows, percent, in tens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_wait_percent: Option<i64>,
 }
 
 /// Why there shall be so many processors. Each is documented in docs/scaling.md.
@@ -233,6 +236,8 @@ pub enum AutoscalingReason {
     AtMaximum,
     /// More are needed and would bring nothing: the database takes no more.
     DatabaseIsTheLimit,
+    /// More are needed and would bring nothing, and the database is not why.
+    NoGain,
     /// Messages wait in partitions that do not move; more processors would not move them.
     PartitionsStuck,
     /// Nothing comes and nothing waits: there are none.

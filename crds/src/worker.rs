@@ -320,6 +320,10 @@ pub struct WorkerStatus {
     /// are left out (processor only).
     #[serde(default)]
     pub positions: BTreeMap<i32, i64>,
+    /// The share of the last ten seconds that it waited for the database to take rows, percent; absent where the kernel does
+    /// not tell (processor only).
+    #[serde(default)]
+    pub database_wait_percent: Option<u8>,
     /// The fields that no column takes, of what was committed since the worker started (processor only).
     #[serde(default)]
     pub unmapped: UnmappedFields,

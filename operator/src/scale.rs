@@ -260,7 +260,14 @@ pub(crate) mod tests {
         let scaling = Scaling::default();
         let mut pipeline = pipeline(&format!("{QUICKSTART}{BUILT_IN}"));
         scaling.follow(&mut pipeline, &with(1));
-        let inputs = Inputs { lag: 7, arrival: 3.5, drained: 2.5, capacity: Some(10.0), stuck: 0 };
+        let inputs = Inputs {
+            lag: 7,
+            arrival: 3.5,
+            drained: 2.5,
+            capacity: Some(10.0),
+            stuck: 0,
+            waiting: Some(0.75),
+        };
         let decision =
             Decision { desired: 2, reason: AutoscalingReason::ScaledUp, message: String::new(), inputs };
         scaling.lock().get_mut(&pipeline.key()).unwrap().decision = Some(decision);
@@ -290,8 +297,9 @@ pub(crate) mod tests {
         scaling.forget(&key);
         scaling.follow(&mut by_hand, &with(5));
         assert_eq!(by_hand.processor.replicas, 3, "within the bounds at once");
-        let partitions = (0..3).map(|index| (index, Partition { end: 0, position: 0 })).collect();
-        let reading = Reading { partitions, replicas: 5, ready: 5, database_refuses: false };
+        let partitions =
+            (0..3).map(|index| (index, Partition { end: 0, position: 0, is_owned: true })).collect();
+        let reading = Reading { partitions, replicas: 5, ready: 5, ..Reading::default() };
         scaling.decide(&key, Some(&reading));
         assert_eq!(scaling.decision(&key).unwrap().desired, 3);
         assert_eq!(changes.try_recv().unwrap(), key);

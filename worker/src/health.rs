@@ -10,6 +10,8 @@ use crds::worker::{
     Component, Retirement, SpoolStatus, SubscriptionStatus, UnmappedFields, WorkerProblem, WorkerStatus,
 };
 
+use crate::waits::Waits;
+
 /// A worker whose data path has not turned for so long is dead.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
 
@@ -20,6 +22,7 @@ pub struct Health(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     status: WorkerStatus,
+    waits: Option<Arc<Waits>>,
     last_turn: Instant,
 }
 
@@ -38,8 +41,10 @@ impl Health {
                 subscriptions: Vec::new(),
                 partitions: Vec::new(),
                 positions: BTreeMap::new(),
+                database_wait_percent: None,
                 unmapped: UnmappedFields::default(),
             },
+            waits: None,
             last_turn: Instant::now(),
         })))
     }
@@ -86,6 +91,11 @@ impl Health {
         self.lock().status.positions = positions;
     }
 
+    /// Where to ask for how long it waits for the database (processor).
+    pub fn set_waits(&self, waits: Arc<Waits>) {
+        self.lock().waits = Some(waits);
+    }
+
     /// The fields that no column takes (processor).
     pub fn set_unmapped(&self, unmapped: UnmappedFields) {
         self.lock().status.unmapped = unmapped;
@@ -103,7 +113,9 @@ impl Health {
 
     /// Everything, as the operator reads it.
     pub fn status(&self) -> WorkerStatus {
-        self.lock().status.clone()
+        let state = self.lock();
+        let database_wait_percent = state.waits.as_ref().and_then(|waits| waits.percent());
+        WorkerStatus { database_wait_percent, ..state.status.clone() }
     }
 
     /// Logs what changed: once, however often the same is said again.

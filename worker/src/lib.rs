@@ -23,3 +23,4 @@ pub mod suspicion;
 pub mod telemetry;
 pub mod topology;
 pub mod transform;
+pub mod waits;

@@ -56,8 +56,12 @@ fn autoscaling(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Opti
         }
         _ => format!("{desired} processors: {}", after.message),
     };
-    let is_in_vain =
-        [AutoscalingReason::DatabaseIsTheLimit, AutoscalingReason::PartitionsStuck].contains(&after.reason);
+    let is_in_vain = [
+        AutoscalingReason::DatabaseIsTheLimit,
+        AutoscalingReason::NoGain,
+        AutoscalingReason::PartitionsStuck,
+    ]
+    .contains(&after.reason);
     let is_news = before.is_some_and(|before| {
         before.desired_replicas != desired || (is_in_vain && before.reason != after.reason)
     });
@@ -134,7 +138,7 @@ fn shorten(text: &str, max_bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use crds::status::{BridgeStatus, SpoolLevel};
+    use crds::status::{AutoscalingStatus, BridgeStatus, ProcessorStatus, SpoolLevel};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -205,6 +209,39 @@ mod tests {
         let failing = [ready, ("PoliciesHealthy", "False", "PolicyFailing", "retention fails")];
         assert_eq!(told(&[ready], &failing), ["Warning PolicyFailing: retention fails"]);
         assert_eq!(told(&failing, &failing), [""; 0]);
+    }
+
+    #[test]
+    fn another_number_of_processors_is_told_and_why_there_are_no_more() {
+        let with = |desired: i32, reason: AutoscalingReason| {
+            let autoscaling = AutoscalingStatus {
+                desired_replicas: desired,
+                reason,
+                message: "so".into(),
+                ..Default::default()
+            };
+            let processor = ProcessorStatus { autoscaling: Some(autoscaling), ..ProcessorStatus::default() };
+            IoTPipelineStatus { processor: Some(processor), ..IoTPipelineStatus::default() }
+        };
+        let told = |before: &IoTPipelineStatus, after: &IoTPipelineStatus| {
+            let told = events(before, after, &[]).pop();
+            told.map(|event| format!("{:?} {}: {}", event.type_, event.reason, event.note.unwrap()))
+        };
+        let [one, more] = [(1, AutoscalingReason::AsNeeded), (3, AutoscalingReason::ScaledUp)]
+            .map(|(desired, reason)| with(desired, reason));
+        assert_eq!(told(&one, &more).unwrap(), "Normal ScaledUp: 3 processors instead of 1: so");
+        assert_eq!(told(&more, &more), None);
+        assert_eq!(told(&with(1, AutoscalingReason::Stabilizing), &one), None, "another reason for the same");
+        assert_eq!(told(&IoTPipelineStatus::default(), &one), None, "the first one");
+        for reason in [
+            AutoscalingReason::DatabaseIsTheLimit,
+            AutoscalingReason::NoGain,
+            AutoscalingReason::PartitionsStuck,
+        ] {
+            let in_vain = with(1, reason);
+            assert_eq!(told(&one, &in_vain).unwrap(), format!("Warning {reason}: 1 processors: so"));
+            assert_eq!(told(&in_vain, &in_vain), None);
+        }
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub struct Outcome {
 pub struct WorkerOutcome {
     /// Whether the workers are told what the spec says; otherwise they keep what they were told before.
     pub is_current: bool,
-    /// Whether the object that runs the pods was written, so that what was read of it before is out of date.
+    /// Whether the object that runs the pods was written, so that what was read of it before is out of date; but for the
+    /// number of the pods.
     pub is_written: bool,
     /// What stands in the way.
     pub problems: Vec<Refusal>,
@@ -317,7 +318,8 @@ async fn apply_worker(
     for child in children {
         match write::apply_child(context, &pipeline.id.namespace, &child).await {
             Ok(()) => {
-                outcome.is_written |= matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
+                let runs_pods = matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
+                outcome.is_written |= runs_pods && !plan.is_only_scaled;
                 whole.changes.extend(plan.repairs.remove(&(child.kind, child.name)).unwrap_or_default());
             }
             Err(error) => {

@@ -6,7 +6,11 @@ use crds::{
     status::Reason,
     worker::Component,
 };
-use k8s_openapi::api::core::v1::ContainerStatus;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::ResourceExt;
 
 use super::{
@@ -28,6 +32,9 @@ pub struct Finding {
 
 /// A worker that says so has started a moment ago.
 const STARTING: &str = "Starting";
+
+/// How long a pod that was added may take to do its work, before that is a trouble.
+const START: SignedDuration = SignedDuration::from_secs(60);
 
 /// Whether one kind of worker does its work. `outcome` is what this reconciliation did to it; `None` where the spec
 /// is refused, so that nothing was done.
@@ -98,6 +105,39 @@ pub fn judge_worker(
             message: format!("{} of {} ready", rollout.ready, rollout.wanted),
         },
     }
+}
+
+/// What there is to say of a worker that did its work before, where all that goes on is that pods are added or removed
+/// while others go on; `None` where something else does. `before` is the condition as it was told before: it was
+/// false from the moment on at which pods were given another template, until the last one had it.
+pub fn judge_scaling(
+    component: Component,
+    workload: &LiveChild,
+    pods: &[WorkerPod],
+    before: Option<&Condition>,
+    now: Timestamp,
+) -> Option<Finding> {
+    let rollout = workload.rollout();
+    let others_work = rollout.wanted > 0 && rollout.ready > 0 && rollout.updated == rollout.existing;
+    let is_new = |pod: &Pod| {
+        let created = pod.metadata.creation_timestamp.as_ref();
+        created.is_some_and(|created| now.duration_since(created.0) < START)
+    };
+    let mut of_this = pods.iter().filter(|pod| pod.component == component).map(|pod| &pod.pod);
+    let all_work =
+        of_this.all(|pod| pod.metadata.deletion_timestamp.is_some() || is_ready(pod) || is_new(pod));
+    let has_worked = before.is_some_and(|before| before.status == "True");
+    (has_worked && others_work && all_work).then(|| Finding {
+        holds: true,
+        reason: Reason::AsSpecified.to_string(),
+        message: format!("{} of {} ready, and the others come or go", rollout.ready, rollout.wanted),
+    })
+}
+
+/// Whether Kubernetes takes a pod for ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 impl Finding {
@@ -174,6 +214,7 @@ fn container_problem(container: &ContainerStatus) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
 
     use super::*;
@@ -251,6 +292,43 @@ mod tests {
             judge(None, &[], None),
         ];
         insta::assert_snapshot!(cases.join("\n"));
+    }
+
+    #[test]
+    fn what_is_only_scaled_goes_on() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let condition = |status: &str| Condition {
+            type_: "BridgeReady".to_owned(),
+            status: status.to_owned(),
+            last_transition_time: Time(now),
+            message: String::new(),
+            observed_generation: None,
+            reason: "AsSpecified".to_owned(),
+        };
+        let pod = |ready: &str, created: i64| {
+            let mut pod = pod(json!({"conditions": [{"type": "Ready", "status": ready}]}), None);
+            pod.pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
+            pod
+        };
+        let judge = |workload: &LiveChild, pods: &[WorkerPod], before: &str| {
+            let before = condition(before);
+            let finding = judge_scaling(Component::Bridge, workload, pods, Some(&before), now);
+            finding.map(|finding| finding.message)
+        };
+        let (works, starts, hangs, old) =
+            (pod("True", 100), pod("False", 995), pod("False", 900), pod("False", 100));
+        let grows = workload(2, 1);
+        let goes_on = Some("1 of 2 ready, and the others come or go".to_owned());
+        assert_eq!(judge(&grows, &[works.clone(), starts.clone()], "True"), goes_on);
+        assert_eq!(judge(&grows, std::slice::from_ref(&works), "True"), goes_on, "its pod is not there yet");
+        assert_eq!(judge(&grows, &[works.clone(), starts.clone()], "False"), None, "it is being rolled");
+        assert_eq!(judge(&grows, &[works.clone(), hangs], "True"), None, "it takes too long");
+        assert_eq!(judge(&grows, &[old, works.clone()], "True"), None, "one of those before fails");
+        assert_eq!(judge(&workload(2, 0), &[starts], "True"), None, "none works");
+        assert_eq!(judge(&workload(0, 0), &[], "True"), None);
+        let mut rolls = workload(2, 1);
+        rolls.object.data["status"]["updatedReplicas"] = 1.into();
+        assert_eq!(judge(&rolls, &[works], "True"), None, "one has another template");
     }
 
     #[test]

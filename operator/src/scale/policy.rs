@@ -11,6 +11,7 @@ mod load;
 mod rates;
 mod rise;
 mod snap;
+mod trial;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,6 +25,7 @@ use self::{
     bounds::Bounds,
     load::{Load, Tick},
     rates::Rates,
+    trial::{Limit, Trial},
 };
 
 /// How long new replicas take to start, join the group and have partitions again: nothing is measured meanwhile, and so
@@ -56,6 +58,9 @@ pub struct Reading {
     pub replicas: i32,
     /// How many of them have partitions and write.
     pub ready: i32,
+    /// The share of the last seconds, from 0 to 1, that they waited for the database to take rows; `None` where they do
+    /// not know.
+    pub waiting: Option<f64>,
     /// Whether replicas say that the database does not take what they have.
     pub database_refuses: bool,
 }
@@ -67,6 +72,8 @@ pub struct Partition {
     pub end: i64,
     /// The offset of the next record to become rows.
     pub position: i64,
+    /// Whether a replica that runs has it.
+    pub is_owned: bool,
 }
 
 /// What was decided, why, and from what.
@@ -95,6 +102,8 @@ pub struct Inputs {
     pub capacity: Option<f64>,
     /// Partitions with a lag that does not move.
     pub stuck: usize,
+    /// The share of the last seconds that replicas waited for the database, from 0 to 1; `None` where they do not know.
+    pub waiting: Option<f64>,
 }
 
 /// The decisions about one pipeline, one after the other.
@@ -120,20 +129,8 @@ pub struct Policy {
     /// The last step down.
     fall: Option<Fall>,
     taken_back: Option<TakenBack>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Trial {
-    from: i32,
-    rate_before: f64,
-}
-
-/// More replicas than `replicas` bring nothing.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    since: Duration,
-    replicas: i32,
-    rate: f64,
+    /// For how much of the time replicas wait for the database.
+    waiting: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +163,7 @@ impl Policy {
             limit: None,
             fall: None,
             taken_back: None,
+            waiting: None,
         }
     }
 
@@ -178,9 +176,11 @@ impl Policy {
     pub fn decide(&mut self, now: Duration, reading: Option<&Reading>, settings: &Settings) -> Decision {
         let Some(reading) = reading.filter(|reading| !reading.partitions.is_empty()) else {
             self.load.interrupt();
+            self.waiting = None;
             return self
                 .say(Reason::SignalMissing, "Kafka or a processor does not tell how far it is".to_owned());
         };
+        self.waiting = reading.waiting;
         let is_running = reading.ready > 0 && self.is_settled(now, reading);
         let tick = self.load.observe(now, reading, is_running);
         if let (true, Some(tick)) = (is_running, &tick) {
@@ -343,6 +343,7 @@ impl Policy {
             drained: self.load.mean_drained(),
             capacity: self.rates.total(self.desired, self.load.partitions()),
             stuck: self.load.stuck(),
+            waiting: self.waiting,
         };
         Decision { desired: self.desired, reason, message, inputs }
     }

@@ -5,7 +5,7 @@
 //! it and it cannot change. So the database is not asked every second.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use super::{
     Target,
     policy::{Partition, Reading},
 };
-use crate::{context::Context, kafka::Watermarks, memory::PipelineKey};
+use crate::{context::Context, kafka::Watermarks, memory::PipelineKey, reconcile::health::is_ready};
 
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -84,10 +84,13 @@ async fn look(key: &PipelineKey, target: &Target, context: &Context) {
     let reading = match (watermarks, reports) {
         (Ok(watermarks), Some(reports)) => {
             let reported = reports.iter().flat_map(|report| report.positions.clone()).collect();
+            let owned = reports.iter().flat_map(|report| report.partitions.clone()).collect();
+            let writing = || reports.iter().filter(|report| report.ready && !report.partitions.is_empty());
             context.scaling.positions(key, reported).map(|positions| Reading {
-                partitions: partitions(&watermarks, &positions, &target.start_from),
+                partitions: partitions(&watermarks, &positions, &owned, &target.start_from),
                 replicas: target.replicas,
-                ready: reports.iter().filter(|report| report.ready).count().try_into().unwrap_or(i32::MAX),
+                ready: writing().count().try_into().unwrap_or(i32::MAX),
+                waiting: mean_wait(writing()),
                 database_refuses: reports.iter().any(database_refuses),
             })
         }
@@ -112,25 +115,28 @@ async fn ask(pods: &[Pod], context: &Context) -> Option<Vec<WorkerStatus>> {
     (!is_missing).then(|| answers.into_iter().filter_map(|(_, report)| report).collect())
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
 fn database_refuses(report: &WorkerStatus) -> bool {
     let problem = report.problem.as_ref();
     !report.ready && problem.is_some_and(|problem| problem.reason.starts_with(DATABASE))
+}
+
+/// For how much of their time processors wait for the database, from 0 to 1; `None` where one does not know.
+fn mean_wait<'a>(processors: impl Iterator<Item = &'a WorkerStatus>) -> Option<f64> {
+    let percents: Vec<_> = processors.map(|report| report.database_wait_percent).collect::<Option<_>>()?;
+    let sum: f64 = percents.iter().copied().map(f64::from).sum();
+    (!percents.is_empty()).then(|| sum / percents.len() as f64 / 100.0)
 }
 
 /// Where each partition stands.
 fn partitions(
     watermarks: &BTreeMap<i32, Watermarks>,
     positions: &BTreeMap<i32, i64>,
+    owned: &BTreeSet<i32>,
     start_from: &StartFrom,
 ) -> BTreeMap<i32, Partition> {
     let stand = |(partition, watermarks): (&i32, &Watermarks)| {
         let position = watermarks.next_offset(positions.get(partition).copied(), start_from);
-        (*partition, Partition { end: watermarks.high, position })
+        (*partition, Partition { end: watermarks.high, position, is_owned: owned.contains(partition) })
     };
     watermarks.iter().map(stand).collect()
 }
@@ -147,11 +153,29 @@ mod tests {
             (0..).zip([(0, 10), (8, 10), (2, 10)].map(|(low, high)| Watermarks { low, high })).collect();
         let positions = BTreeMap::from([(0, 7), (1, 5)]);
         let stand = |start_from| {
-            let partitions = partitions(&watermarks, &positions, &start_from);
+            let partitions = partitions(&watermarks, &positions, &BTreeSet::from([1]), &start_from);
+            assert_eq!(partitions.values().map(|one| one.is_owned).collect::<Vec<_>>(), [false, true, false]);
             partitions.values().map(|partition| partition.position).collect::<Vec<_>>()
         };
         assert_eq!(stand(StartFrom::Earliest), [7, 8, 2]);
         assert_eq!(stand(StartFrom::Latest), [7, 8, 10]);
+    }
+
+    #[test]
+    fn the_wait_for_the_database_is_known_where_each_processor_knows_it() {
+        let mean = |percents: &[Option<u8>]| {
+            let report = |percent: &Option<u8>| {
+                let report = json!({
+                    "component": "processor", "version": "1", "ready": true, "problem": null,
+                    "databaseWaitPercent": percent,
+                });
+                serde_json::from_value(report).unwrap()
+            };
+            let reports: Vec<WorkerStatus> = percents.iter().map(report).collect();
+            mean_wait(reports.iter())
+        };
+        assert_eq!(mean(&[Some(90), Some(70)]), Some(0.8));
+        assert_eq!((mean(&[Some(90), None]), mean(&[])), (None, None));
     }
 
     #[test]

@@ -164,12 +164,15 @@ impl Collector for Decisions {
             let labels = [("namespace", namespace.as_str()), ("pipeline", pipeline), ("reason", reason)];
             ConstGauge::new(i64::from(decision.desired)).encode(family.encode_family(&labels)?)?;
         }
-        let figures: [(&str, &str, Figure); 5] = [
+        let figures: [(&str, &str, Figure); 6] = [
             ("lag_messages", "Messages that wait in partitions that move", |inputs| Some(inputs.lag as f64)),
             ("arrival_rate", "Messages a second that come", |inputs| Some(inputs.arrival)),
             ("drained_rate", "Messages a second that become rows", |inputs| Some(inputs.drained)),
             ("capacity_rate", "Messages a second that the processors can take", |inputs| inputs.capacity),
             ("stuck_partitions", "Partitions that do not move", |inputs| Some(inputs.stuck as f64)),
+            ("database_wait_ratio", "Share of the time that processors wait for the database", |inputs| {
+                inputs.waiting
+            }),
         ];
         for (name, help, figure) in figures {
             let name = format!("autoscaling_{name}");

@@ -80,6 +80,34 @@ async fn what_is_scaled_by_hand_is_scaled_back() {
 }
 
 #[tokio::test]
+async fn a_pipeline_that_is_only_scaled_stays_ready() {
+    let world = World::at_rest(&scaled("{replicas: 1}")).await;
+    for wanted in [3, 2] {
+        world.edit(|spec| spec["processor"]["replicas"] = json!(wanted));
+        world.reconcile().await.unwrap();
+        assert_eq!((replicas(&world), world.condition("Ready").as_str()), (wanted, "True AsSpecified"));
+        // The Deployment has not come to it yet.
+        world.reconcile().await.unwrap();
+        assert_eq!(world.condition("Ready"), "True AsSpecified", "{wanted}");
+        world.settle_workers();
+        world.reconcile().await.unwrap();
+        assert_eq!(world.message("ProcessorReady"), format!("{wanted} of {wanted} ready"));
+    }
+    // Other pods are something else, and so is none.
+    world.edit(|spec| {
+        spec["processor"] = json!({"replicas": 3, "resources": {"limits": {"memory": "1Gi"}}});
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Ready"), "False Progressing");
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Ready"), "True AsSpecified");
+    world.edit(|spec| spec["suspend"] = json!("Processor"));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Ready"), "False Progressing");
+}
+
+#[tokio::test]
 async fn advice_changes_nothing_but_the_status() {
     let world = World::at_rest(&scaled("{mode: Advise, replicas: 1, minReplicas: 2, maxReplicas: 3}")).await;
     assert_eq!(world.watch_load(Duration::from_millis(100)).await, 1);

@@ -142,13 +142,28 @@ fn a_partition_that_was_stuck_before_the_operator_started_starts_nothing() {
     for second in 1..300 {
         // 300 a second come into each; the processor catches up with twice as many.
         let end = second * 300;
-        let moving = Partition { end, position: end.min(second * 600 - 9_000) };
-        let stuck = Partition { end, position: -500_000 };
+        let moving = Partition { end, position: end.min(second * 600 - 9_000), is_owned: true };
+        let stuck = Partition { end, position: -500_000, is_owned: true };
         let partitions = (0..12).map(|index| (index, if index == 5 { stuck } else { moving })).collect();
-        let reading = Reading { partitions, replicas: 1, ready: 1, database_refuses: false };
+        let reading = Reading { partitions, replicas: 1, ready: 1, ..Reading::default() };
         let decision = policy.decide(Duration::from_secs(second.unsigned_abs()), Some(&reading), &settings);
         assert_eq!(decision.desired, 1, "{second}: {decision:?}");
     }
+}
+
+#[test]
+fn partitions_without_traffic_are_no_reason_for_more() {
+    let (outcome, scaler) = built_in(&scenarios::few_keys());
+    let tries = outcome.changes().iter().filter(|(_, from, to)| to > from && *to > 3).count();
+    assert_eq!(tries, 1, "{:?}", outcome.changes());
+    assert!(said(&scaler, Reason::NoGain) && !said(&scaler, Reason::DatabaseIsTheLimit));
+    let half_an_hour_later = outcome.replicas[2400];
+    assert!(half_an_hour_later <= 3, "{:?}", outcome.changes());
+
+    // What two can do is done by two.
+    let arrival = |second| if second > 600 { 8_000.0 } else { 2_000.0 };
+    let (outcome, _) = built_in(&Scenario { arrival, ..scenarios::few_keys() });
+    assert_eq!((outcome.late_seconds, outcome.turns()), (0, 0), "{:?}", outcome.changes());
 }
 
 #[test]
@@ -167,6 +182,66 @@ fn a_database_that_is_the_limit_gets_one_try() {
     assert!(tries <= 1, "{:?}", outcome.changes());
     let back = next_change(&outcome, 3600).unwrap();
     assert!(back.0 < 3610, "once the database is faster, the lag is drained: {:?}", outcome.changes());
+}
+
+#[test]
+fn replicas_that_take_a_while_to_get_going_are_waited_for() {
+    let scenario = scenarios::slow_start();
+    let (outcome, scaler) = built_in(&scenario);
+    assert!(!said(&scaler, Reason::DatabaseIsTheLimit), "{:?}", outcome.changes());
+    let (at, to) = next_change(&outcome, 60).unwrap();
+    assert!(at <= 63 && to == 3, "{:?}", outcome.changes());
+    assert_eq!(outcome.turns(), 1, "up, and down once nothing waits: {:?}", outcome.changes());
+}
+
+#[test]
+fn the_database_is_blamed_where_processors_wait_for_it_or_more_bring_nothing() {
+    // Less than one and a half replicas' worth is taken, by the database or by something else.
+    let limited = |ceiling, tells_waits, database| {
+        let scenario = Scenario { ceiling, tells_waits, replicas: 1, ..scenarios::slow_database() };
+        let mut scaler = BuiltIn::new(scenario.settings, scenario.replicas);
+        // What the processors say of their waits, where it is not the database.
+        let says = |reading: &Reading| Reading { waiting: reading.waiting.map(|_| 0.2), ..reading.clone() };
+        struct Telling<'a>(&'a mut BuiltIn, Option<&'a dyn Fn(&Reading) -> Reading>);
+        impl Scaler for Telling<'_> {
+            fn decide(&mut self, second: u64, reading: &Reading) -> i32 {
+                let told = self.1.map_or_else(|| reading.clone(), |says| says(reading));
+                self.0.decide(second, &told)
+            }
+        }
+        let outcome = run(&scenario, &mut Telling(&mut scaler, if database { None } else { Some(&says) }));
+        let reasons = [Reason::DatabaseIsTheLimit, Reason::NoGain].map(|reason| said(&scaler, reason));
+        (reasons, outcome)
+    };
+    let nothing_more: fn(u64) -> f64 = |_| 5_100.0;
+    let a_third_more: fn(u64) -> f64 = |_| 6_600.0;
+    assert_eq!(limited(nothing_more, true, true).0, [true, false]);
+    assert_eq!(limited(nothing_more, true, false).0, [false, true], "the processors do not wait for it");
+    assert_eq!(limited(nothing_more, false, true).0, [true, false], "they do not tell, but it is clear");
+    let (reasons, outcome) = limited(a_third_more, true, false);
+    assert_eq!(reasons, [false, true], "{:?}", outcome.changes());
+    assert!(outcome.replicas.iter().max() <= Some(&12));
+}
+
+#[test]
+fn a_partition_that_changes_hands_is_not_stuck() {
+    let settings = Settings { min: 2, max: 2, target_drain: Duration::from_secs(30) };
+    let mut policy = Policy::new(2, Duration::ZERO);
+    let mut said = Vec::new();
+    for second in 1..400_i64 {
+        // All partitions change hands every 40 seconds: nobody has them for 12, and whoever then has them begins 11 later.
+        let phase = second % 40;
+        let position = second / 40 * 1_700 + (phase - 22).max(0) * 100;
+        let partition = Partition { end: position + 3_000, position, is_owned: phase >= 12 };
+        let partitions = (0..6).map(|index| (index, partition)).collect();
+        let reading = Reading { partitions, replicas: 2, ready: 2, ..Reading::default() };
+        let decision = policy.decide(Duration::from_secs(second.unsigned_abs()), Some(&reading), &settings);
+        said.push((second, decision.reason, decision.inputs.stuck));
+    }
+    assert!(
+        said.iter().all(|(_, reason, stuck)| *reason != Reason::PartitionsStuck && *stuck == 0),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -201,8 +276,10 @@ fn without_a_signal_everything_stays() {
     }
     // A database that takes nothing is no reason for more either, nor for fewer.
     for second in 2000..4000 {
-        let partitions = (0..6).map(|index| (index, Partition { end: second * 1000, position: 0 })).collect();
-        let reading = Reading { partitions, replicas: 3, ready: 0, database_refuses: true };
+        let waits = Partition { end: second * 1000, position: 0, is_owned: true };
+        let partitions = (0..6).map(|index| (index, waits)).collect();
+        let reading =
+            Reading { partitions, replicas: 3, ready: 0, database_refuses: true, ..Reading::default() };
         let decision = policy.decide(Duration::from_secs(second as u64), Some(&reading), &settings);
         assert_eq!((decision.desired, decision.reason), (3, Reason::DatabaseIsTheLimit));
     }

@@ -15,11 +15,14 @@ fn base(name: &'static str, seconds: u64, arrival: fn(u64) -> f64) -> Scenario {
         seconds,
         partitions: 12,
         replica_rate: 5000.0,
+        slow_start: 0.0,
         settings: Settings { min: 1, max: 12, target_drain: Duration::from_secs(30) },
         replicas: 1,
         arrival,
+        active: 12,
         noise: 0.1,
         ceiling: |_| f64::INFINITY,
+        tells_waits: true,
         stuck: |_| None,
         seed: 7,
     }
@@ -65,6 +68,21 @@ pub fn stuck() -> Scenario {
     Scenario { stuck, ..base("stuck partition", 2 * HOUR, |_| 4_000.0) }
 }
 
+/// Much waits at once, and new replicas take most of a minute to get going: as seen of pods with a fiftieth of a processor.
+pub fn slow_start() -> Scenario {
+    let arrival = |second| if second == MINUTE { 88_000.0 } else { 200.0 };
+    let mut scenario = base("slow start", HOUR, arrival);
+    (scenario.partitions, scenario.settings.max) = (6, 3);
+    (scenario.replica_rate, scenario.slow_start) = (2_000.0, 45.0);
+    scenario
+}
+
+/// Few keys: all comes into two of the partitions, and more than two replicas can do nothing about it.
+pub fn few_keys() -> Scenario {
+    let arrival = |second| if (10 * MINUTE..70 * MINUTE).contains(&second) { 12_000.0 } else { 2_000.0 };
+    Scenario { active: 2, ..base("two busy partitions", 2 * HOUR, arrival) }
+}
+
 /// The database takes 6,000 rows a second, and more comes for an hour and a half.
 pub fn slow_database() -> Scenario {
     let arrival = |second| if (10 * MINUTE..100 * MINUTE).contains(&second) { 8_000.0 } else { 2_000.0 };
@@ -95,6 +113,8 @@ pub fn all() -> Vec<Scenario> {
         minutely(),
         bursts(),
         stuck(),
+        few_keys(),
+        slow_start(),
         slow_database(),
         slower_database(),
         idle(),

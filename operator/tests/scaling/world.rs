@@ -49,15 +49,22 @@ pub struct Scenario {
     pub partitions: usize,
     /// Records a second of one replica.
     pub replica_rate: f64,
+    /// How long a new replica takes to come from a tenth of that to all of it, seconds: little of a processor, cold
+    /// connections.
+    pub slow_start: f64,
     pub settings: Settings,
     /// Replicas at the beginning.
     pub replicas: i32,
     /// Records a second that come.
     pub arrival: fn(u64) -> f64,
+    /// Over how many of the partitions it is spread; the others are idle.
+    pub active: usize,
     /// By how much that varies from second to second, as a share.
     pub noise: f64,
     /// Rows a second that the database takes, of all replicas together.
     pub ceiling: fn(u64) -> f64,
+    /// Whether the replicas tell for how much of the time they wait for the database.
+    pub tells_waits: bool,
     /// The partition that does not move, if one does not.
     pub stuck: fn(u64) -> Option<usize>,
     pub seed: u64,
@@ -107,6 +114,12 @@ struct Queue {
     position: f64,
 }
 
+impl Queue {
+    fn waits(&self) -> f64 {
+        (self.end - self.position).max(0.0)
+    }
+}
+
 struct World<'a> {
     scenario: &'a Scenario,
     queues: Vec<Queue>,
@@ -114,6 +127,8 @@ struct World<'a> {
     pods: Vec<f64>,
     members: usize,
     paused_until: f64,
+    /// For how much of the last second the replicas waited for the database.
+    waiting: f64,
     random: u64,
 }
 
@@ -152,16 +167,17 @@ pub fn run(scenario: &Scenario, scaler: &mut dyn Scaler) -> Outcome {
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let queues = (0..scenario.partitions).map(|_| Queue { end: 0.0, position: 0.0 }).collect();
-        let pods = vec![-1.0; scenario.replicas as usize];
+        let pods = vec![-1.0 - scenario.slow_start; scenario.replicas as usize];
         let (members, random) = (pods.len(), scenario.seed);
-        Self { scenario, queues, pods, members, paused_until: 0.0, random }
+        Self { scenario, queues, pods, members, paused_until: 0.0, waiting: 0.0, random }
     }
 
     /// What comes is spread evenly. Answers how much of it came into partitions that are not stuck.
     fn arrive(&mut self, second: u64, stuck: Option<usize>, factor: f64) -> f64 {
-        let each = (self.scenario.arrival)(second) * factor / self.queues.len() as f64;
+        let active = self.scenario.active.min(self.queues.len());
+        let each = (self.scenario.arrival)(second) * factor / active as f64;
         let mut came = 0.0;
-        for (index, queue) in self.queues.iter_mut().enumerate() {
+        for (index, queue) in self.queues.iter_mut().enumerate().take(active) {
             queue.end += each;
             came += if stuck == Some(index) { 0.0 } else { each };
         }
@@ -177,23 +193,36 @@ impl<'a> World<'a> {
         if now < self.paused_until || members == 0 {
             return 0.0;
         }
-        let mut left: Vec<f64> = vec![self.scenario.replica_rate; members];
+        let mut left: Vec<f64> = self.pods[..members].iter().map(|begun| self.rate(now - begun)).collect();
         let mut takes = vec![0.0; self.queues.len()];
-        for _ in 0..2 {
-            for (index, queue) in self.queues.iter().enumerate().filter(|(index, _)| stuck != Some(*index)) {
-                let own = (index..self.queues.len()).step_by(members).count() as f64;
-                let share = left[index % members] / own.max(1.0);
-                let take = share.min(queue.end - queue.position - takes[index]).max(0.0);
-                takes[index] += take;
-                left[index % members] -= take;
+        // Each shares what it can do among its partitions, and what one does not need among the others.
+        for (member, left) in left.iter_mut().enumerate() {
+            let own = (member..self.queues.len()).step_by(members).filter(|index| stuck != Some(*index));
+            let mut waiting: Vec<_> = own.collect();
+            waiting.sort_by(|a, b| self.queues[*a].waits().total_cmp(&self.queues[*b].waits()));
+            let mut others = waiting.len();
+            for index in waiting {
+                takes[index] = self.queues[index].waits().min(*left / others as f64);
+                *left -= takes[index];
+                others -= 1;
             }
         }
         let total: f64 = takes.iter().sum();
         let factor = ((self.scenario.ceiling)(second) / total.max(1.0)).min(1.0);
+        // One that has less to do, or computes for longer, waits for less.
+        let at_best = self.scenario.replica_rate * members as f64;
+        self.waiting = if factor < 1.0 { 0.95 } else { 0.4 * total / at_best };
         for (queue, take) in self.queues.iter_mut().zip(&takes) {
             queue.position += take * factor;
         }
         total * factor
+    }
+
+    /// Records a second of a replica that has been a member for so long.
+    fn rate(&self, age: f64) -> f64 {
+        let begun =
+            if self.scenario.slow_start > 0.0 { (age / self.scenario.slow_start).min(1.0) } else { 1.0 };
+        self.scenario.replica_rate * (0.1 + 0.9 * begun)
     }
 
     fn scale(&mut self, second: u64, replicas: i32) {
@@ -205,12 +234,17 @@ impl<'a> World<'a> {
     }
 
     fn reading(&self, second: u64) -> Reading {
-        let partition = |queue: &Queue| Partition { end: queue.end as i64, position: queue.position as i64 };
+        let partition = |queue: &Queue| Partition {
+            end: queue.end as i64,
+            position: queue.position as i64,
+            is_owned: self.members > 0 && self.paused_until <= second as f64,
+        };
         let ready = self.pods.iter().filter(|ready_at| **ready_at <= second as f64).count();
         Reading {
             partitions: (0..).zip(self.queues.iter().map(partition)).collect(),
             replicas: self.pods.len() as i32,
             ready: ready as i32,
+            waiting: (self.scenario.tells_waits && ready > 0).then_some(self.waiting),
             database_refuses: false,
         }
     }

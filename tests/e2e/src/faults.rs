@@ -1,7 +1,7 @@
 //! The proof of delivery: a pipeline under load, one fault, and a comparison of everything that was published with
 //! everything that is there afterwards. Each fault has a namespace, a topic and a table of its own.
 
-mod account;
+pub(crate) mod account;
 mod api_server;
 mod away;
 mod catalogue;

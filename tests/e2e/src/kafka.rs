@@ -91,6 +91,37 @@ impl Kafka {
             .with_whatever_context(|_| format!("failed to read the ends of the topic {topic}"))
     }
 
+    /// How many records of a topic come after the offsets of a consumer group, as scalers by lag see it: all of a partition
+    /// where it has none.
+    ///
+    /// # Errors
+    /// Fails where there is no such topic.
+    pub async fn lag_of_group(&self, topic: &str, group: &str) -> Result<u64> {
+        let ends = self.ends(topic).await?;
+        let (name, group) = (topic.to_owned(), group.to_owned());
+        let committed = spawn_blocking(move || {
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", BOOTSTRAP_SERVERS)
+                .set("group.id", &group)
+                .create()?;
+            let mut partitions = TopicPartitionList::new();
+            for partition in ends.keys() {
+                partitions.add_partition(&name, *partition);
+            }
+            let committed = consumer.committed_offsets(partitions, TIMEOUT)?;
+            let behind = committed.elements().into_iter().map(|partition| {
+                let end = ends.get(&partition.partition()).copied().unwrap_or(0);
+                let Offset::Offset(offset) = partition.offset() else { return end };
+                (end - offset).max(0)
+            });
+            Ok::<i64, rdkafka::error::KafkaError>(behind.sum())
+        });
+        let lag = committed.await.whatever_context("failed to wait for Kafka")?;
+        let lag =
+            lag.with_whatever_context(|_| format!("failed to read the offsets of a group of {topic}"))?;
+        Ok(lag.unsigned_abs())
+    }
+
     /// How many records a topic holds that was never trimmed.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What the end-to-end tests, the demo, the benchmark and the proof of delivery are made of: a simulated fleet of devices, and a harness
+//! What the end-to-end tests, the demo, the benchmark and the proofs of delivery and of scaling are made of: a simulated fleet of devices, and a harness
 //! around a real cluster with Kafka, TimescaleDB and Mosquitto.
 
 pub mod backends;
@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod mqtt;
 pub mod pods;
 pub mod report;
+pub mod scale;
 pub mod scenario;
 pub mod volume;
 pub mod wait;

@@ -46,6 +46,7 @@ use crate::{
     suspicion::Suspicion,
     telemetry::chain,
     transform::Transform,
+    waits::Waits,
 };
 
 /// How often to look whether the clients are to be replaced.
@@ -152,6 +153,8 @@ impl Processor {
         };
         let (end, ended) = shutdown::channel();
         let limit = Arc::new(RowLimit::default());
+        let waits = Arc::new(Waits::default());
+        self.context.health.set_waits(Arc::clone(&waits));
         let repeats = Repeats::new(self.transform.clone(), &self.config.table);
         let keeps_messages = !self.config.table.unique_by.is_empty() && repeats.need_messages();
         let writer = Writer {
@@ -176,6 +179,7 @@ impl Processor {
             readiness: Arc::clone(&self.readiness),
             metrics: self.metrics.clone(),
             unmapped: Arc::clone(&self.unmapped),
+            waits,
             shutdown: ended,
         };
         let (full_sender, full_receiver) = unbounded_channel();

@@ -3,6 +3,8 @@
 
 use std::{thread, time::Duration};
 
+use crds::worker::WorkerStatus;
+
 use crate::harness::{Scenario, under_load};
 
 const PARTITIONS: i32 = 6;
@@ -40,6 +42,21 @@ fn processors_are_added_and_removed() {
         third.kill();
     });
     scenario.assert_each_once(total);
+}
+
+#[test]
+fn a_processor_tells_for_how_long_it_waits_for_the_database() {
+    let scenario = Scenario::new("waits", 1);
+    let processor = scenario.start_ready();
+    let waits = |status: &WorkerStatus| status.database_wait_percent;
+    scenario.with_locked_table(|| {
+        let records = scenario.producer();
+        records.send_events(0..100, 1);
+        records.flush();
+        processor.wait_for("held up", |status| waits(status).is_some_and(|percent| percent >= 60));
+    });
+    scenario.assert_each_once(100);
+    processor.wait_for("held up no more", |status| waits(status).is_some_and(|percent| percent < 10));
 }
 
 #[test]

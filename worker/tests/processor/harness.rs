@@ -20,12 +20,14 @@ use crds::{
     },
 };
 use rdkafka::{
-    ClientConfig, TopicPartitionList,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+    topic_partition_list::TopicPartitionListElem,
 };
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, Row,
@@ -112,8 +114,25 @@ impl Scenario {
     /// Deletes the records of partition 0 before an offset, as retention would.
     pub fn delete_records(&self, before: i64) {
         let mut offsets = TopicPartitionList::new();
-        offsets.add_partition_offset(&self.name, 0, rdkafka::Offset::Offset(before)).unwrap();
+        offsets.add_partition_offset(&self.name, 0, Offset::Offset(before)).unwrap();
         self.runtime.block_on(self.admin().delete_records(&offsets, &AdminOptions::new())).unwrap();
+    }
+
+    /// What lag tools see of the consumer group: the offset of each partition, where there is one.
+    pub fn group_offsets(&self, partitions: i32) -> Vec<Option<i64>> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", kafka_address())
+            .set("group.id", &self.config.consumer_group)
+            .create()
+            .unwrap();
+        let mut topic = TopicPartitionList::new();
+        topic.add_partition_range(&self.name, 0, partitions - 1);
+        let committed = consumer.committed_offsets(topic, PATIENCE).unwrap();
+        let offset = |partition: &TopicPartitionListElem<'_>| match partition.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        committed.elements().iter().map(offset).collect()
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

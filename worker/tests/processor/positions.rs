@@ -26,6 +26,26 @@ fn a_position_that_someone_moved_is_followed() {
 }
 
 #[test]
+fn positions_are_shown_as_offsets_of_the_consumer_group() {
+    let scenario = Scenario::new("shown", 2);
+    let processor = scenario.start_ready();
+    let records = scenario.producer();
+    records.send_events(0..100, 2);
+    records.flush();
+    scenario.assert_each_once(100);
+    let shown = [Some(50), Some(50)];
+    wait_until(|| scenario.group_offsets(2) == shown).unwrap_or_else(|()| {
+        panic!("the group's offsets are {:?}", scenario.group_offsets(2));
+    });
+    // A scaler by lag sees none either once another processor has them.
+    processor.terminate();
+    let _other = scenario.start_ready();
+    records.send_events(100..120, 2);
+    records.flush();
+    wait_until(|| scenario.group_offsets(2) == [Some(60), Some(60)]).unwrap();
+}
+
+#[test]
 fn positions_do_not_depend_on_the_consumer_group() {
     let mut scenario = Scenario::new("group", 2);
     let records = scenario.producer();

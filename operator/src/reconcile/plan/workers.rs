@@ -11,7 +11,7 @@ use crate::{
     change::{Change, Refusal},
     pipeline::{Pipeline, Worker},
     reconcile::{
-        drift::{differs, repairs_of_child},
+        drift::{changes_of_child, differs, repairs_of_child},
         fetch::{LiveChild, Workers},
     },
 };
@@ -23,6 +23,8 @@ pub struct WorkerPlan {
     pub keep: Vec<Child>,
     /// What to write only once the stores are as the workers will expect them: a first configuration or another.
     pub roll: Vec<Child>,
+    /// Whether the pods stay as they are and there are only more of them or fewer, of some: those that stay go on.
+    pub is_only_scaled: bool,
     /// What writing these undoes of what somebody did by hand, by kind and name.
     pub repairs: BTreeMap<(ChildKind, String), Vec<Change>>,
     /// Objects in the way.
@@ -61,6 +63,9 @@ pub fn plan_worker(
             Some(Ownership::Going) => plan.problems.push(on_its_way_out(&child)),
             Some(Ownership::Ours) if !live.is_some_and(|live| is_drifted(&child, live)) => {}
             Some(Ownership::Ours) | None => {
+                if child.kind == workload_kind(component) {
+                    plan.is_only_scaled = live.is_some_and(|live| is_only_scaled(&child, live));
+                }
                 let repairs = repairs_of_child(&child, live, is_applied);
                 plan.repairs.insert((child.kind, child.name.clone()), repairs);
                 let is_for_the_pods =
@@ -80,6 +85,12 @@ fn is_drifted(child: &Child, live: &LiveChild) -> bool {
     // An object that cannot be written as JSON is compared with nothing, and so repaired.
     let live = serde_json::to_value(&live.object).unwrap_or_default();
     differs(&child.object, &live)
+}
+
+/// Whether a workload of some pods becomes one of more or fewer of the same.
+fn is_only_scaled(child: &Child, live: &LiveChild) -> bool {
+    let has_some = live.rollout().wanted > 0 && child.object["spec"]["replicas"] != 0;
+    has_some && changes_of_child(child, Some(live)).iter().all(|change| change.field == "spec.replicas")
 }
 
 /// Everything of this pipeline that the plan does not name. A configuration goes only when no pod can need it any
@@ -221,6 +232,31 @@ mod tests {
         let plan = plan_bridge(&other_filter, &workers);
         assert_eq!(names(&plan.keep), [""; 0]);
         assert_eq!(plan.roll.len(), 2, "{plan:?}");
+    }
+
+    #[test]
+    fn only_another_number_of_pods_leaves_the_others_alone() {
+        let plan = |before: i64, spec: &str| {
+            let pipeline = pipeline(&format!("{QUICKSTART}{spec}"));
+            let mut world = children(&pipeline);
+            for child in &mut world {
+                if child.kind == ChildKind::Deployment {
+                    child.object.data["spec"]["replicas"] = json!(before);
+                }
+            }
+            let workers = workers(world);
+            plan_worker(&pipeline, &pipeline.processor, &workers, &worker_settings(), true).unwrap()
+        };
+        let three = "  processor: {replicas: 3}\n";
+        assert!(plan(2, three).is_only_scaled && plan(5, three).is_only_scaled);
+        assert!(!plan(3, three).is_only_scaled, "nothing is written");
+        assert!(!plan(0, three).is_only_scaled, "there was none that could go on");
+        assert!(!plan(3, "  suspend: Processor\n").is_only_scaled, "there will be none");
+        let others = "  processor: {replicas: 2, resources: {limits: {memory: 1Gi}}}\n";
+        let before = workers(children(&pipeline(&format!("{QUICKSTART}{others}"))));
+        let after = pipeline(&format!("{QUICKSTART}{three}"));
+        let plan = plan_worker(&after, &after.processor, &before, &worker_settings(), true).unwrap();
+        assert!(!plan.is_only_scaled && !plan.keep.is_empty(), "the pods become others too");
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::scale::policy::Decision;
 /// A figure is told anew where it is further from what was told than this share of it: rates are never twice the same.
 const NEWS: f64 = 0.25;
 
+/// A share of the time is told anew where it differs by more than so many points.
+const MORE_WAITING: i64 = 30;
+
 /// What was decided; as it was told before, where nothing is known or nothing is news.
 pub(super) fn autoscaling(
     decision: Option<&Decision>,
@@ -25,6 +28,7 @@ pub(super) fn autoscaling(
         drained_rate: coarse(inputs.drained),
         capacity_rate: inputs.capacity.map(coarse),
         stuck_partitions: i64::try_from(inputs.stuck).unwrap_or(i64::MAX),
+        database_wait_percent: inputs.waiting.map(|share| (share * 10.0).round() as i64 * 10),
     };
     Some(before.filter(|before| says_the_same(before, &status)).unwrap_or(status))
 }
@@ -37,10 +41,12 @@ fn says_the_same(before: &AutoscalingStatus, after: &AutoscalingStatus) -> bool 
         |(before, after): (i64, i64)| (after - before).abs() as f64 <= NEWS * before.max(after) as f64;
     // What is on its way from Kafka to the table within two seconds is no lag.
     let is_flowing = |status: &AutoscalingStatus| status.lag_messages <= 2 * status.arrival_rate;
+    let waits = |status: &AutoscalingStatus| status.database_wait_percent.unwrap_or_default();
     before.desired_replicas == after.desired_replicas
         && before.reason == after.reason
         && before.stuck_partitions == after.stuck_partitions
         && before.capacity_rate.is_some() == after.capacity_rate.is_some()
+        && (waits(before) - waits(after)).abs() <= MORE_WAITING
         && figures(before).into_iter().zip(figures(after)).all(is_near)
         && ((is_flowing(before) && is_flowing(after)) || is_near((before.lag_messages, after.lag_messages)))
 }
@@ -53,7 +59,14 @@ mod tests {
     use crate::scale::policy::Inputs;
 
     fn told(desired: i32, arrival: f64, lag: i64, before: Option<AutoscalingStatus>) -> AutoscalingStatus {
-        let inputs = Inputs { lag, arrival, drained: arrival, capacity: Some(10_400.0), stuck: 0 };
+        let inputs = Inputs {
+            lag,
+            arrival,
+            drained: arrival,
+            capacity: Some(10_400.0),
+            stuck: 0,
+            waiting: Some(0.37),
+        };
         let (reason, message) = (AutoscalingReason::AsNeeded, format!("{arrival} come"));
         autoscaling(Some(&Decision { desired, reason, message, inputs }), before).unwrap()
     }
@@ -62,6 +75,7 @@ mod tests {
     fn a_load_that_stays_is_told_once() {
         let first = told(2, 8_123.4, 900, None);
         assert_eq!((first.arrival_rate, first.capacity_rate, first.lag_messages), (8_100, Some(10_000), 900));
+        assert_eq!(first.database_wait_percent, Some(40));
         assert_eq!(told(2, 9_000.0, 9_000, Some(first.clone())), first);
         assert_eq!(told(2, 7_000.0, 0, Some(first.clone())), first);
         assert_ne!(told(2, 12_000.0, 900, Some(first.clone())), first);

@@ -17,7 +17,7 @@ use crate::{
     pipeline::Pipeline,
     reconcile::{
         fetch::{Stores, Workers},
-        health::{Finding, judge_worker},
+        health::{Finding, judge_scaling, judge_worker},
     },
     timescale,
 };
@@ -40,14 +40,21 @@ pub fn conditions(
             (Assessment::Applied { outcome, .. }, Component::Processor) => Some(&outcome.processor),
         };
         let workload = workers.child(workload_kind(component), &worker_name(&object.name_any(), component));
-        Some(judge_worker(
+        let finding = judge_worker(
             component,
             workload,
             &workers.pods,
             outcome,
             object.spec.suspend,
             object.spec.processor.mode,
-        ))
+        );
+        let is_let_be =
+            outcome.is_none_or(|done| !done.is_written && done.problems.is_empty() && done.hold.is_none());
+        let before = find(&previous.conditions, ready_of(component));
+        let scaling = workload
+            .filter(|_| !finding.holds && is_let_be)
+            .and_then(|workload| judge_scaling(component, workload, &workers.pods, before, now));
+        Some(scaling.unwrap_or(finding))
     };
     let (topic, table, policies) = match assessment {
         // A refused spec says nothing about what is there.
@@ -61,8 +68,8 @@ pub fn conditions(
     let mut parts = vec![
         (ConditionType::TopicReady, topic),
         (ConditionType::TableReady, table),
-        (ConditionType::BridgeReady, worker(Component::Bridge)),
-        (ConditionType::ProcessorReady, worker(Component::Processor)),
+        (ready_of(Component::Bridge), worker(Component::Bridge)),
+        (ready_of(Component::Processor), worker(Component::Processor)),
     ];
     // A pipeline without a bridge says nothing of one.
     parts.retain(|(part, _)| *part != ConditionType::BridgeReady || object.spec.mqtt.is_some());
@@ -85,6 +92,13 @@ pub fn conditions(
 pub fn find(conditions: &[Condition], condition_type: ConditionType) -> Option<&Condition> {
     let name: &str = condition_type.into();
     conditions.iter().find(|condition| condition.type_ == name)
+}
+
+fn ready_of(component: Component) -> ConditionType {
+    match component {
+        Component::Bridge => ConditionType::BridgeReady,
+        Component::Processor => ConditionType::ProcessorReady,
+    }
 }
 
 fn judge_store(problems: &[Refusal], notes: &[Note]) -> Finding {

@@ -7,8 +7,11 @@ use std::{
 
 use super::{Partition, Reading};
 
-/// A partition whose position does not move for so long, while it has a lag and replicas run, is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// A partition whose position does not move for so long, while it has a lag and a replica that runs, is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
+
+/// The same for one that no replica has: a group that is being rebalanced is done before.
+const ADRIFT_AFTER: Duration = Duration::from_secs(60);
 
 /// Over how long rates are averaged.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -31,6 +34,8 @@ pub(super) struct Tick {
     pub drained: f64,
     /// Whether the replicas did what they can: in most partitions with traffic more waits than they drain in a moment.
     pub is_busy: bool,
+    /// Whether each partition that moves has a replica.
+    pub is_whole: bool,
 }
 
 /// The recent load of a topic.
@@ -48,13 +53,15 @@ pub(super) struct Load {
 #[derive(Clone, Copy, Debug)]
 struct Track {
     last: Partition,
-    /// For how long it has not moved although it has a lag.
+    /// For how long it has not moved although it has a lag, since a replica took it or left it.
     still: Duration,
+    /// Whether that was for too long. So it stays until it moves, whoever takes it.
+    is_stuck: bool,
 }
 
 impl Load {
-    /// Takes in a reading; `None` for the first one, and where time stood still. Where no replica runs, a partition that
-    /// does not move is not stuck.
+    /// Takes in a reading; `None` for the first one, and where time stood still. A partition that no replica has is not
+    /// stuck while replicas come and go.
     pub fn observe(&mut self, now: Duration, reading: &Reading, is_running: bool) -> Option<Tick> {
         let elapsed = self.at.map(|at| now.saturating_sub(at)).filter(|elapsed| !elapsed.is_zero());
         let mut tick = Tick {
@@ -63,6 +70,7 @@ impl Load {
             arrived: 0.0,
             drained: 0.0,
             is_busy: false,
+            is_whole: true,
         };
         let mut busy = 0;
         (self.lag, self.stuck, self.active, self.is_empty) = (0, 0, 0, true);
@@ -70,20 +78,24 @@ impl Load {
         for (partition, seen) in &reading.partitions {
             let lag = (seen.end - seen.position).max(0);
             self.is_empty &= lag == 0;
-            let new = Track { last: *seen, still: Duration::ZERO };
+            let new = Track { last: *seen, still: Duration::ZERO, is_stuck: false };
             let track = self.tracks.entry(*partition).or_insert(new);
             let drained = (seen.position - track.last.position).max(0);
             let arrived = (seen.end - track.last.end).max(0);
-            if drained > 0 || lag == 0 {
+            let has_moved = drained > 0 || lag == 0;
+            if has_moved || seen.is_owned != track.last.is_owned {
                 track.still = Duration::ZERO;
-            } else if is_running {
+            } else if seen.is_owned || is_running {
                 track.still += elapsed.unwrap_or_default();
             }
+            let patience = if seen.is_owned { STUCK_AFTER } else { ADRIFT_AFTER };
+            track.is_stuck = !has_moved && (track.is_stuck || track.still >= patience);
             track.last = *seen;
-            if track.still >= STUCK_AFTER {
+            if track.is_stuck {
                 self.stuck += 1;
                 continue;
             }
+            tick.is_whole &= seen.is_owned;
             self.lag += lag;
             tick.arrived += arrived as f64;
             tick.drained += drained as f64;

@@ -68,6 +68,11 @@ impl Rates {
         self.by_replicas.get(&replicas).filter(|one| one.seconds >= seconds).map(|one| one.rate)
     }
 
+    /// For how many seconds so many replicas were measured.
+    pub fn measured_for(&self, replicas: i32) -> f64 {
+        self.by_replicas.get(&replicas).map_or(0.0, |one| one.seconds)
+    }
+
     /// What so many replicas can take, records a second. In proportion to what was measured last; less, where less was
     /// measured of that number a while ago.
     pub fn total(&self, replicas: i32, partitions: usize) -> Option<f64> {

@@ -19,6 +19,18 @@ impl Scenario {
     /// Starts a fleet that publishes what the pipeline subscribes to and remembers all of it. Without a count it
     /// publishes until it is stopped.
     pub fn fleet(&self, devices: usize, rate: f64, count: Option<u64>, shares: Shares) -> Fleet {
+        self.fleet_named("fleet", devices, rate, count, shares)
+    }
+
+    /// The same with a name, so that several publish at once.
+    pub fn fleet_named(
+        &self,
+        name: &str,
+        devices: usize,
+        rate: f64,
+        count: Option<u64>,
+        shares: Shares,
+    ) -> Fleet {
         Fleet::start(fleet::Options {
             broker: self.broker.clone(),
             devices,
@@ -27,7 +39,7 @@ impl Scenario {
             seed: Timestamp::now().as_millisecond().unsigned_abs(),
             shares,
             topic: format!("{}/{{line}}/telemetry", self.namespace),
-            client_prefix: format!("{}-fleet", self.namespace),
+            client_prefix: format!("{}-{name}", self.namespace),
             keep_ledger: true,
             replay: None,
         })

@@ -3,6 +3,7 @@
 //! Outages are waited for, with the batch kept; a moved position voids what was read of its partition; a record
 //! that the database refuses is named to the source, which reads it again and makes it a dead letter.
 
+mod pauses;
 mod positioning;
 
 use std::{
@@ -20,6 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::pauses::{MISCONFIGURED_PAUSE, outage_pause};
 use super::{
     batch::Batch,
     connect::Connector,
@@ -38,13 +40,8 @@ use crate::{
     rejection::{Reason, Rejection, Stage},
     shutdown::Shutdown,
     source::kafka::{assignment::Assignment, offsets::TopicOffsets},
+    waits::Waits,
 };
-
-/// The first and the longest pause between two attempts during an outage.
-const OUTAGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// The pause between two attempts while a person must change something.
-const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often an idle connection is looked at.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
@@ -85,6 +82,8 @@ pub struct Writer {
     pub metrics: ProcessorMetrics,
     /// Where fields are counted that no column takes.
     pub unmapped: Arc<UnmappedCounter>,
+    /// Where it is noted for how long it waits for the database.
+    pub waits: Arc<Waits>,
     /// When to stop.
     pub shutdown: Shutdown,
 }
@@ -209,8 +208,11 @@ impl Work {
             return Err(Setback::Again);
         }
         let begun = Instant::now();
-        let Writer { statements, repeats, .. } = &self.writer;
-        match transaction::write(connection, statements, repeats, scope, batch, &expected).await {
+        let Writer { statements, repeats, waits, .. } = &self.writer;
+        let waiting = waits.begin();
+        let written = transaction::write(connection, statements, repeats, scope, batch, &expected).await;
+        drop(waiting);
+        match written {
             Ok(repeated) => {
                 self.committed(batch, repeated, begun.elapsed());
                 Ok(())
@@ -375,27 +377,6 @@ impl Work {
         match timeout(Duration::from_secs(10), connection.ping()).await {
             Ok(answer) => answer.map_err(|error| classify("answer", &error)),
             Err(_) => Err(Failure::Outage(problem("DatabaseUnreachable", "The database does not answer."))),
-        }
-    }
-}
-
-/// Doubles with every attempt up to a limit; the jitter keeps workers from coming back all at once.
-fn outage_pause(attempts: u32) -> Duration {
-    let (first, longest) = OUTAGE_PAUSES;
-    let pause = first.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(longest);
-    let jitter = f64::from(clock::now_micros().unsigned_abs() as u32 % 1000) / 1000.0;
-    pause.mul_f64(0.5 + jitter / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_vary_by_half() {
-        for (attempts, longest) in [(1, 100), (2, 200), (4, 800), (20, 5_000), (u32::MAX, 5_000)] {
-            let pause = outage_pause(attempts).as_millis();
-            assert!((longest / 2..=longest).contains(&pause), "{attempts}: {pause}");
         }
     }
 }
