@@ -14,6 +14,7 @@ pub mod observe;
 pub mod plan;
 pub mod report;
 pub mod rollout;
+pub mod sessions;
 pub mod status;
 pub mod validate;
 pub mod write;
