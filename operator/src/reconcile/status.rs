@@ -96,6 +96,9 @@ pub fn status(
             processor.autoscaling =
                 pipeline.scaled().and_then(|_| autoscaling(*decision, processor.autoscaling.take()));
         }
+        if let Some(bridge) = status.bridge.as_mut().filter(|_| pipeline.mode == Mode::Enforce) {
+            bridge.sessions = outcome.sessions;
+        }
         if outcome.bridge.as_ref().is_none_or(|bridge| bridge.is_current) && outcome.processor.is_current {
             status.applied_generation = Some(pipeline.generation);
         }
