@@ -188,6 +188,11 @@ pub fn worker_name(pipeline: &str, component: crate::worker::Component) -> Strin
     format!("{pipeline}-{component}")
 }
 
+/// The ordinal of a StatefulSet's pod, by the pod's name: 2 of `line-bridge-2`.
+pub fn ordinal(pod: &str) -> Option<u32> {
+    pod.rsplit_once('-')?.1.parse().ok()
+}
+
 /// The name of the PersistentVolumeClaim of the bridge's spool.
 pub fn spool_claim(pipeline: &str) -> String {
     format!("{pipeline}-bridge-spool")
@@ -203,6 +208,26 @@ pub const RECORD_FIXED_BYTES: usize = 1024;
 pub fn default_client_id(cluster_name: &str, namespace: &str, pipeline: &str) -> String {
     format!("{cluster_name}-{namespace}-{pipeline}")
 }
+
+/// The MQTT client id of the bridge with this ordinal. The first one has the pipeline's own: so one bridge and several
+/// follow each other in its session, and nothing is lost between them.
+pub fn bridge_client_id(client_id: &str, ordinal: u32) -> String {
+    if ordinal == 0 { client_id.to_owned() } else { format!("{client_id}-{ordinal}") }
+}
+
+/// The filter of a subscription that the bridges of a pipeline share. The group is the pipeline's client id, which no other
+/// client has, and which never changes.
+pub fn shared_filter(client_id: &str, filter: &str) -> String {
+    format!("{SHARE}{client_id}/{filter}")
+}
+
+/// The filter that is shared; one that is not is the same.
+pub fn unshared_filter(filter: &str) -> &str {
+    filter.strip_prefix(SHARE).and_then(|shared| shared.split_once('/')).map_or(filter, |(_, filter)| filter)
+}
+
+/// With what the filter of a shared subscription begins.
+pub const SHARE: &str = "$share/";
 
 /// The Kafka consumer group of a pipeline that names none.
 pub fn default_consumer_group(namespace: &str, pipeline: &str) -> String {

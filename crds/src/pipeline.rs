@@ -83,6 +83,9 @@ use crate::status::IoTPipelineStatus;
     validation = Rule::new("has(self.mqtt) || !has(self.bridge)")
         .message("without mqtt there is no bridge; leave bridge out")
         .field_path(".bridge"),
+    validation = Rule::new("!has(self.mqtt) || !has(self.bridge) || self.bridge.replicas == 1 || self.mqtt.session == 'Shared'")
+        .message("a Single session belongs to one bridge; set mqtt.session to Shared, or bridge.replicas to 1")
+        .field_path(".bridge"),
     validation = Rule::new("has(self.mqtt) || !has(self.kafka.key)")
         .message("without mqtt nobody here writes records, so their keys are not decided here; leave kafka.key out")
         .field_path(".kafka.key"),

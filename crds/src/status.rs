@@ -136,6 +136,10 @@ pub struct BridgeStatus {
     /// The topic filters that the broker has granted.
     #[serde(default)]
     pub filters: Vec<String>,
+    /// With a Shared session: how many sessions the broker may have, those of bridges that leave included. The first has
+    /// `mqtt.clientId`, the others add `-1`, `-2` and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<i32>,
     /// How full the spool is, in two digits. The exact figures are metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolLevel>,
@@ -378,6 +382,8 @@ pub enum Reason {
     RollupRefused,
     /// A shorter retention waits, because a rollup has not taken up the rows that would go.
     RollupBehind,
+    /// The condition holds; bridges that leave pass on what the broker holds for them, and end their sessions.
+    BridgesLeaving,
     /// Pods do not become ready; the message says what they report.
     WorkersNotReady,
     /// Something the pipeline created could not be deleted yet.

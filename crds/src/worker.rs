@@ -1,10 +1,13 @@
 //! What the operator tells a worker (`WorkerConfig`, a ConfigMap without secrets) and what a worker
 //! answers (`WorkerStatus`, at `GET /status`).
 
+mod bridge;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::bridge::{BridgeConfig, KeyConfig, MqttTransport, SharedConfig, SpoolConfig, Subscription};
 use crate::pipeline::{ColumnType, DatabaseTlsMode, SaslMechanism};
 
 /// The version of [`WorkerConfig`] that this build writes and reads. A worker refuses any other.
@@ -89,95 +92,6 @@ pub enum RoleConfig {
     Bridge(BridgeConfig),
     /// Kafka to TimescaleDB.
     Processor(ProcessorConfig),
-}
-
-/// MQTT to Kafka.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct BridgeConfig {
-    /// Host name or address of the MQTT broker.
-    pub host: String,
-    /// TCP port of the MQTT broker.
-    pub port: u16,
-    /// What MQTT is spoken over.
-    pub transport: MqttTransport,
-    /// Certificates, for the two encrypted transports.
-    pub tls: TlsConfig,
-    /// Protocols to offer by ALPN.
-    pub alpn: Vec<String>,
-    /// MQTT 5 or 3.1.1.
-    pub protocol_version: crate::pipeline::ProtocolVersion,
-    /// The client id, which names the session at the broker.
-    pub client_id: String,
-    /// What to subscribe to.
-    pub subscriptions: Vec<Subscription>,
-    /// Filters that earlier configurations subscribed to and this one does not: to be unsubscribed, because the
-    /// broker's session still holds them.
-    pub unsubscribe: Vec<String>,
-    /// Whether the pipeline goes: unsubscribe from everything, pass on what the session still holds, end it.
-    pub retire: bool,
-    /// How long the broker keeps the session of an absent bridge, seconds (MQTT 5 only).
-    pub session_expiry_seconds: u32,
-    /// The largest MQTT packet to accept, bytes.
-    pub max_packet_size_bytes: u32,
-    /// The largest number of messages that are not yet acknowledged.
-    pub max_in_flight: u16,
-    /// The largest sum of the payloads of messages that are not yet acknowledged, bytes.
-    pub max_in_flight_bytes: u64,
-    /// Whether `username` and `password` are mounted.
-    pub has_credentials: bool,
-    /// What becomes the key of the Kafka record.
-    pub key: KeyConfig,
-    /// The largest Kafka record the producer may send, bytes; the topic's `max.message.bytes` is as large.
-    pub max_record_bytes: u32,
-    /// The durable queue for times without Kafka, mounted at [`crate::names::SPOOL_DIR`].
-    pub spool: Option<SpoolConfig>,
-}
-
-/// The bridge's durable queue.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SpoolConfig {
-    /// The size of its volume, bytes.
-    pub volume_bytes: u64,
-    /// Whether it left the spec: it is emptied and takes nothing more.
-    pub closing: bool,
-}
-
-/// What MQTT is spoken over.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum MqttTransport {
-    /// TCP.
-    Tcp,
-    /// TLS.
-    Tls,
-    /// WebSocket, with the path of its URL.
-    WebSocket(String),
-    /// WebSocket over TLS, with the path of its URL.
-    SecureWebSocket(String),
-}
-
-/// One MQTT subscription.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Subscription {
-    /// The topic filter, which may hold `+` and `#`.
-    pub filter: String,
-    /// The highest QoS at which the broker shall deliver: 0, 1 or 2.
-    pub qos: u8,
-}
-
-/// What becomes the key of the Kafka record, which decides partition and order.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum KeyConfig {
-    /// The MQTT topic.
-    Topic,
-    /// One level of the MQTT topic, counted from 0; the whole topic where it has fewer.
-    TopicLevel(u32),
-    /// A field of the JSON payload, by its path (`["device", "id"]`); the MQTT topic where there is none.
-    Field(Vec<String>),
 }
 
 /// Kafka to TimescaleDB.
@@ -363,7 +277,7 @@ pub struct SpoolStatus {
     pub closing: bool,
 }
 
-/// What has become of the MQTT session of a pipeline that goes.
+/// What has become of the MQTT session of a bridge that goes for good.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retirement {

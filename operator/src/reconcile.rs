@@ -14,6 +14,7 @@ pub mod observe;
 pub mod plan;
 pub mod report;
 pub mod rollout;
+pub mod sessions;
 pub mod status;
 pub mod validate;
 pub mod write;
@@ -40,6 +41,9 @@ use crate::{
 
 /// When to look again where something is on its way: what workers report sends no events.
 const SETTLING: Duration = Duration::from_secs(10);
+
+/// When to look again for bridges that leave: each holds its pod, and those that stay may wait for it.
+const BRIDGES_CHANGING: Duration = Duration::from_secs(2);
 
 /// When to look again for a Secret that is missing: its appearance sends no event.
 const SECRET_WAIT: Duration = Duration::from_secs(15);
@@ -127,6 +131,7 @@ async fn keep(
     match outcome.failure.or(stores.into_failure()) {
         Some(failure) => Err(failure),
         None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
+        None if outcome.bridges_are_changing => Ok(Action::requeue(about(BRIDGES_CHANGING))),
         None => Ok(Action::requeue(about(if is_settled(&status) { context.resync } else { SETTLING }))),
     }
 }

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crds::worker::{Component, RoleConfig, WORKER_CONFIG_VERSION, WorkerConfig};
+use crds::{
+    names,
+    worker::{Component, RoleConfig, WORKER_CONFIG_VERSION, WorkerConfig},
+};
 use serde::Deserialize;
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
 
@@ -42,26 +45,39 @@ pub enum Error {
         /// What this worker is.
         component: Component,
     },
+    /// Bridges that share their subscriptions are told apart by their ordinals.
+    #[snafu(display(
+        "bridges that share their subscriptions need their ordinals: --pod must name the pod, such as line-bridge-2, and \
+         says {pod:?}"
+    ))]
+    Ordinal {
+        /// What `--pod` says.
+        pod: String,
+    },
 }
 
-/// Reads and checks the configuration of a worker of kind `component`.
-pub fn read(path: &Path, component: Component) -> Result<WorkerConfig, Error> {
+/// Reads and checks the configuration of a worker of kind `component` that runs in this pod.
+pub fn read(path: &Path, component: Component, pod: Option<&str>) -> Result<WorkerConfig, Error> {
     let text = fs::read(path).context(ReadSnafu { path })?;
-    parse(&text, path, component)
+    parse(&text, path, component, pod)
 }
 
-fn parse(text: &[u8], path: &Path, component: Component) -> Result<WorkerConfig, Error> {
+fn parse(text: &[u8], path: &Path, component: Component, pod: Option<&str>) -> Result<WorkerConfig, Error> {
     // The version first: another version may well have other fields.
     let Versioned { version } = serde_json::from_slice(text).context(ParseSnafu { path })?;
     ensure!(version == u64::from(WORKER_CONFIG_VERSION), VersionSnafu { found: version });
     let config: WorkerConfig = serde_json::from_slice(text).context(ParseSnafu { path })?;
-    match (&config.role, component) {
-        (RoleConfig::Bridge(_), Component::Bridge) | (RoleConfig::Processor(_), Component::Processor) => {
-            Some(config)
+    let role = match (config.role, component) {
+        (RoleConfig::Bridge(bridge), Component::Bridge) if bridge.shared.is_some() => {
+            let ordinal = pod.and_then(names::ordinal);
+            let pod = pod.unwrap_or_default();
+            RoleConfig::Bridge(bridge.of_ordinal(ordinal.context(OrdinalSnafu { pod })?))
         }
-        _ => None,
-    }
-    .context(RoleSnafu { component })
+        (role @ RoleConfig::Bridge(_), Component::Bridge)
+        | (role @ RoleConfig::Processor(_), Component::Processor) => role,
+        _ => return RoleSnafu { component }.fail(),
+    };
+    Ok(WorkerConfig { role, ..config })
 }
 
 #[derive(Deserialize)]
@@ -87,7 +103,7 @@ mod tests {
     }"#;
 
     fn check(text: &str, component: Component) -> Result<WorkerConfig, String> {
-        parse(text.as_bytes(), Path::new("worker.json"), component)
+        parse(text.as_bytes(), Path::new("worker.json"), component, Some("line-bridge-2"))
             .map_err(|error| crate::telemetry::chain(&error))
     }
 
@@ -95,6 +111,32 @@ mod tests {
     fn a_configuration_of_this_version_is_read() {
         let config = check(BRIDGE, Component::Bridge).unwrap();
         assert!(matches!(config.role, RoleConfig::Bridge(bridge) if bridge.max_in_flight == 1000));
+    }
+
+    #[test]
+    fn bridges_that_share_are_told_apart_by_their_ordinals() {
+        let told = |shared: &str, pod: Option<&str>| {
+            let text =
+                BRIDGE.replace("\"hasCredentials\"", &format!("\"shared\": {shared}, \"hasCredentials\""));
+            let config = parse(text.as_bytes(), Path::new("worker.json"), Component::Bridge, pod);
+            match config.map(|config| config.role) {
+                Ok(RoleConfig::Bridge(bridge)) => Some((bridge.client_id, bridge.retire)),
+                _ => None,
+            }
+        };
+        let of =
+            |ordinal: u32, shared| told(shared, Some(format!("line-bridge-{ordinal}").as_str())).unwrap();
+        for shared in ["{}", r#"{"retireFrom": null}"#, r#"{"retireFrom": 3}"#] {
+            assert_eq!(of(0, shared), ("c-n-p".to_owned(), false));
+            assert_eq!(of(2, shared), ("c-n-p-2".to_owned(), false));
+        }
+        assert_eq!(of(3, r#"{"retireFrom": 3}"#), ("c-n-p-3".to_owned(), true));
+        assert_eq!(of(4, r#"{"retireFrom": 3}"#), ("c-n-p-4".to_owned(), true));
+        for pod in [None, Some("line-bridge"), Some("line-bridge-x")] {
+            assert_eq!(told("{}", pod), None, "{pod:?}");
+        }
+        let alone = parse(BRIDGE.as_bytes(), Path::new("worker.json"), Component::Bridge, None).unwrap();
+        assert!(matches!(alone.role, RoleConfig::Bridge(bridge) if bridge.client_id == "c-n-p"));
     }
 
     #[test]

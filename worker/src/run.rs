@@ -69,6 +69,9 @@ pub struct Options {
     /// Where the volume of the bridge's spool is mounted, where the configuration has one.
     #[arg(long, default_value = names::SPOOL_DIR)]
     pub spool: PathBuf,
+    /// The name of the pod that this worker runs in. Bridges that share their subscriptions find their ordinal in it.
+    #[arg(long)]
+    pub pod: Option<String>,
     /// A directory that outlives this container, for what killed it.
     #[arg(long, default_value = names::STATE_DIR)]
     pub state: PathBuf,
@@ -93,12 +96,12 @@ pub struct Context {
 
 /// Runs the worker until SIGTERM or SIGINT; blocks the calling thread.
 pub fn run(component: Component, options: Options) -> Result<(), Error> {
-    let Options { config, http_address, secrets, spool, state } = options;
+    let Options { config, http_address, secrets, spool, pod, state } = options;
     telemetry::start_logging();
     if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
         return EnvironmentSnafu { variable }.fail();
     }
-    let config = config::read(&config, component).context(ConfigSnafu)?;
+    let config = config::read(&config, component, pod.as_deref()).context(ConfigSnafu)?;
     let (shutdown_trigger, shutdown) = shutdown::channel();
     let context = Context {
         health: Health::new(component),

@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_chain_names_every_cause() {
         let error =
-            crate::config::read("/nonexistent".as_ref(), crds::worker::Component::Bridge).unwrap_err();
+            crate::config::read("/nonexistent".as_ref(), crds::worker::Component::Bridge, None).unwrap_err();
         assert!(chain(&error).contains("/nonexistent: No such file"), "{}", chain(&error));
     }
 }

@@ -14,6 +14,12 @@ use crate::units::{ByteSizeText, DurationText};
     validation = Rule::new("!has(self.tls) || self.url.startsWith('mqtts://') || self.url.startsWith('wss://')")
         .message("tls needs a url that begins with mqtts:// or wss://")
         .field_path(".tls"),
+    validation = Rule::new("self.session != 'Shared' || self.protocolVersion == 'V5'")
+        .message("session Shared needs protocolVersion V5; an MQTT 3.1.1 broker that has no shared subscriptions cannot say so, and would send nothing")
+        .field_path(".session"),
+    validation = Rule::new("self.session != 'Shared' || !has(self.spool)")
+        .message("session Shared and spool exclude each other: a bridge that leaves would leave a volume; use a Single session, or let messages wait at the broker")
+        .field_path(".spool"),
 )]
 pub struct MqttSpec {
     /// `mqtt://host:port` (port 1883 by default), `mqtts://` (8883), `ws://host:port/path` (80) or `wss://` (443).
@@ -29,7 +35,8 @@ pub struct MqttSpec {
     #[serde(default)]
     pub protocol_version: ProtocolVersion,
     /// The client id, under which the broker keeps the session; default `<clusterName>-<namespace>-<name>`. No other
-    /// client may have it: each would end the other's session. Cannot change.
+    /// client may have it: each would end the other's session. With a Shared session it is the first bridge's and the name
+    /// of the group, and the others add `-1`, `-2` and so on to it. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_.:-]+$"))]
     pub client_id: Option<String>,
@@ -38,7 +45,9 @@ pub struct MqttSpec {
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.filter == a.filter))")
         .message("each filter may be listed once"))]
     pub subscriptions: Vec<SubscriptionSpec>,
-    /// How bridges share the subscriptions. Single (default): one bridge, ordered.
+    /// How bridges have the subscriptions. Single (default): one bridge, which keeps the order of messages. Shared: each message
+    /// goes to one of `bridge.replicas`, and messages of one device may overtake each other. Needs V5 and a broker with shared
+    /// subscriptions, and allows no `spool`.
     #[serde(default)]
     pub session: Session,
     /// How long the broker keeps the session, with its queued messages, while the bridge is away; default 24h.
@@ -133,6 +142,9 @@ pub enum Session {
     /// One bridge with one session: messages stay in order.
     #[default]
     Single,
+    /// Any number of bridges with a session each, on one shared subscription (`$share`): the broker gives each message to one of
+    /// them, so order is kept within a bridge only.
+    Shared,
 }
 
 fn default_session_expiry() -> DurationText {

@@ -13,9 +13,10 @@ use crate::units::DurationText;
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BridgeSpec {
-    /// How many bridges; a Single session allows one.
+    /// How many bridges; more than one need `mqtt.session` Shared. One that leaves passes on what the broker holds for it and ends
+    /// its session before its pod goes.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 1, max = 1))]
+    #[schemars(range(min = 1, max = 100))]
     pub replicas: i32,
     /// CPU and memory of each; by default a limit on memory that follows `mqtt.maxInFlightBytes`, and none on CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]

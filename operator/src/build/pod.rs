@@ -5,13 +5,14 @@
 
 use crds::{
     names::{SECRETS_DIR, SPOOL_DIR, STATE_DIR, WORKER_CONFIG_PATH, WORKER_HTTP_PORT, spool_claim},
-    worker::Component,
+    worker::{Component, RoleConfig},
 };
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
-        KeyToPath, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+        EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
+        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
+        SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -24,6 +25,9 @@ pub const HTTP_PORT_NAME: &str = "http";
 
 /// The name of the worker's container.
 pub const CONTAINER_NAME: &str = "worker";
+
+/// The variable with the name of the pod.
+const POD_NAME_VARIABLE: &str = "POD_NAME";
 
 /// The volume with the worker's configuration.
 pub const CONFIG_VOLUME: &str = "config";
@@ -115,6 +119,12 @@ fn build_container(worker: &Worker, image: &WorkerImage) -> Container {
         Component::Bridge => "bridge",
         Component::Processor => "process",
     };
+    let mut args = vec![subcommand.to_owned()];
+    let mut env = None;
+    if is_shared(worker) {
+        args.extend(["--pod".to_owned(), format!("$({POD_NAME_VARIABLE})")]);
+        env = Some(vec![pod_name_variable()]);
+    }
     let config_mount = VolumeMount {
         name: CONFIG_VOLUME.to_owned(),
         mount_path: directory_of(WORKER_CONFIG_PATH).to_owned(),
@@ -125,7 +135,8 @@ fn build_container(worker: &Worker, image: &WorkerImage) -> Container {
         name: CONTAINER_NAME.to_owned(),
         image: Some(image.reference.clone()),
         image_pull_policy: image.pull_policy.clone(),
-        args: Some(vec![subcommand.to_owned()]),
+        args: Some(args),
+        env,
         ports: Some(vec![ContainerPort {
             name: Some(HTTP_PORT_NAME.to_owned()),
             container_port: i32::from(WORKER_HTTP_PORT),
@@ -153,6 +164,25 @@ fn build_container(worker: &Worker, image: &WorkerImage) -> Container {
                 .collect(),
         ),
         ..Container::default()
+    }
+}
+
+/// Bridges that share their subscriptions find their ordinal in their pod's name.
+fn is_shared(worker: &Worker) -> bool {
+    matches!(&worker.config.role, RoleConfig::Bridge(bridge) if bridge.shared.is_some())
+}
+
+fn pod_name_variable() -> EnvVar {
+    EnvVar {
+        name: POD_NAME_VARIABLE.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: Some("v1".to_owned()),
+                field_path: "metadata.name".to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
     }
 }
 

@@ -17,15 +17,20 @@ use super::{Child, ChildKind, Error, Snafu, child, pod::CONFIG_VOLUME, short_has
 pub struct Retirement {
     /// Its last configuration.
     pub config_map: Child,
-    /// What to change in its StatefulSet (a strategic merge), so that one pod runs with it.
+    /// What to change in its StatefulSet (a strategic merge), so that its pods run with it.
     pub patch: Value,
 }
 
-/// Builds what makes this bridge, which runs with this configuration, retire.
+/// Builds what makes these bridges, which run with this configuration, retire: all of them, and as many as there may be
+/// sessions.
 ///
 /// # Errors
 /// Fails where the configuration has no JSON form, which it has just had.
-pub fn build_retirement(bridge: &DynamicObject, mut configuration: Value) -> Result<Retirement, Error> {
+pub fn build_retirement(
+    bridge: &DynamicObject,
+    mut configuration: Value,
+    sessions: i32,
+) -> Result<Retirement, Error> {
     configuration["role"]["bridge"]["retire"] = Value::Bool(true);
     let worker_name = bridge.name_any();
     let content =
@@ -46,10 +51,15 @@ pub fn build_retirement(bridge: &DynamicObject, mut configuration: Value) -> Res
     let volume = json!({"name": CONFIG_VOLUME, "configMap": {"name": name}});
     Ok(Retirement {
         config_map: child(ChildKind::ConfigMap, &config_map)?,
-        // One pod, although the pipeline may be suspended: its session still gathers messages.
+        // A pod for each session, although the pipeline may be suspended: it still gathers messages. And none keeps the
+        // template that it has.
         patch: json!({
             "metadata": {"uid": bridge.uid()},
-            "spec": {"replicas": 1, "template": {"spec": {"volumes": [volume]}}},
+            "spec": {
+                "replicas": sessions,
+                "updateStrategy": {"rollingUpdate": {"partition": 0}},
+                "template": {"spec": {"volumes": [volume]}},
+            },
         }),
     })
 }

@@ -3,8 +3,13 @@
 //! A StatefulSet never runs two pods of one ordinal at once, so the MQTT client id, under which the broker keeps
 //! the session, is never used twice.
 
-use crds::{names, worker::Component};
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use crds::{
+    names,
+    worker::{Component, RoleConfig},
+};
+use k8s_openapi::api::apps::v1::{
+    RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
 
 use super::{WorkerImage, metadata, pod::build_pod_template, selector};
 use crate::pipeline::{Pipeline, Worker};
@@ -30,11 +35,27 @@ pub fn build_statefulset(
             template: build_pod_template(pipeline, bridge, config_map, image),
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("RollingUpdate".to_owned()),
-                ..StatefulSetUpdateStrategy::default()
+                rolling_update: retire_from(bridge).map(those_that_leave),
             }),
             ..StatefulSetSpec::default()
         }),
         ..StatefulSet::default()
+    }
+}
+
+/// The ordinal from which on bridges leave.
+fn retire_from(bridge: &Worker) -> Option<u32> {
+    match &bridge.config.role {
+        RoleConfig::Bridge(config) => config.shared?.retire_from,
+        RoleConfig::Processor(_) => None,
+    }
+}
+
+/// Those that stay go on as they are, until the others have left.
+fn those_that_leave(from: u32) -> RollingUpdateStatefulSetStrategy {
+    RollingUpdateStatefulSetStrategy {
+        partition: Some(i32::try_from(from).unwrap_or(i32::MAX)),
+        ..RollingUpdateStatefulSetStrategy::default()
     }
 }
 
@@ -49,6 +70,22 @@ mod tests {
         insta::assert_yaml_snapshot!(build_statefulset(
             &pipeline,
             pipeline.bridge.as_ref().unwrap(),
+            "line-bridge-0123456789",
+            &image()
+        ));
+    }
+
+    #[test]
+    fn statefulset_of_bridges_of_which_two_leave() {
+        let mut pipeline = pipeline(&QUICKSTART.replacen("  mqtt:\n", "  mqtt:\n    session: Shared\n", 1));
+        let bridge = pipeline.bridge.as_mut().unwrap();
+        let RoleConfig::Bridge(config) = &mut bridge.config.role else { panic!() };
+        config.share(Some(1));
+        bridge.replicas = 3;
+        let bridge = pipeline.bridge.as_ref().unwrap();
+        insta::assert_yaml_snapshot!(build_statefulset(
+            &pipeline,
+            bridge,
             "line-bridge-0123456789",
             &image()
         ));

@@ -20,6 +20,7 @@ pub use indexes::IndexBuilds;
 use super::{
     fetch::{LiveChild, Stores},
     plan::{Plan, WorkerPlan},
+    sessions::noted_sessions,
     write,
 };
 use crate::{
@@ -48,8 +49,12 @@ pub struct Outcome {
     pub bridge: Option<WorkerOutcome>,
     /// The processor.
     pub processor: WorkerOutcome,
+    /// How many sessions the broker may have of bridges that share their subscriptions.
+    pub sessions: Option<i32>,
     /// Whether a step has only made room for the next: look again at once.
     pub unfinished: bool,
+    /// Whether bridges are waited for: look again soon.
+    pub bridges_are_changing: bool,
     /// What the spec asks for and was not done; `None` where that is not known.
     pub pending: Option<Vec<Change>>,
     /// What of topic and table waits for approval, all else of them being done; `None` where something failed or is not
@@ -71,13 +76,15 @@ pub struct WorkerOutcome {
     pub problems: Vec<Refusal>,
     /// Why there shall be no pods for now, where that is not what the spec says.
     pub hold: Option<Refusal>,
+    /// What a person should know although they do their work.
+    pub note: Option<Note>,
 }
 
 /// Makes the plan true as far as possible.
 ///
 /// # Errors
-/// Fails, and does nothing else, where the finalizers cannot be written: nothing is created that could not be
-/// cleaned up.
+/// Fails, and does nothing else, where the finalizers or the number of sessions cannot be written: nothing is created that
+/// could not be cleaned up.
 pub async fn apply(
     plan: Plan,
     pipeline: &Pipeline,
@@ -88,6 +95,9 @@ pub async fn apply(
 ) -> Result<Outcome, Error> {
     if let Some(finalizers) = &plan.finalizers {
         write::write_finalizers(context, &object.metadata, finalizers).await?;
+    }
+    if let Some(sessions) = plan.sessions.as_ref().filter(|plan| plan.meanwhile > noted_sessions(object)) {
+        write::note_sessions(context, object, sessions.meanwhile).await?;
     }
     let mut outcome = Outcome {
         pending: plan.held(),
@@ -115,8 +125,10 @@ pub async fn apply(
     let (topic_fits, table_fits) = (outcome.topic_fits(), outcome.table_fits());
     if let Some(bridge) = plan.bridge {
         let bridge = apply_worker(bridge, topic_fits, pipeline, context, &mut outcome).await;
+        outcome.sessions = plan.sessions.as_ref().and_then(|sessions| sessions.after(bridge.is_current));
         outcome.bridge = Some(bridge);
     }
+    outcome.bridges_are_changing = plan.sessions.is_some_and(|sessions| sessions.are_changing);
     outcome.processor =
         apply_worker(plan.processor, topic_fits && table_fits, pipeline, context, &mut outcome).await;
     remove_stranded(&plan.stranded, context, &mut outcome).await;
@@ -311,6 +323,7 @@ async fn apply_worker(
         is_written: false,
         problems: plan.problems,
         hold: plan.hold,
+        note: plan.note,
     };
     let rolled = if may_roll { plan.roll } else { Vec::new() };
     let mut children: Vec<_> = plan.keep.into_iter().chain(rolled).collect();

@@ -93,13 +93,16 @@ pub fn judge_worker(
         });
     }
     let warning = pods().find_map(|pod| Some((pod.pod.name_any(), pod.report.as_ref()?.problem.clone()?)));
-    match warning {
-        Some((pod, problem)) => Finding {
+    match (warning, outcome.and_then(|outcome| outcome.note.as_ref())) {
+        (Some((pod, problem)), _) => Finding {
             holds: true,
             reason: problem.reason,
             message: format!("pod {pod} works, but: {}", problem.message),
         },
-        None => Finding {
+        (None, Some(note)) => {
+            Finding { holds: true, reason: note.reason.to_string(), message: note.message.clone() }
+        }
+        (None, None) => Finding {
             holds: true,
             reason: Reason::AsSpecified.to_string(),
             message: format!("{} of {} ready", rollout.ready, rollout.wanted),

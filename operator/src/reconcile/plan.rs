@@ -4,11 +4,13 @@
 mod filters;
 mod growth;
 mod ownership;
+mod sessions;
 mod spool;
 mod stranded;
 mod workers;
 
 pub use ownership::{is_owned, is_owned_by};
+pub use sessions::Sessions;
 pub use workers::WorkerPlan;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -25,6 +27,7 @@ use kube::ResourceExt;
 use self::{
     filters::with_left_filters,
     growth::Growth,
+    sessions::with_sessions,
     spool::with_kept_spool,
     stranded::stranded_bridges,
     workers::{orphans, plan_worker},
@@ -52,6 +55,8 @@ pub struct Plan {
     pub topic: Option<TopicPlan>,
     /// What to do with the bridge; `None` where the pipeline has none.
     pub bridge: Option<WorkerPlan>,
+    /// The sessions of bridges that share their subscriptions.
+    pub sessions: Option<Sessions>,
     /// What to do with the processor.
     pub processor: WorkerPlan,
     /// Bridges on nodes that do not answer.
@@ -84,8 +89,8 @@ pub fn plan(
     let applied_generation = object.status.as_ref().and_then(|status| status.applied_generation);
     let is_applied = applied_generation == Some(pipeline.generation);
     let growth = Growth::of(pipeline, workers, stores);
-    let pipeline = with_kept_spool(with_left_filters(pipeline, workers), workers);
-    let pipeline = &growth.hold_bridge(pipeline);
+    let (pipeline, sessions) = with_sessions(with_kept_spool(pipeline.clone(), workers), object, workers);
+    let pipeline = &growth.hold_bridge(with_left_filters(pipeline, workers));
     let table = stores.table.as_ref().ok();
     let bridge = pipeline.bridge.as_ref();
     let mut bridge =
@@ -94,6 +99,7 @@ pub fn plan(
     let orphans = orphans(pipeline, workers, settings, bridge.iter().chain([&processor]))?;
     if let Some(bridge) = &mut bridge {
         bridge.hold = growth.hold().cloned();
+        bridge.note = sessions.as_ref().and_then(|sessions| sessions.note.clone());
     }
     Ok(Plan {
         finalizers: plan_finalizers(pipeline, object.finalizers()),
@@ -101,6 +107,7 @@ pub fn plan(
         drop_expired_chunks: due_drops_of_chunks(pipeline, approvals, stores, now),
         topic: plan_topic(pipeline, stores, approvals).map(|plan| growth.restrain(plan)),
         bridge,
+        sessions,
         processor,
         stranded: stranded_bridges(pipeline, workers, now),
         orphans,

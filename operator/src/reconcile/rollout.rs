@@ -13,14 +13,18 @@ pub struct Rollout {
     pub updated: i32,
     /// How many of them are ready.
     pub ready: i32,
+    /// How many of them keep the template that they have.
+    pub held_back: i32,
     /// Whether the controller has seen the newest template.
     pub is_observed: bool,
 }
 
 impl Rollout {
-    /// Every pod has the newest template and is ready.
+    /// Every pod that shall have the newest template has it, and all are ready.
     pub fn is_complete(&self) -> bool {
-        self.is_observed && [self.existing, self.updated, self.ready] == [self.wanted; 3]
+        self.is_observed
+            && [self.existing, self.ready] == [self.wanted; 2]
+            && (self.wanted - self.held_back..=self.wanted).contains(&self.updated)
     }
 }
 
@@ -36,6 +40,7 @@ impl LiveChild {
             existing: count("/status/replicas"),
             updated: count("/status/updatedReplicas"),
             ready: count("/status/readyReplicas"),
+            held_back: count("/spec/updateStrategy/rollingUpdate/partition"),
             is_observed: number("/status/observedGeneration") >= self.object.metadata.generation.unwrap_or(0),
         }
     }
@@ -67,5 +72,20 @@ mod tests {
             assert!(!rollout(status).is_complete(), "{field}");
         }
         assert!(!rollout(json!({})).is_complete());
+    }
+
+    #[test]
+    fn pods_that_keep_their_template_are_not_waited_for() {
+        let object = |partition: i32, updated: i32| {
+            let object = json!({
+                "metadata": {"name": "x", "generation": 3},
+                "spec": {"replicas": 3, "updateStrategy": {"rollingUpdate": {"partition": partition}}},
+                "status": {"observedGeneration": 3, "replicas": 3, "updatedReplicas": updated, "readyReplicas": 3},
+            });
+            LiveChild { kind: ChildKind::StatefulSet, object: serde_json::from_value(object).unwrap() }
+        };
+        assert!(object(1, 2).rollout().is_complete());
+        assert!(!object(1, 1).rollout().is_complete());
+        assert!(!object(0, 2).rollout().is_complete());
     }
 }

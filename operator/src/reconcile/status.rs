@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
-    names::{SKIP_CLEANUP_ANNOTATION, worker_name},
+    names::{SKIP_CLEANUP_ANNOTATION, unshared_filter, worker_name},
     pipeline::{Mode, MqttSpec},
     status::{
         BridgeStatus, ChangeClass, ConditionType, LagStatus, PlannedChange, ProcessorStatus, Reason,
@@ -95,6 +95,9 @@ pub fn status(
         if let Some(processor) = &mut status.processor {
             processor.autoscaling =
                 pipeline.scaled().and_then(|_| autoscaling(*decision, processor.autoscaling.take()));
+        }
+        if let Some(bridge) = status.bridge.as_mut().filter(|_| pipeline.mode == Mode::Enforce) {
+            bridge.sessions = outcome.sessions;
         }
         if outcome.bridge.as_ref().is_none_or(|bridge| bridge.is_current) && outcome.processor.is_current {
             status.applied_generation = Some(pipeline.generation);
@@ -217,7 +220,7 @@ fn bridge_status(
     let filters = if reports.peek().is_some() {
         let granted =
             reports.flat_map(|report| &report.subscriptions).filter(|one| one.granted_qos.is_some());
-        let granted: BTreeSet<_> = granted.map(|one| one.filter.as_str()).collect();
+        let granted: BTreeSet<_> = granted.map(|one| unshared_filter(&one.filter)).collect();
         // Only what was asked for: a pod that is no bridge could say anything.
         let mut filters: Vec<_> =
             mqtt.subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
@@ -232,6 +235,7 @@ fn bridge_status(
         replicas: rollout.map_or(0, |rollout| rollout.existing),
         ready_replicas: rollout.map_or(0, |rollout| rollout.ready),
         filters,
+        sessions: previous.bridge.as_ref().and_then(|bridge| bridge.sessions),
         // Without its volume there is nothing in it; a bridge that does not answer has lost nothing by that.
         spool: spool.or_else(|| previous.bridge.as_ref()?.spool).filter(|_| has_spool),
     }

@@ -122,6 +122,16 @@ pub async fn write_status(
     Ok(())
 }
 
+/// Notes in the status how many sessions bridges may have at the MQTT broker, before they do.
+///
+/// # Errors
+/// Fails where the API server refuses or does not answer.
+pub async fn note_sessions(context: &Context, object: &IoTPipeline, sessions: i32) -> Result<(), Error> {
+    let mut status = object.status.clone().unwrap_or_default();
+    status.bridge.get_or_insert_default().sessions = Some(sessions);
+    write_status(context, object, &status).await
+}
+
 /// Replaces the finalizers of a pipeline, if nothing else has changed it meanwhile.
 ///
 /// # Errors

@@ -6,6 +6,8 @@ mod api_server;
 #[cfg(test)]
 mod bridge;
 #[cfg(test)]
+mod bridges;
+#[cfg(test)]
 mod deletion;
 #[cfg(test)]
 mod observing;

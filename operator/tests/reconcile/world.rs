@@ -166,16 +166,22 @@ impl World {
 
     /// The bridge's pod is there and says this of itself.
     pub fn report(&self, report: Value) {
+        self.report_of_bridge(0, report);
+    }
+
+    /// The pod of the bridge with this ordinal is there and says this of itself.
+    pub fn report_of_bridge(&self, ordinal: u32, report: Value) {
+        let name = format!("line-bridge-{ordinal}");
         let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "line-bridge",
             "uid": self.api.get(STATEFULSET)["metadata"]["uid"]}]);
-        let metadata = json!({"name": "line-bridge-0", "labels": BRIDGE.labels(), "ownerReferences": owner});
+        let metadata = json!({"name": name, "labels": BRIDGE.labels(), "ownerReferences": owner});
         let mut spec = self.api.get(STATEFULSET)["spec"]["template"]["spec"].clone();
         spec["containers"] = json!([]);
         self.api.put(
-            "pods/line-bridge-0",
+            &format!("pods/{name}"),
             json!({"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}),
         );
-        self.answer("line-bridge-0", "bridge", report);
+        self.answer(&name, "bridge", report);
     }
 
     /// A processor's pod is there and says this of itself.

@@ -1,11 +1,11 @@
-//! One MQTT client that does a single thing and goes: publishes given bytes, or looks whether the broker keeps a
-//! session. Does network I/O.
+//! One MQTT client that does a single thing and goes: publishes given bytes, looks whether the broker keeps a session, or
+//! reads what the broker says of itself. Does network I/O.
 
 use std::time::Duration;
 
 use rumqttc_v5::{
     AsyncClient, BrokerSessionResumePolicy, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet,
-    PublishOptions,
+    PublishOptions, QoS,
 };
 use snafu::{ResultExt, Whatever};
 
@@ -67,6 +67,34 @@ pub async fn has_session(broker: &Broker, client_id: &str) -> Result<bool> {
     client.disconnect().await.whatever_context("failed to disconnect")?;
     until_disconnected(&mut event_loop).await?;
     Ok(is_present)
+}
+
+/// A number that the broker says of itself, such as `$SYS/broker/clients/disconnected`. It is as old as the broker's
+/// interval between two of them.
+///
+/// # Errors
+/// Fails where the broker says no such thing within a minute.
+pub async fn system_value(broker: &Broker, topic: &str) -> Result<u64> {
+    let (client, mut event_loop) = client(options(broker, &format!("reader-{}", std::process::id())))?;
+    client
+        .subscribe(topic, QoS::AtMostOnce)
+        .await
+        .with_whatever_context(|_| format!("failed to subscribe to {topic}"))?;
+    let said = async {
+        loop {
+            if let Event::Incoming(Packet::Publish(publish)) =
+                event_loop.poll().await.whatever_context("the connection broke")?
+            {
+                return Ok::<_, Whatever>(String::from_utf8_lossy(&publish.payload).into_owned());
+            }
+        }
+    };
+    let said = tokio::time::timeout(PATIENCE, said)
+        .await
+        .with_whatever_context(|_| format!("the broker says nothing on {topic}"))??;
+    client.disconnect().await.whatever_context("failed to disconnect")?;
+    until_disconnected(&mut event_loop).await?;
+    said.parse().with_whatever_context(|_| format!("{topic} says {said:?}, which is no number"))
 }
 
 fn options(broker: &Broker, client_id: &str) -> MqttOptions {

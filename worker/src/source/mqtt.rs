@@ -33,6 +33,8 @@ pub enum Event {
     Connected {
         /// Whether it kept the session, with its subscriptions.
         session_present: bool,
+        /// Whether it says that it has no shared subscriptions.
+        lacks_shared: bool,
     },
     /// A message arrived.
     Message(Message),
@@ -90,6 +92,8 @@ pub const BROKER_TLS_FAILED: &str = "BrokerTlsFailed";
 pub const SECRET_INVALID: &str = "SecretInvalid";
 /// The broker does not let a subscription go.
 pub const UNSUBSCRIBE_REFUSED: &str = "UnsubscribeRefused";
+/// The broker has no shared subscriptions.
+pub const SHARED_UNSUPPORTED: &str = "SharedSubscriptionsUnsupported";
 /// The broker does not grant a subscription.
 pub const SUBSCRIPTION_REFUSED: &str = "SubscriptionRefused";
 
@@ -111,6 +115,16 @@ impl Failure {
                  and nothing behind it gets through. Raise spec.mqtt.maxPacketSize, and lower the broker's own limit \
                  to it (Mosquitto: max_packet_size or message_size_limit), or use MQTT 5, where the broker keeps to spec.mqtt.maxPacketSize."
             ),
+        )
+    }
+
+    /// The broker has no shared subscriptions.
+    pub fn shared_unsupported() -> Self {
+        Self::new(
+            SHARED_UNSUPPORTED,
+            "The MQTT broker has no shared subscriptions, so that only one bridge can have its messages. Allow them at the \
+             broker, or set spec.mqtt.session to Single."
+                .to_owned(),
         )
     }
 

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use crate::support::{
-    Scenario, assert_each_once, assert_nothing_lost,
+    Scenario,
     broker::{Answers, Outbound, false_broker, publish},
-    message, mqtt_address,
+    mqtt_address,
     network::Network,
-    number, read_topic, wait_until,
+    records::{assert_each_once, assert_nothing_lost, message, number, read_topic},
+    wait_until,
 };
 use crds::{pipeline::ProtocolVersion, worker::KeyConfig};
 use rumqttc_v5::{QoS, mqttbytes::v5::PublishProperties};

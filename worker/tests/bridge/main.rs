@@ -6,6 +6,7 @@
 mod delivery;
 mod secured;
 mod sessions;
+mod shared;
 mod sizes;
 mod spool;
 mod support;

@@ -10,8 +10,10 @@ use crds::{
 use rumqttc_v5::QoS;
 
 use crate::support::{
-    Scenario, address_of, administer_kafka, assert_each_once, assert_nothing_lost, broker::publish, message,
-    read_topic, secret, variable, wait_until,
+    Scenario, address_of, administer_kafka,
+    broker::publish,
+    records::{assert_each_once, assert_nothing_lost, message, read_topic},
+    secret, variable, wait_until,
 };
 
 const MQTT_TLS: &str = "IOTPIPELINE_TEST_MQTT_TLS";

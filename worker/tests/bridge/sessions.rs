@@ -6,9 +6,9 @@ use crds::{pipeline::ProtocolVersion, worker::Subscription};
 use rumqttc_v5::QoS;
 
 use crate::support::{
-    Scenario, assert_each_once, assert_nothing_lost,
+    Scenario,
     broker::{Answers, Outbound, false_broker, publish, take_session},
-    message, read_topic,
+    records::{assert_each_once, assert_nothing_lost, message, read_topic},
 };
 
 const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V5, ProtocolVersion::V311];

@@ -5,9 +5,10 @@ use rumqttc_v5::QoS;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    Record, Scenario, assert_each_once,
+    Scenario,
     broker::{Outbound, publish},
-    message, read_topic, wait_until,
+    records::{Record, assert_each_once, message, read_topic},
+    wait_until,
 };
 
 #[test]

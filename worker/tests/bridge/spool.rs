@@ -13,8 +13,10 @@ use crds::worker::SpoolConfig;
 use rumqttc_v5::QoS;
 
 use crate::support::{
-    Bridge, Record, Scenario, assert_each_once, assert_nothing_lost, broker::publish, message, number,
-    read_topic, wait_until,
+    Bridge, Scenario,
+    broker::publish,
+    records::{Record, assert_each_once, assert_nothing_lost, message, number, read_topic},
+    wait_until,
 };
 
 /// A bridge with a spool on such a volume, and no topic yet: Kafka takes nothing.

@@ -1,15 +1,14 @@
-//! Ends the MQTT session of a pipeline that goes: the bridge is told to retire, unsubscribes, passes on what the broker
-//! still holds for it, and ends the session. Otherwise the broker would queue messages for nobody.
+//! Ends the MQTT sessions of a pipeline that goes: each bridge is told to retire, unsubscribes, passes on what the broker
+//! still holds for it, and ends its session. Otherwise the broker would queue messages for nobody.
 //!
 //! What to do is decided from the objects that are there and not from the spec, which may have become invalid.
 
 use std::time::{Duration, Instant};
 
 use crds::{
-    IoTPipeline,
-    names::{self, worker_name},
+    IoTPipeline, names,
     pipeline::{MqttSpec, ProtocolVersion},
-    worker::{Component, Retirement, WorkerStatus},
+    worker::Retirement,
 };
 use kube::{
     Resource, ResourceExt,
@@ -19,15 +18,16 @@ use serde_json::Value;
 use snafu::ResultExt;
 
 use crate::{
-    build::{retirement::build_retirement, workload_kind},
+    build::retirement::build_retirement,
     context::Context,
     error::{BuildSnafu, Error},
     memory::PipelineKey,
     reconcile::{
         announce,
-        fetch::{LiveChild, WorkerPod, Workers},
+        fetch::{LiveChild, Workers},
         health::pod_problem,
         plan::is_owned_by,
+        sessions::{bridge_pod, is_shared, known_sessions, noted_sessions},
         write,
     },
     telemetry::chain,
@@ -35,6 +35,9 @@ use crate::{
 
 /// How long to wait for the bridge, its predecessor's end and its own start included.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// How much longer for each further bridge: a StatefulSet starts them anew one after the other.
+const LIMIT_OF_ANOTHER: Duration = Duration::from_secs(15);
 
 /// How long a bridge that runs may take to pass on what is left.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -51,10 +54,11 @@ pub enum Progress {
 enum Step<'a> {
     /// There is no session, or none that anything is known of.
     Nothing,
-    /// The bridge, with this configuration, goes on as if the pipeline stayed.
+    /// The bridges, with this configuration, go on as if the pipeline stayed.
     Retire { bridge: &'a LiveChild, configuration: Value },
-    /// The bridge is told to retire; this is what it says of itself, and why its pod is not ready.
-    Waits { report: Option<&'a WorkerStatus>, problem: Option<String> },
+    /// The bridges are told to retire; this is what those say that answer, whether all do, and why the pod of one is not
+    /// ready.
+    Waits { retirement: Option<Retirement>, all_run: bool, problem: Option<String> },
     /// Nobody is left to end the session.
     Lost(&'static str),
 }
@@ -67,14 +71,16 @@ pub async fn end_session(
     context: &Context,
 ) -> Progress {
     let Some(mqtt) = &object.spec.mqtt else { return Progress::Over(None) };
-    let step = next_step(object, workers);
-    let report = if let Step::Waits { report, .. } = &step { *report } else { None };
-    let retirement = report.and_then(|report| report.retirement);
+    let sessions = known_sessions(object, workers);
+    let step = next_step(object, workers, sessions);
+    let retirement = if let Step::Waits { retirement, .. } = &step { *retirement } else { None };
     let now = Instant::now();
+    let limit = LIMIT + LIMIT_OF_ANOTHER * sessions.unsigned_abs().saturating_sub(1);
+    let all_run = matches!(step, Step::Waits { all_run: true, .. });
     let is_given_up = context.memory.update(key, |remembered| {
         let since = *remembered.retiring_since.get_or_insert(now);
-        let runs_since = report.map(|_| *remembered.draining_since.get_or_insert(now));
-        now - since > LIMIT || runs_since.is_some_and(|since| now - since > DRAIN_LIMIT)
+        let run_since = all_run.then(|| *remembered.draining_since.get_or_insert(now));
+        now - since > limit || run_since.is_some_and(|since| now - since > DRAIN_LIMIT)
     });
     let session = describe(object, mqtt, &context.settings.cluster_name);
     let why = match step {
@@ -86,13 +92,13 @@ pub async fn end_session(
         }
         Step::Lost(why) => Err(why.to_owned()),
         Step::Waits { problem, .. } => Ok(problem.unwrap_or_else(|| {
-            let is_at_it = !is_given_up && report.is_some();
+            let is_at_it = !is_given_up && retirement.is_some();
             let says =
                 if is_at_it { "the bridge passes on what is left" } else { "the bridge is not done yet" };
             says.to_owned()
         })),
         Step::Retire { bridge, configuration } => {
-            Ok(match retire(bridge, configuration, key, context).await {
+            Ok(match retire(bridge, configuration, sessions, key, context).await {
                 Ok(()) => "the bridge starts anew for it".to_owned(),
                 Err(error) => chain(&error),
             })
@@ -136,28 +142,34 @@ fn leave(
     announce::event(EventType::Warning, "SessionLeft", note)
 }
 
-/// Tells the bridge to retire.
+/// Tells the bridges to retire.
 async fn retire(
     bridge: &LiveChild,
     configuration: Value,
+    sessions: i32,
     key: &PipelineKey,
     context: &Context,
 ) -> Result<(), Error> {
-    let retirement = build_retirement(&bridge.object, configuration).context(BuildSnafu)?;
+    let retirement = build_retirement(&bridge.object, configuration, sessions).context(BuildSnafu)?;
     write::apply_child(context, &key.0, &retirement.config_map).await?;
     write::patch_child(context, &key.0, bridge, &retirement.patch).await
 }
 
 /// The session, as a person would look for it.
 pub fn describe(object: &IoTPipeline, mqtt: &MqttSpec, cluster_name: &str) -> String {
-    format!("MQTT session {} at {}", client_id(object, mqtt, cluster_name), mqtt.url)
+    let client_id = client_id(object, mqtt, cluster_name);
+    match noted_sessions(object) {
+        1 => format!("MQTT session {client_id} at {}", mqtt.url),
+        2 => format!("MQTT sessions {client_id} and {client_id}-1 at {}", mqtt.url),
+        more => format!("MQTT sessions {client_id}, {client_id}-1 to -{} at {}", more - 1, mqtt.url),
+    }
 }
 
-fn next_step<'a>(object: &IoTPipeline, workers: &'a Workers) -> Step<'a> {
+fn next_step<'a>(object: &IoTPipeline, workers: &'a Workers, sessions: i32) -> Step<'a> {
     let name = object.name_any();
     let uid = object.meta().uid.as_deref().unwrap_or_default();
     let bridge = workers
-        .child(workload_kind(Component::Bridge), &worker_name(&name, Component::Bridge))
+        .bridge(&name)
         .filter(|bridge| is_owned_by(uid, bridge) && bridge.object.metadata.deletion_timestamp.is_none());
     let Some(bridge) = bridge else {
         return if is_known(object) { Step::Lost("its bridge was deleted first") } else { Step::Nothing };
@@ -165,29 +177,36 @@ fn next_step<'a>(object: &IoTPipeline, workers: &'a Workers) -> Step<'a> {
     let Some(configuration) = workers.bridge_configuration(&name) else {
         return Step::Lost("the configuration of its bridge is lost");
     };
-    if configuration["role"]["bridge"]["retire"] != Value::Bool(true) {
+    // Without an ordinal each would be the first one.
+    let sessions = if is_shared(&configuration) { sessions } else { 1 };
+    let is_told = configuration["role"]["bridge"]["retire"] == Value::Bool(true);
+    if !is_told || bridge.rollout().wanted < sessions {
         return Step::Retire { bridge, configuration };
     }
-    let pods = || workers.pods.iter().filter(|pod| runs(pod, bridge));
+    let pods: Vec<_> = (0..sessions).map(|ordinal| bridge_pod(workers, bridge, ordinal)).collect();
+    let retirements: Vec<_> = pods.iter().map(|pod| (*pod)?.report.as_ref()?.retirement).collect();
     Step::Waits {
-        report: pods().find_map(|pod| pod.report.as_ref()),
-        problem: pods().find_map(pod_problem).map(|problem| problem.message),
+        retirement: all_of(&retirements),
+        all_run: retirements.iter().all(Option::is_some),
+        problem: pods.into_iter().flatten().find_map(pod_problem).map(|problem| problem.message),
     }
+}
+
+/// What bridges say together: they are done once each is. `None` where none says anything.
+fn all_of(retirements: &[Option<Retirement>]) -> Option<Retirement> {
+    let told = || retirements.iter().flatten();
+    told().next()?;
+    Some(Retirement {
+        ended: told().filter(|retirement| retirement.ended).count() == retirements.len(),
+        passed_on: told().map(|retirement| retirement.passed_on).sum(),
+        in_flight: told().map(|retirement| retirement.in_flight).sum(),
+    })
 }
 
 /// Whether a bridge of this pipeline was seen to have a session. The status says so until the session is ended.
 fn is_known(object: &IoTPipeline) -> bool {
     let bridge = object.status.as_ref().and_then(|status| status.bridge.as_ref());
     bridge.is_some_and(|bridge| !bridge.filters.is_empty())
-}
-
-/// Whether a pod was made by this very workload, as it is now; what only has its labels may be anybody's.
-fn runs(pod: &WorkerPod, workload: &LiveChild) -> bool {
-    let uid = workload.object.uid();
-    let volumes = pod.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let mut config_maps = volumes.filter_map(|volume| volume.config_map.as_ref());
-    pod.pod.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
-        && config_maps.any(|config_map| Some(config_map.name.as_str()) == workload.configuration())
 }
 
 fn client_id(object: &IoTPipeline, mqtt: &MqttSpec, cluster_name: &str) -> String {
@@ -216,8 +235,9 @@ fn what_is_left(
         ProtocolVersion::V311 => "when its own settings say so".to_owned(),
     };
     format!(
-        "{messages}; the broker drops it {expiry}. To end it now, connect to the broker once with this client id and a \
+        "{messages}; the broker drops it {expiry}. To end it now, connect to the broker once with {} client id and a \
          clean start, as mosquitto_sub -i '{}' -t x -E does",
+        if noted_sessions(object) == 1 { "this" } else { "each" },
         client_id(object, mqtt, cluster_name)
     )
 }

@@ -16,8 +16,7 @@ use crate::{pipeline::Pipeline, reconcile::fetch::Workers};
 const MAX_UNSUBSCRIBED: usize = 256;
 
 /// The pipeline with a bridge that knows what to unsubscribe from.
-pub fn with_left_filters(pipeline: &Pipeline, workers: &Workers) -> Pipeline {
-    let mut pipeline = pipeline.clone();
+pub fn with_left_filters(mut pipeline: Pipeline, workers: &Workers) -> Pipeline {
     let name = pipeline.id.name.clone();
     if let Some(bridge) = &mut pipeline.bridge
         && let RoleConfig::Bridge(config) = &mut bridge.config.role

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::ownership::{Ownership, is_owned, ownership};
 use crate::{
     build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
-    change::{Change, Refusal},
+    change::{Change, Note, Refusal},
     pipeline::{Pipeline, Worker},
     reconcile::{
         drift::{changes_of_child, differs, repairs_of_child},
@@ -31,6 +31,8 @@ pub struct WorkerPlan {
     pub problems: Vec<Refusal>,
     /// Why there shall be no pods for now, where that is not what the spec says.
     pub hold: Option<Refusal>,
+    /// What a person should know although they do their work.
+    pub note: Option<Note>,
 }
 
 /// Plans one kind of worker. `is_applied` says whether all of this spec was brought about before.
@@ -110,7 +112,10 @@ pub fn orphans<'a>(
         let component = worker.component();
         let name = names::worker_name(&pipeline.id.name, component);
         let workload = workers.child(workload_kind(component), &name);
-        is_rolling |= !workload.is_some_and(|workload| workload.rollout().is_complete());
+        is_rolling |= workload.is_none_or(|workload| {
+            let rollout = workload.rollout();
+            !rollout.is_complete() || rollout.held_back > 0
+        });
         needed.push((ChildKind::ConfigMap, build_configuration(pipeline, worker)?.name));
         needed.extend(
             workload.and_then(LiveChild::configuration).map(|name| (ChildKind::ConfigMap, name.to_owned())),

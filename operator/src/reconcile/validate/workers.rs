@@ -5,7 +5,10 @@ use std::{ops::RangeInclusive, time::Duration};
 use crds::{
     IoTPipelineSpec,
     names::{self, SecretPurpose},
-    pipeline::{KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec, SecretRef, SpoolSpec, Suspend},
+    pipeline::{
+        KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec, ProtocolVersion, SecretRef, Session,
+        SpoolSpec, Suspend,
+    },
     status::Reason,
     units::DurationText,
     worker::{
@@ -66,10 +69,12 @@ pub(super) fn bridge(
         "mqtt.subscriptions is empty; name a topic filter".to_owned()
     });
     let key = key(spec.kafka.key.as_ref(), problems);
+    let wanted = spec.bridge.clone().unwrap_or_default();
+    sharing(mqtt, wanted.replicas, problems);
     let (broker, kafka, tls) = (broker?, kafka?, tls?);
     let max_packet_size_bytes = max_packet_size?;
     let max_in_flight_bytes = max_in_flight_bytes?;
-    let config = BridgeConfig {
+    let mut config = BridgeConfig {
         host: names::service_host(broker.host, &id.namespace),
         port: broker.port,
         transport: broker.transport,
@@ -96,8 +101,11 @@ pub(super) fn bridge(
         key: key?,
         max_record_bytes: record_bytes(max_packet_size_bytes),
         spool: spool.as_ref().map(|volume| SpoolConfig { volume_bytes: volume.bytes, closing: false }),
+        shared: None,
     };
-    let wanted = spec.bridge.clone().unwrap_or_default();
+    if mqtt.session == Session::Shared {
+        config.share(None);
+    }
     Some(Worker {
         replicas: if spec.suspend == Suspend::All { 0 } else { wanted.replicas },
         config: worker_config(kafka, id, RoleConfig::Bridge(config)),
@@ -109,6 +117,30 @@ pub(super) fn bridge(
         pod: wanted.pod,
         spool,
     })
+}
+
+/// Refuses what several bridges, or none that shares, cannot do.
+fn sharing(mqtt: &MqttSpec, replicas: i32, problems: &mut Problems) {
+    match mqtt.session {
+        Session::Single => problems.refuse_if(replicas > 1, || {
+            format!(
+                "bridge.replicas is {replicas}, and a Single session belongs to one bridge; set mqtt.session to Shared, or \
+                 bridge.replicas to 1"
+            )
+        }),
+        Session::Shared => {
+            problems.refuse_if(mqtt.protocol_version != ProtocolVersion::V5, || {
+                "mqtt.session Shared needs mqtt.protocolVersion V5: an MQTT 3.1.1 broker that has no shared subscriptions \
+                 cannot say so, and would send nothing"
+                    .to_owned()
+            });
+            problems.refuse_if(mqtt.spool.is_some(), || {
+                "mqtt.session Shared and mqtt.spool exclude each other: a bridge that leaves would leave a volume; use a \
+                 Single session, or let messages wait at the broker"
+                    .to_owned()
+            });
+        }
+    }
 }
 
 fn spool(mqtt: &MqttSpec, max_packet_size: Option<u32>, problems: &mut Problems) -> Option<SpoolVolume> {

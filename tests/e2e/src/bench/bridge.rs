@@ -50,6 +50,7 @@ pub fn config(broker: &Broker, client_id: &str) -> RoleConfig {
         key: KeyConfig::Topic,
         max_record_bytes: (1 << 20) + (128 << 10),
         spool: None,
+        shared: None,
     })
 }
 

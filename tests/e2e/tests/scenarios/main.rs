@@ -7,6 +7,7 @@ mod autoscaling;
 mod availability;
 mod bad_input;
 mod bad_specs;
+mod bridges;
 mod changes;
 mod children;
 mod crashes;

@@ -2,8 +2,11 @@
 
 use crds::worker::{Subscription, SubscriptionStatus, WorkerProblem};
 
-use super::{SUBSCRIPTION_REFUSED, UNSUBSCRIBE_REFUSED};
+use super::{Failure, SUBSCRIPTION_REFUSED, UNSUBSCRIBE_REFUSED};
 use crate::health::problem;
+
+/// The answer of an MQTT 5 broker that has no shared subscriptions (0x9E).
+const NO_SHARED_SUBSCRIPTIONS: &str = "SharedSubscriptionsNotSupported";
 
 /// The subscriptions of the spec and the broker's answers, over all connections of this process.
 #[derive(Debug)]
@@ -92,6 +95,10 @@ impl Subscriptions {
 
     fn refused(&self) -> Option<WorkerProblem> {
         self.wanted.iter().zip(self.answers.as_ref()?).find_map(|(wanted, answer)| match answer {
+            Err(code) if code == NO_SHARED_SUBSCRIPTIONS => {
+                let Failure { reason, message } = Failure::shared_unsupported();
+                Some(problem(reason, message))
+            }
             Err(code) => Some(problem(
                 SUBSCRIPTION_REFUSED,
                 format!("The MQTT broker refused the subscription to {}: {code}.", wanted.filter),
@@ -160,6 +167,13 @@ mod tests {
         assert_eq!(subscriptions.status()[0].granted_qos, Some(1));
         assert_eq!(subscriptions.status()[1].granted_qos, None);
         assert!(subscriptions.to_make(true).is_some());
+    }
+
+    #[test]
+    fn a_broker_without_shared_subscriptions_is_told_of() {
+        let mut subscriptions = two();
+        subscriptions.answered(vec![Err("SharedSubscriptionsNotSupported".to_owned()), Ok(1)]);
+        assert_eq!(subscriptions.problem().unwrap().reason, "SharedSubscriptionsUnsupported");
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Events {
         Ok(match self.event_loop.poll().await {
             Ok(Incoming(Packet::Publish(publish))) => Event::Message(message(publish)),
             Ok(Incoming(Packet::ConnAck(connack))) => {
-                Event::Connected { session_present: connack.session_present }
+                Event::Connected { session_present: connack.session_present, lacks_shared: false }
             }
             Ok(Incoming(Packet::SubAck(suback))) => {
                 Event::Subscribed(suback.return_codes.into_iter().map(answer).collect())

@@ -109,7 +109,13 @@ impl Events {
             Ok(Incoming(Packet::ConnAck(connack))) => {
                 // It has said what it is there for, and would be asked to keep each change from now on.
                 self.event_loop.options.clear_session_store();
-                Event::Connected { session_present: connack.session_present }
+                let shared =
+                    connack.properties.and_then(|properties| properties.shared_subscription_available);
+                Event::Connected {
+                    session_present: connack.session_present,
+                    // Without a word of it there are some (MQTT-3.2.2.3.13).
+                    lacks_shared: shared == Some(0),
+                }
             }
             Ok(Incoming(Packet::SubAck(suback))) => {
                 Event::Subscribed(suback.return_codes.into_iter().map(answer).collect())
@@ -201,6 +207,7 @@ fn refused(broker: &str, code: ConnectReturnCode) -> Failure {
 fn disconnected(broker: &str, client_id: &str, code: DisconnectReasonCode) -> Failure {
     match code {
         DisconnectReasonCode::SessionTakenOver => Failure::taken_over(client_id),
+        DisconnectReasonCode::SharedSubscriptionNotSupported => Failure::shared_unsupported(),
         DisconnectReasonCode::PacketTooLarge => Failure::new(
             PACKET_TOO_LARGE,
             format!(

@@ -191,8 +191,12 @@ impl<'a> Session<'a> {
     fn handle(&self, event: Event) -> Result<(), Failure> {
         match event {
             Event::Message(message) => self.take(message),
-            Event::Connected { session_present } => {
+            Event::Connected { session_present, lacks_shared } => {
                 tracing::info!(session_present, "Connected to the MQTT broker");
+                let BridgeConfig { shared, retire, .. } = self.parts.config;
+                if lacks_shared && shared.is_some() && !retire {
+                    return Err(Failure::shared_unsupported());
+                }
                 self.subscribe(session_present)
             }
             Event::Subscribed(answers) => {
@@ -224,11 +228,12 @@ impl<'a> Session<'a> {
             state.phase = Phase::Connected { subscribed_at: Instant::now() };
         }
         state.last_arrival = Instant::now();
-        if let Some(filters) = state.subscriptions.to_end(session_present) {
-            self.parts.client.unsubscribe(filters)?;
-        }
+        // In this order: what both cover may come twice for a moment, and never not at all.
         if let Some(subscriptions) = state.subscriptions.to_make(session_present) {
             self.parts.client.subscribe(subscriptions)?;
+        }
+        if let Some(filters) = state.subscriptions.to_end(session_present) {
+            self.parts.client.unsubscribe(filters)?;
         }
         drop(state);
         self.assess();

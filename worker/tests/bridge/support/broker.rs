@@ -93,6 +93,8 @@ pub struct Answers {
     pub suback: u8,
     pub unsuback: u8,
     pub session_present: bool,
+    /// CONNACK says that there are no shared subscriptions.
+    pub lacks_shared: bool,
     /// DISCONNECT after SUBACK.
     pub disconnect: Option<u8>,
 }
@@ -111,7 +113,7 @@ pub fn false_broker(answers: Answers) -> u16 {
 }
 
 fn answer(stream: &mut TcpStream, answers: Answers) -> Option<()> {
-    let Answers { connack, suback, unsuback, session_present, disconnect } = answers;
+    let Answers { connack, suback, unsuback, session_present, lacks_shared, disconnect } = answers;
     loop {
         let mut header = [0; 2];
         stream.read_exact(&mut header).ok()?;
@@ -125,6 +127,10 @@ fn answer(stream: &mut TcpStream, answers: Answers) -> Option<()> {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
         match header[0] >> 4 {
+            // Shared Subscription Available (MQTT-3.2.2.3.13).
+            1 if lacks_shared => {
+                stream.write_all(&[0x20, 5, session_present.into(), connack, 2, 0x2a, 0]).ok()?;
+            }
             1 => stream.write_all(&[0x20, 3, session_present.into(), connack, 0]).ok()?,
             8 => {
                 stream.write_all(&[0x90, 4, body[0], body[1], 0, suback]).ok()?;

@@ -2,9 +2,9 @@
 
 pub mod broker;
 pub mod network;
+pub mod records;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -24,10 +24,9 @@ use crds::{
     },
 };
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
+    ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
 };
 
 /// How many devices send.
@@ -127,17 +126,22 @@ impl Scenario {
             key: KeyConfig::Topic,
             max_record_bytes: 2 << 20,
             spool: None,
+            shared: None,
         };
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir_all(&directory).unwrap();
         let kafka =
             KafkaConfig { bootstrap_servers: kafka_address(), topic: name.clone(), tls: None, sasl: None };
         let scenario = Self { name, config, kafka, directory };
-        if let Some((username, password)) = credentials() {
-            scenario.mount(SecretPurpose::Mqtt, "username", &username);
-            scenario.mount(SecretPurpose::Mqtt, "password", &password);
-        }
+        scenario.mount_credentials();
         scenario
+    }
+
+    fn mount_credentials(&self) {
+        if let Some((username, password)) = credentials() {
+            self.mount(SecretPurpose::Mqtt, "username", &username);
+            self.mount(SecretPurpose::Mqtt, "password", &password);
+        }
     }
 
     /// Writes one value of a mounted Secret, at once.
@@ -171,8 +175,31 @@ impl Scenario {
         results.into_iter().for_each(|result| drop(result.unwrap()));
     }
 
+    /// The same with another configuration, and files of its own.
+    pub fn with(&self, change: impl FnOnce(&mut BridgeConfig)) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("{}-with-{number}", self.name));
+        fs::create_dir_all(&directory).unwrap();
+        let (name, kafka) = (self.name.clone(), self.kafka.clone());
+        let mut config = self.config.clone();
+        change(&mut config);
+        let scenario = Self { name, config, kafka, directory };
+        scenario.mount_credentials();
+        scenario
+    }
+
     /// Starts a bridge; does not wait for it.
     pub fn start(&self) -> Bridge {
+        self.start_in("line-bridge")
+    }
+
+    /// Starts the bridge with this ordinal; does not wait for it.
+    pub fn start_as(&self, ordinal: u32) -> Bridge {
+        self.start_in(&format!("line-bridge-{ordinal}"))
+    }
+
+    fn start_in(&self, pod: &str) -> Bridge {
         let config = WorkerConfig {
             version: WORKER_CONFIG_VERSION,
             pipeline: PipelineId {
@@ -191,6 +218,7 @@ impl Scenario {
             .args(["--config".as_ref(), path.as_os_str()])
             .args(["--secrets".as_ref(), self.directory.as_os_str()])
             .args(["--spool".as_ref(), self.spool_directory().as_os_str()])
+            .args(["--pod", pod])
             .spawn()
             .unwrap();
         Bridge { child, http }
@@ -282,88 +310,6 @@ impl Drop for Bridge {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// One record of the topic.
-pub struct Record {
-    pub key: String,
-    pub payload: Vec<u8>,
-    pub headers: BTreeMap<String, String>,
-}
-
-/// Reads the topic from its beginning until it holds `expect` different payloads, then a little longer.
-pub fn read_topic(topic: &str, expect: usize) -> Vec<Record> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", kafka_address())
-        .set("group.id", "unused")
-        .set("enable.auto.commit", "false")
-        .create()
-        .unwrap();
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-    }
-    consumer.assign(&assignment).unwrap();
-    let mut records = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut deadline = Instant::now() + PATIENCE;
-    let mut complete = false;
-    while Instant::now() < deadline {
-        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-        // Kafka may be on its way back.
-        let Ok(message) = message else { continue };
-        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-        let headers = worker::headers::decode(message.headers().unwrap()).unwrap();
-        let payload = message.payload().unwrap_or_default().to_vec();
-        seen.insert(payload.clone());
-        records.push(Record { key: text(message.key()), payload, headers: as_text(&headers) });
-        if seen.len() >= expect && !complete {
-            complete = true;
-            // Duplicates that are still on their way belong to the truth too.
-            deadline = Instant::now() + Duration::from_secs(2);
-        }
-    }
-    records
-}
-
-fn as_text(origin: &worker::headers::Origin<'_>) -> BTreeMap<String, String> {
-    let mut text = BTreeMap::from([
-        ("topic".to_owned(), origin.topic.to_string()),
-        ("qos".to_owned(), origin.qos.to_string()),
-        ("retained".to_owned(), origin.retained.to_string()),
-    ]);
-    if let Some(stub) = &origin.stub {
-        let hash: String = stub.payload_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        text.insert("stub".to_owned(), format!("{} {} {hash}", stub.reason, stub.payload_bytes));
-    }
-    text.extend(origin.content_type.iter().map(|value| ("content_type".to_owned(), value.to_string())));
-    text.extend(
-        origin.properties.iter().map(|(name, value)| (format!("property.{name}"), value.to_string())),
-    );
-    text
-}
-
-/// Message `number`, from one of [`DEVICES`] devices.
-pub fn message(scenario: &Scenario, number: usize) -> broker::Outbound {
-    let topic = format!("{}/device/{}", scenario.name, number % DEVICES);
-    broker::Outbound::new(topic, format!(r#"{{"n":{number},"device":"d{}"}}"#, number % DEVICES))
-}
-
-/// Which message a record is.
-pub fn number(record: &Record) -> usize {
-    let value: serde_json::Value = serde_json::from_slice(&record.payload).unwrap();
-    value["n"].as_u64().unwrap() as usize
-}
-
-pub fn assert_nothing_lost(records: &[Record], total: usize) {
-    let numbers: BTreeSet<_> = records.iter().map(number).collect();
-    let lost: Vec<_> = (0..total).filter(|number| !numbers.contains(number)).collect();
-    assert!(lost.is_empty(), "{} of {total} messages lost, the first is {}", lost.len(), lost[0]);
-}
-
-pub fn assert_each_once(records: &[Record], total: usize) {
-    assert_nothing_lost(records, total);
-    assert_eq!(records.len(), total, "records, of which none may be a duplicate");
 }
 
 /// Tries again until it holds, for [`PATIENCE`] at most.
