@@ -29,6 +29,10 @@ pub struct Finding {
 /// A worker that says so has started a moment ago.
 const STARTING: &str = "Starting";
 
+/// What is said of workers whose replacement waits; not how many are before them, which changes all the time.
+const AWAITS_TURN: &str =
+    "; they are of another version of the operator and are replaced once it is this pipeline's turn";
+
 /// Whether one kind of worker does its work. `outcome` is what this reconciliation did to it; `None` where the spec
 /// is refused, so that nothing was done.
 pub fn judge_worker(
@@ -92,11 +96,14 @@ pub fn judge_worker(
             reason: problem.reason,
             message: format!("pod {pod} works, but: {}", problem.message),
         },
-        None => Finding {
-            holds: true,
-            reason: Reason::AsSpecified.to_string(),
-            message: format!("{} of {} ready", rollout.ready, rollout.wanted),
-        },
+        None => {
+            let next = if outcome.is_some_and(|outcome| outcome.awaits_turn) { AWAITS_TURN } else { "" };
+            Finding {
+                holds: true,
+                reason: Reason::AsSpecified.to_string(),
+                message: format!("{} of {} ready{next}", rollout.ready, rollout.wanted),
+            }
+        }
     }
 }
 

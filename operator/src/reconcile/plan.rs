@@ -4,11 +4,13 @@
 mod filters;
 mod growth;
 mod ownership;
+mod renewal;
 mod spool;
 mod stranded;
 mod workers;
 
 pub use ownership::{is_owned, is_owned_by};
+pub use renewal::Renewal;
 pub use workers::WorkerPlan;
 
 use std::{collections::BTreeMap, time::Duration};

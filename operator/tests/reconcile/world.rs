@@ -29,6 +29,7 @@ use operator::{
     memory::Memory,
     pipeline::TopicName,
     reconcile::{apply::IndexBuilds, reconcile, report::Reports, validate::Settings},
+    rollouts::Rollouts,
     scale::probe,
     telemetry::metrics::Metrics,
 };
@@ -116,6 +117,7 @@ impl World {
             metrics: Metrics::default(),
             memory: Memory::default(),
             scaling: Arc::default(),
+            rollouts: Rollouts::new(1),
             builds: IndexBuilds::with_patience(Duration::from_millis(300)),
             settings: Settings { cluster_name: "test".to_owned() },
             workers: WorkerSettings {

@@ -35,7 +35,8 @@ const MAX_EDITS: usize = 8;
 type Step = (Edit, bool);
 
 pub async fn any_sequence_ends_where_its_last_spec_alone_does(test: &Test) {
-    let seed = std::env::var("IOTPIPELINE_TEST_SEED").map_or_else(|_| now_micros(), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("IOTPIPELINE_TEST_SEED").map_or_else(|_| now_micros(), |seed| seed.parse().unwrap());
     // Not by the macro, whose output is kept from whoever runs the tests.
     let mut output = std::io::stderr();
     writeln!(output, "edits: edition={} IOTPIPELINE_TEST_SEED={seed}", test.edition).unwrap();

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use crds::{names, status::Reason};
 use kube::ResourceExt;
 
-use super::ownership::{Ownership, is_owned, ownership};
+use super::{
+    ownership::{Ownership, is_owned, ownership},
+    renewal::{Renewal, renewal},
+};
 use crate::{
     build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
     change::{Change, Refusal},
@@ -29,6 +32,12 @@ pub struct WorkerPlan {
     pub problems: Vec<Refusal>,
     /// Why there shall be no pods for now, where that is not what the spec says.
     pub hold: Option<Refusal>,
+    /// Where this replaces pods although nobody changed the spec.
+    pub renewal: Option<Renewal>,
+    /// Whether such pods wait for their turn.
+    pub awaits_turn: bool,
+    /// The number of pods to set meanwhile, where it differs.
+    pub scale: Option<Renewal>,
 }
 
 /// Plans one kind of worker. `is_applied` says whether all of this spec was brought about before.
@@ -63,6 +72,9 @@ pub fn plan_worker(
             Some(Ownership::Ours) | None => {
                 let repairs = repairs_of_child(&child, live, is_applied);
                 plan.repairs.insert((child.kind, child.name.clone()), repairs);
+                if child.kind == workload_kind(component) {
+                    plan.renewal = live.and_then(|live| renewal(&child, live, is_applied));
+                }
                 let is_for_the_pods =
                     child.kind == workload_kind(component) || child.kind == ChildKind::ConfigMap;
                 if is_for_the_pods && !runs_this_configuration {
