@@ -24,9 +24,9 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
-        Controller, WatchStreamExt,
+        Controller, Predicate, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
-        reflector,
+        predicates, reflector,
         reflector::{ObjectRef, store::Writer},
         watcher,
     },
@@ -71,7 +71,11 @@ pub fn controller(
     let writer = Writer::default();
     let store = writer.as_reader();
     let pipelines = watcher(api(client, namespace), watcher::Config::default().page_size(PAGE)).modify(prune);
-    Controller::for_stream(reflector(writer, pipelines).applied_objects(), store)
+    let pipelines = reflector(writer, pipelines).applied_objects();
+    // The operator's own status is no news.
+    let news = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
+    let pipelines = pipelines.predicate_filter(news, PredicateConfig::default());
+    Controller::for_stream(pipelines, store)
         .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .owns_stream(children::<ConfigMap>(client, namespace))
         .owns_stream(children::<Deployment>(client, namespace))

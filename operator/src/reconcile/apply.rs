@@ -317,7 +317,7 @@ async fn apply_worker(
         awaits_turn: plan.awaits_turn,
     };
     if let Some(Renewal { live, replicas }) = plan.scale {
-        let patch = json!({"spec": {"replicas": replicas}});
+        let patch = json!({"metadata": {"uid": live.object.metadata.uid}, "spec": {"replicas": replicas}});
         match write::patch_child(context, &pipeline.id.namespace, &live, &patch).await {
             Ok(()) => outcome.is_written = true,
             Err(error) => whole.fail(error),

@@ -97,6 +97,11 @@ impl Databases for DirectDatabases {
 }
 
 impl DirectDatabases {
+    /// Each session makes a connection of its own and closes it: for servers that have few to give.
+    pub fn without_reuse() -> Self {
+        Self { shelf: Shelf::closed(), ..Self::default() }
+    }
+
     async fn open_session(&self, access: &DatabaseAccess) -> Result<DirectSession, Error> {
         let server = Server {
             database: format!("{}:{}/{}", access.host, access.port, access.database),
@@ -280,9 +285,11 @@ impl Session for DirectSession {
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let Self { connection, loan } = *self;
-            if loan.is_reusable {
-                loan.shelf.put(loan.access, connection, loan.begun);
-            } else {
+            let left = match loan.is_reusable {
+                true => loan.shelf.put(loan.access, connection, loan.begun),
+                false => Some(connection),
+            };
+            if let Some(connection) = left {
                 shelf::close(connection).await;
             }
         })
@@ -323,5 +330,46 @@ async fn within<T>(
                 deadline.as_secs()
             ),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use access::database::DatabaseTls;
+    use futures::future::join_all;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn access(server: SocketAddr) -> DatabaseAccess {
+        let uri = format!("postgres://app:x@{server}/iot");
+        let value_of = |key: &str| (key == "uri").then(|| uri.clone());
+        DatabaseAccess::from_secret(value_of, "plant-7", DatabaseTls::default()).unwrap()
+    }
+
+    /// A server that takes connections and never says a word.
+    async fn silent() -> (TcpListener, DatabaseAccess) {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let access = access(server.local_addr().unwrap());
+        (server, access)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_is_away_holds_one_up_and_not_all() {
+        let (_server, access) = silent().await;
+        let databases = DirectDatabases::default();
+        let begun = Instant::now();
+        assert!(matches!(databases.open(&access).await, Err(Error::Unreachable { .. })));
+        assert!(begun.elapsed() >= DEADLINE);
+
+        let attempts = join_all((0..100).map(async |_| {
+            let begun = Instant::now();
+            assert!(matches!(databases.open(&access).await, Err(Error::Unreachable { .. })));
+            begun.elapsed()
+        }));
+        let slow = attempts.await.into_iter().filter(|took| *took > Duration::from_secs(1)).count();
+        assert_eq!(slow, 1);
     }
 }

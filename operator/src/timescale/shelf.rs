@@ -40,6 +40,8 @@ struct Contents {
     waiting: Vec<Waiting>,
     permits: HashMap<DatabaseAccess, Arc<Semaphore>>,
     is_swept: bool,
+    /// Whether nothing is kept.
+    is_closed: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,11 @@ struct Waiting {
 }
 
 impl Shelf {
+    /// One that keeps nothing.
+    pub fn closed() -> Self {
+        Self(Arc::new(Mutex::new(Contents { is_closed: true, ..Contents::default() })))
+    }
+
     /// Waits until there are fewer than the allowed sessions with this database.
     pub async fn permit(&self, access: &DatabaseAccess) -> Option<OwnedSemaphorePermit> {
         let permits = {
@@ -71,13 +78,22 @@ impl Shelf {
         Some((connection, begun))
     }
 
-    /// Keeps a connection for a while.
-    pub fn put(&self, access: DatabaseAccess, connection: PgConnection, begun: Instant) {
+    /// Keeps a connection for a while, or gives it back.
+    pub fn put(
+        &self,
+        access: DatabaseAccess,
+        connection: PgConnection,
+        begun: Instant,
+    ) -> Option<PgConnection> {
         let mut contents = self.lock();
+        if contents.is_closed {
+            return Some(connection);
+        }
         contents.waiting.push(Waiting { access, connection, begun, since: Instant::now() });
         if !mem::replace(&mut contents.is_swept, true) {
             tokio::spawn(self.clone().sweep());
         }
+        None
     }
 
     /// Closes what nobody wants, until there is nothing left.

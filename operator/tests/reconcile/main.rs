@@ -14,6 +14,8 @@ mod processor;
 #[cfg(test)]
 mod retention;
 #[cfg(test)]
+mod rollouts;
+#[cfg(test)]
 mod rollups;
 #[cfg(test)]
 mod scaling;

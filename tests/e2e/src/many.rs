@@ -27,7 +27,7 @@ use self::{
 use crate::{Result, wait::eventually};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What is measured, and with what.
 #[derive(Clone, Debug)]

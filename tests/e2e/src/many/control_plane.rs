@@ -37,6 +37,8 @@ const USERS: [&str; 5] = ["admin", OPERATOR, "controller-manager", "scheduler", 
 /// fit onto one machine, and would be all that is measured.
 const RATE: [&str; 2] = ["--kube-api-qps=2000", "--kube-api-burst=4000"];
 
+const STAGES: &str = include_str!("stages.yaml");
+
 /// What of the operator's calls is written down: one line each, when it is answered.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -53,7 +55,7 @@ pub struct ControlPlane {
     pub client: Client,
     directory: PathBuf,
     // Dropped in this order.
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
 }
 
 impl ControlPlane {
@@ -84,8 +86,9 @@ impl ControlPlane {
         processes.insert(0, start_controllers(settings)?);
         processes.insert(0, start_scheduler(settings)?);
         processes.insert(0, start_kwok(settings)?);
-        let plane = Self { client, directory, _processes: processes };
+        let mut plane = Self { client, directory, processes };
         plane.furnish().await?;
+        plane.processes.iter_mut().try_for_each(Process::check)?;
         Ok(plane)
     }
 
@@ -162,15 +165,9 @@ fn start_api_server(settings: &Settings, api: SocketAddr, etcd: SocketAddr) -> R
     write("audit-policy.yaml", AUDIT_POLICY)?;
     let tokens = USERS.map(|user| format!("{},{user},{user},\"system:masters\"\n", token_of(user)));
     write("tokens.csv", &tokens.concat())?;
-    let key = directory.join("service-accounts.key");
-    let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"])
-        .arg(&key)
-        .output()
-        .whatever_context("failed to run openssl")?;
-    if !made.status.success() {
-        whatever!("openssl failed: {}", String::from_utf8_lossy(&made.stderr));
-    }
+    let key = "service-accounts.key";
+    openssl(directory, &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key])?;
+    openssl(directory, &["pkey", "-in", key, "-pubout", "-out", "service-accounts.pub"])?;
     let option = |name: &str, path: &str| format!("--{name}={}", directory.join(path).display());
     // The cost estimate of lists asks for something that Debian's etcd does not answer.
     let mut command = Command::new(settings.kubernetes.join("kube-apiserver"));
@@ -192,11 +189,20 @@ fn start_api_server(settings: &Settings, api: SocketAddr, etcd: SocketAddr) -> R
         .arg(format!("--etcd-servers=http://{etcd}"))
         .arg(option("cert-dir", "certificates"))
         .arg(option("token-auth-file", "tokens.csv"))
-        .arg(option("service-account-key-file", "service-accounts.key"))
+        .arg(option("service-account-key-file", "service-accounts.pub"))
         .arg(option("service-account-signing-key-file", "service-accounts.key"))
         .arg(option("audit-policy-file", "audit-policy.yaml"))
         .arg(option("audit-log-path", "audit.log"));
     Process::start("kube-apiserver", directory, &mut command)
+}
+
+fn openssl(directory: &Path, arguments: &[&str]) -> Result<()> {
+    let made = Command::new("openssl").current_dir(directory).args(arguments).output();
+    let made = made.whatever_context("failed to run openssl")?;
+    if !made.status.success() {
+        whatever!("openssl failed: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok(())
 }
 
 fn start_controllers(settings: &Settings) -> Result<Process> {
@@ -229,10 +235,18 @@ fn start_scheduler(settings: &Settings) -> Result<Process> {
 
 fn start_kwok(settings: &Settings) -> Result<Process> {
     let Settings { directory, kwok, .. } = settings;
+    let stages = directory.join("stages.yaml");
+    fs::write(&stages, STAGES).with_whatever_context(|_| format!("failed to write {}", stages.display()))?;
     let mut command = Command::new(kwok.join("kwok"));
     command
-        .args(["--manage-all-nodes=true", "--node-lease-duration-seconds=40", "--server-address="])
+        .args([
+            "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=40",
+            "--server-address=",
+            "--node-ip=10.201.255.254",
+        ])
         .arg(format!("--cidr={NETWORK}"))
+        .arg(format!("--config={}", stages.display()))
         .arg(format!("--kubeconfig={}", kubeconfig(directory, "kwok").display()));
     Process::start("kwok", directory, &mut command)
 }

@@ -43,6 +43,19 @@ impl Process {
         self.child.id()
     }
 
+    /// Looks whether it still runs.
+    ///
+    /// # Errors
+    /// Fails where it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        let ended =
+            self.child.try_wait().with_whatever_context(|_| format!("failed to look at {}", self.name))?;
+        if let Some(status) = ended {
+            whatever!("{} has ended ({status}); see its log", self.name);
+        }
+        Ok(())
+    }
+
     /// SIGTERM; waits for the end.
     ///
     /// # Errors
