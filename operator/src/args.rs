@@ -69,6 +69,10 @@ pub struct Args {
     #[arg(long, env = "IOTPIPELINE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
 
+    /// How many pipelines' workers are replaced at once where another version of the operator wants other pods.
+    #[arg(long, env = "IOTPIPELINE_MAX_CONCURRENT_ROLLOUTS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_concurrent_rollouts: u16,
+
     /// How often Kafka and the database are compared with the spec (`60s`, `5m`), give or take a fifth.
     #[arg(long, env = "IOTPIPELINE_RESYNC", default_value = "60s", value_parser = parse_duration)]
     pub resync: Duration,
@@ -120,6 +124,7 @@ mod tests {
     fn defaults_and_units() {
         let args = parse(&["--watch-any-namespace"]).unwrap();
         assert_eq!((args.concurrency, args.resync), (16, Duration::from_secs(60)));
+        assert_eq!(args.max_concurrent_rollouts, 5);
         assert!(parse(&["--watch-any-namespace", "--resync=soon"]).unwrap_err().contains("60s or 5m"));
         assert!(parse(&["--watch-any-namespace", "--concurrency=0"]).is_err());
         assert!(parse(&["--watch-any-namespace", "--cluster-name=Plant 7"]).is_err());

@@ -6,8 +6,8 @@ use kube::{Client, runtime::events::Recorder};
 
 use crate::{
     build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::apply::IndexBuilds,
-    reconcile::report::Reports, reconcile::validate::Settings, scale::Scaling, telemetry::metrics::Metrics,
-    timescale::Databases,
+    reconcile::report::Reports, reconcile::validate::Settings, rollouts::Rollouts, scale::Scaling,
+    telemetry::metrics::Metrics, timescale::Databases,
 };
 
 /// The clients, the settings and the memory of the operator.
@@ -28,6 +28,8 @@ pub struct Context {
     pub memory: Memory,
     /// The pipelines that are scaled.
     pub scaling: Arc<Scaling>,
+    /// The pipelines whose workers are being replaced.
+    pub rollouts: Rollouts,
     /// The indexes that are being made.
     pub builds: IndexBuilds,
     /// What decides what a spec means.

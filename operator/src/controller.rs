@@ -1,6 +1,7 @@
 //! Watches the pipelines and their children, and reconciles what changes.
 
 use std::{
+    fmt::Debug,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,18 +22,25 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
-        Controller,
+        Controller, Predicate, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
-        reflector::ObjectRef,
+        predicates, reflector,
+        reflector::{ObjectRef, store::Writer},
         watcher,
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 
-use crate::{context::Context, error::Error, memory, reconcile::reconcile, scale::Scaling, telemetry::chain};
+use crate::{
+    context::Context,
+    error::Error,
+    memory::{self, PipelineKey},
+    reconcile::reconcile,
+    telemetry::chain,
+};
 
 /// Events of one object that come within this time lead to one reconciliation.
 const DEBOUNCE: Duration = Duration::from_secs(1);
@@ -43,7 +51,16 @@ const CLEANUP_RETRY: Duration = Duration::from_secs(15);
 /// What watches the pipelines of one scope.
 pub type PipelineController = Controller<DeserializeGuard<IoTPipeline>>;
 
+/// How many objects come in one answer where all of them are listed: as many are in memory twice.
+const PAGE: u32 = 100;
+
+/// What `kubectl apply` remembers of an object, in the object.
+const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// A controller for one namespace, or for all. Once `stop` resolves it begins nothing new and ends what has begun.
+///
+/// Pipelines are kept in memory. Of their children only what changed is of interest, and of that only the owner: a
+/// reconciliation reads the rest.
 pub fn controller(
     context: &Context,
     namespace: Option<&str>,
@@ -51,30 +68,58 @@ pub fn controller(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> PipelineController {
     let client = &context.client;
-    let children =
-        watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}")).any_semantic();
-    Controller::new(api(client, namespace), watcher::Config::default().any_semantic())
+    let writer = Writer::default();
+    let store = writer.as_reader();
+    let pipelines = watcher(api(client, namespace), watcher::Config::default().page_size(PAGE)).modify(prune);
+    let pipelines = reflector(writer, pipelines).applied_objects();
+    // The operator's own status is no news.
+    let news = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
+    let pipelines = pipelines.predicate_filter(news, PredicateConfig::default());
+    Controller::for_stream(pipelines, store)
         .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(concurrency))
-        .owns(api::<ConfigMap>(client, namespace), children.clone())
-        .owns(api::<Deployment>(client, namespace), children.clone())
-        .owns(api::<NetworkPolicy>(client, namespace), children.clone())
-        .owns(api::<PodDisruptionBudget>(client, namespace), children.clone())
-        .owns(api::<Service>(client, namespace), children.clone())
-        .owns(api::<StatefulSet>(client, namespace), children)
-        .reconcile_on(scaled(&context.scaling, namespace))
+        .owns_stream(children::<ConfigMap>(client, namespace))
+        .owns_stream(children::<Deployment>(client, namespace))
+        .owns_stream(children::<NetworkPolicy>(client, namespace))
+        .owns_stream(children::<PodDisruptionBudget>(client, namespace))
+        .owns_stream(children::<Service>(client, namespace))
+        .owns_stream(children::<StatefulSet>(client, namespace))
+        .reconcile_on(told(context.scaling.changes(), namespace))
+        .reconcile_on(told(context.rollouts.turns(), namespace))
         .graceful_shutdown_on(stop)
 }
 
-/// The pipelines of this scope whose number of processors was decided anew.
-fn scaled(
-    scaling: &Scaling,
+/// Leaves out what nobody here reads and takes half of the memory.
+fn prune(pipeline: &mut DeserializeGuard<IoTPipeline>) {
+    let metadata = pipeline.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED_ANNOTATION);
+    }
+}
+
+/// The metadata of the children of one kind, whenever one comes, changes or goes.
+fn children<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + 'static
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+{
+    let managed = format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}");
+    let config = watcher::Config::default().labels(&managed).page_size(PAGE);
+    watcher(api::<PartialObjectMeta<K>>(client, namespace), config).touched_objects()
+}
+
+/// The pipelines of this scope that somebody tells of: their number of processors was decided anew, or it is their turn.
+fn told(
+    pipelines: broadcast::Receiver<PipelineKey>,
     namespace: Option<&str>,
 ) -> impl Stream<Item = ObjectRef<DeserializeGuard<IoTPipeline>>> + Send + 'static {
     let scope = namespace.map(str::to_owned);
-    stream::unfold(scaling.changes(), |mut changes| async {
+    stream::unfold(pipelines, |mut pipelines| async {
         loop {
-            match changes.recv().await {
-                Ok(change) => return Some((change, changes)),
+            match pipelines.recv().await {
+                Ok(pipeline) => return Some((pipeline, pipelines)),
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }
@@ -106,6 +151,7 @@ pub fn reconciliations(controller: PipelineController, context: Arc<Context>) ->
             let key = (pipeline.namespace.clone().unwrap_or_default(), pipeline.name.clone());
             context.memory.forget(&key);
             context.scaling.forget(&key);
+            context.rollouts.forget(&key);
         }
         Err(controller::Error::ReconcilerFailed(error, pipeline)) => {
             tracing::warn!(%pipeline, category = error.category(), error = %chain(&error), "Failed to reconcile; tried again later");

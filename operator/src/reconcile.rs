@@ -19,7 +19,10 @@ pub mod status;
 pub mod validate;
 pub mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crds::{IoTPipeline, IoTPipelineStatus, names::APPROVE_ANNOTATION, pipeline::Mode, status::Reason};
 use jiff::Timestamp;
@@ -60,7 +63,9 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     if object.meta().deletion_timestamp.is_some() {
-        context.scaling.forget(&(object.namespace().unwrap_or_default(), object.name_any()));
+        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        context.scaling.forget(&key);
+        context.rollouts.forget(&key);
         return cleanup::clean_up(&object, &context).await;
     }
     let object = match &object.0 {
@@ -107,10 +112,16 @@ async fn keep(
     let now = Timestamp::now();
     let approvals = approvals(object, pipeline);
     let settings = &context.workers;
-    let plan =
+    let mut plan =
         plan::plan(pipeline, object, &approvals, workers, &stores, settings, now).context(BuildSnafu)?;
     let outcome = match pipeline.mode {
-        Mode::Enforce => apply::apply(plan, pipeline, object, &stores, session, context).await?,
+        Mode::Enforce => {
+            let stage = plan.stage(pipeline, workers);
+            if !context.rollouts.admit(&pipeline.key(), stage, Instant::now()) {
+                plan.postpone_renewal();
+            }
+            apply::apply(plan, pipeline, object, &stores, session, context).await?
+        }
         Mode::Observe => {
             if let Some(session) = session {
                 session.close().await;

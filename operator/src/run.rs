@@ -29,6 +29,7 @@ use crate::{
     lease::Election,
     memory::Memory,
     reconcile::{apply::IndexBuilds, report::HttpReports, validate::Settings},
+    rollouts::Rollouts,
     scale::probe,
     telemetry::{
         http::{self, Phase},
@@ -114,6 +115,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         pod_name,
         pod_namespace,
         concurrency,
+        max_concurrent_rollouts,
         resync,
     } = args;
     let stop = stop_signal().context(SignalsSnafu)?;
@@ -123,10 +125,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
         client: client.clone(),
         reports: Arc::new(HttpReports::new().context(WorkersSnafu)?),
         kafka: Arc::new(KafkaClient::default()),
-        databases: Arc::new(DirectDatabases),
+        databases: Arc::new(DirectDatabases::default()),
         metrics: Metrics::default(),
         memory: Memory::default(),
         scaling: Arc::default(),
+        rollouts: Rollouts::new(max_concurrent_rollouts),
         builds: IndexBuilds::default(),
         settings: Settings { cluster_name },
         workers: WorkerSettings {

@@ -37,6 +37,7 @@ mod retention;
 mod rights;
 mod rollups;
 mod session;
+mod shelf;
 mod sql;
 #[cfg(test)]
 mod test_support;
@@ -72,7 +73,7 @@ pub trait Databases: Send + Sync {
     fn open<'a>(&'a self, access: &'a DatabaseAccess) -> BoxFuture<'a, Result<Box<dyn Session>, Error>>;
 }
 
-/// One connection to one database, used for one reconciliation. Every statement has a deadline.
+/// One session with one database, used for one reconciliation. Every statement has a deadline.
 pub trait Session: Send {
     /// Reads everything that [`plan`] needs. With `topic`, the topic's marker too.
     fn observe<'a>(
@@ -151,7 +152,8 @@ pub trait Session: Send {
         wanted: TableDeletion,
     ) -> BoxFuture<'a, Result<Deleted, Error>>;
 
-    /// Says goodbye to the server. A session that is dropped without it is closed too, less politely.
+    /// Ends the session in good order: its connection may serve another one. That of a session that is dropped without it
+    /// is closed.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use access::kafka::KafkaAccess;
@@ -12,20 +12,36 @@ use futures::future::BoxFuture;
 use snafu::ResultExt;
 
 use super::{
-    Error, ObservedTopic, TopicAdmin, TopicStep, Watermarks, connection::Connection, error::AbandonedSnafu,
+    Cause, Error, ObservedTopic, TopicAdmin, TopicStep, Watermarks,
+    connection::Connection,
+    error::{AbandonedSnafu, UnreachableSnafu},
     greeting::greet,
 };
-use crate::{change::Change, pipeline::TopicName};
+use crate::{change::Change, outage::Outages, pipeline::TopicName};
 
-/// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads,
-/// pipelines come and go with their brokers, and a rotated Secret leaves a connection behind that nobody asks for
-/// again: a bounded life bounds all of them.
-const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads: a bounded
+/// life bounds that.
+const LIFE: Duration = Duration::from_secs(300);
 
-/// Talks to brokers; keeps one connection for each way of access.
+/// How long a connection is kept that nobody asks for: its pipelines are gone, or a Secret was rotated. A little longer
+/// than a pipeline waits for its next look.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// How many connections are kept. Each costs librdkafka a thread and one more for each broker, so what is asked for less
+/// often than all others is made anew.
+const CAPACITY: usize = 32;
+
+/// Talks to brokers; keeps one connection for each way of access. Clones share them.
 #[derive(Clone, Default)]
 pub struct KafkaClient {
-    connections: Arc<Mutex<HashMap<KafkaAccess, Arc<Connection>>>>,
+    connections: Arc<Mutex<HashMap<KafkaAccess, Kept>>>,
+    outages: Arc<Outages<KafkaAccess, Cause>>,
+}
+
+struct Kept {
+    connection: Arc<Connection>,
+    begun: Instant,
+    used: Instant,
 }
 
 impl TopicAdmin for KafkaClient {
@@ -84,10 +100,20 @@ impl KafkaClient {
         action: String,
         request: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let bootstrap_servers = &access.bootstrap_servers;
+        let attempt = self
+            .outages
+            .attempt(access)
+            .or_else(|cause| UnreachableSnafu { action: &action, bootstrap_servers, cause }.fail())?;
         let (client, access, wanted) = (self.clone(), access.clone(), action.clone());
-        tokio::task::spawn_blocking(move || client.run_blocking(&access, &wanted, request))
+        let result = tokio::task::spawn_blocking(move || client.run_blocking(&access, &wanted, request))
             .await
-            .context(AbandonedSnafu { action })?
+            .context(AbandonedSnafu { action })?;
+        match &result {
+            Err(Error::Unreachable { cause, .. }) => attempt.fail(*cause),
+            _ => attempt.succeed(),
+        }
+        result
     }
 
     /// A connection that failed is not used again. Why it failed, a new one tells.
@@ -100,38 +126,64 @@ impl KafkaClient {
         let connection = self.connection(access, action)?;
         let result = request(&connection);
         if matches!(result, Err(Error::Unreachable { .. })) {
-            self.forget(access, &connection);
+            self.lock().retain(|_, kept| !Arc::ptr_eq(&kept.connection, &connection));
+            drop(connection);
             greet(access, action)?;
         }
         result
     }
 
     fn connection(&self, access: &KafkaAccess, action: &str) -> Result<Arc<Connection>, Error> {
-        if let Some(connection) = self.lock().get(access) {
-            return Ok(Arc::clone(connection));
+        if let Some(kept) = self.lock().get_mut(access) {
+            kept.used = Instant::now();
+            return Ok(Arc::clone(&kept.connection));
         }
         greet(access, action)?;
-        let connection = Arc::new(Connection::new(access)?);
-        self.lock().insert(access.clone(), Arc::clone(&connection));
-        let (client, access, known) = (self.clone(), access.clone(), Arc::downgrade(&connection));
-        tokio::spawn(async move {
-            tokio::time::sleep(CONNECTION_LIFE).await;
-            if let Some(connection) = known.upgrade() {
-                // Where it may take its time: librdkafka joins its threads.
-                tokio::task::spawn_blocking(move || client.forget(&access, &connection));
-            }
-        });
+        let new = Arc::new(Connection::new(access)?);
+        let now = Instant::now();
+        let mut connections = self.lock();
+        let is_first = connections.is_empty();
+        // Another one may have been faster.
+        let kept = connections.entry(access.clone());
+        let kept = kept.or_insert_with(|| Kept { connection: Arc::clone(&new), begun: now, used: now });
+        let connection = Arc::clone(&kept.connection);
+        let surplus = surplus(&mut connections);
+        drop(connections);
+        // Where it may take its time, which this is: librdkafka joins its threads.
+        drop((new, surplus));
+        if is_first {
+            tokio::spawn(self.clone().sweep());
+        }
         Ok(connection)
     }
 
-    fn forget(&self, access: &KafkaAccess, old: &Arc<Connection>) {
-        let mut connections = self.lock();
-        if connections.get(access).is_some_and(|current| Arc::ptr_eq(current, old)) {
-            connections.remove(access);
+    /// Closes what nobody asks for, until there is nothing left.
+    async fn sweep(self) {
+        loop {
+            tokio::time::sleep(IDLE / 3).await;
+            let mut connections = self.lock();
+            let expired: Vec<_> = connections
+                .extract_if(|_, kept| kept.used.elapsed() > IDLE || kept.begun.elapsed() > LIFE)
+                .collect();
+            let is_over = connections.is_empty();
+            drop(connections);
+            tokio::task::spawn_blocking(move || drop(expired));
+            if is_over {
+                return;
+            }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<KafkaAccess, Arc<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<KafkaAccess, Kept>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes out the connection that was not used for longest, where there are too many.
+fn surplus(connections: &mut HashMap<KafkaAccess, Kept>) -> Option<Kept> {
+    if connections.len() <= CAPACITY {
+        return None;
+    }
+    let oldest = connections.iter().min_by_key(|(_, kept)| kept.used).map(|(access, _)| access.clone());
+    oldest.and_then(|access| connections.remove(&access))
 }

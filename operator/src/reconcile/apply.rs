@@ -14,12 +14,13 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use serde_json::json;
 
 pub use indexes::IndexBuilds;
 
 use super::{
     fetch::{LiveChild, Stores},
-    plan::{Plan, WorkerPlan},
+    plan::{Plan, Renewal, WorkerPlan},
     sessions::noted_sessions,
     write,
 };
@@ -78,6 +79,8 @@ pub struct WorkerOutcome {
     pub hold: Option<Refusal>,
     /// What a person should know although they do their work.
     pub note: Option<Note>,
+    /// Whether the pods are of another version of the operator, and are replaced when it is their turn.
+    pub awaits_turn: bool,
 }
 
 /// Makes the plan true as far as possible.
@@ -324,7 +327,15 @@ async fn apply_worker(
         problems: plan.problems,
         hold: plan.hold,
         note: plan.note,
+        awaits_turn: plan.awaits_turn,
     };
+    if let Some(Renewal { live, replicas }) = plan.scale {
+        let patch = json!({"metadata": {"uid": live.object.metadata.uid}, "spec": {"replicas": replicas}});
+        match write::patch_child(context, &pipeline.id.namespace, &live, &patch).await {
+            Ok(()) => outcome.is_written = true,
+            Err(error) => whole.fail(error),
+        }
+    }
     let rolled = if may_roll { plan.roll } else { Vec::new() };
     let mut children: Vec<_> = plan.keep.into_iter().chain(rolled).collect();
     children.sort_by_key(|child| child.kind);

@@ -36,6 +36,10 @@ const STARTING: &str = "Starting";
 /// How long a pod that was added may take to do its work, before that is a trouble.
 const START: SignedDuration = SignedDuration::from_secs(60);
 
+/// What is said of workers whose replacement waits; not how many are before them, which changes all the time.
+const AWAITS_TURN: &str =
+    "; they are of another version of the operator and are replaced once it is this pipeline's turn";
+
 /// Whether one kind of worker does its work. `outcome` is what this reconciliation did to it; `None` where the spec
 /// is refused, so that nothing was done.
 pub fn judge_worker(
@@ -102,11 +106,14 @@ pub fn judge_worker(
         (None, Some(note)) => {
             Finding { holds: true, reason: note.reason.to_string(), message: note.message.clone() }
         }
-        (None, None) => Finding {
-            holds: true,
-            reason: Reason::AsSpecified.to_string(),
-            message: format!("{} of {} ready", rollout.ready, rollout.wanted),
-        },
+        (None, None) => {
+            let next = if outcome.is_some_and(|outcome| outcome.awaits_turn) { AWAITS_TURN } else { "" };
+            Finding {
+                holds: true,
+                reason: Reason::AsSpecified.to_string(),
+                message: format!("{} of {} ready{next}", rollout.ready, rollout.wanted),
+            }
+        }
     }
 }
 

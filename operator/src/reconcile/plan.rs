@@ -4,12 +4,14 @@
 mod filters;
 mod growth;
 mod ownership;
+mod renewal;
 mod sessions;
 mod spool;
 mod stranded;
 mod workers;
 
 pub use ownership::{is_owned, is_owned_by};
+pub use renewal::Renewal;
 pub use sessions::Sessions;
 pub use workers::WorkerPlan;
 

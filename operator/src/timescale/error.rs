@@ -10,7 +10,7 @@ use rustls::CertificateError;
 use snafu::Snafu;
 
 /// A request to the database that failed. Holds neither a password nor anything that a server said.
-#[derive(Debug, Snafu)]
+#[derive(Clone, Debug, Snafu)]
 #[snafu(visibility(pub(super)))]
 pub enum Error {
     /// No connection, or no answer within the deadline.

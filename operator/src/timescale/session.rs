@@ -1,11 +1,15 @@
 //! The real database, through one direct connection. I/O.
+//!
+//! To connect costs the server a process and the operator a handshake, so a session that ends in good order lends its
+//! connection to the next one for a while.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use access::database::DatabaseAccess;
 use crds::worker::PipelineId;
 use futures::future::BoxFuture;
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use sqlx::{ConnectOptions, PgConnection, Row};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     Built, ChunkSizes, Databases, Deleted, Error, FillProgress, IndexBuild, ObservedTable, Position,
@@ -16,10 +20,12 @@ use super::{
     index_builds,
     observe::{observe, read_chunk_sizes},
     rollups,
+    shelf::{self, Shelf},
 };
 use crate::{
     change::Change,
     kafka::TopicKey,
+    outage::Outages,
     pipeline::{SqlIdent, Table},
 };
 
@@ -46,12 +52,28 @@ const SETTINGS: [(&str, &str); 5] = [
     ("client_min_messages", "warning"),
 ];
 
-/// Connects to the database itself, without a pool.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DirectDatabases;
+/// Connects to the database itself, without a pooler. Clones share connections.
+#[derive(Clone, Debug, Default)]
+pub struct DirectDatabases {
+    shelf: Shelf,
+    outages: Arc<Outages<DatabaseAccess, Error>>,
+}
 
 struct DirectSession {
     connection: PgConnection,
+    loan: Loan,
+}
+
+/// What there is to know of a session's connection.
+struct Loan {
+    /// Since when there is a connection.
+    begun: Instant,
+    /// Whether another session may have it afterwards.
+    is_reusable: bool,
+    access: DatabaseAccess,
+    shelf: Shelf,
+    /// One of so many at a time; a session that may take hours has none.
+    permit: Option<OwnedSemaphorePermit>,
     /// For messages.
     server: Server,
 }
@@ -59,27 +81,62 @@ struct DirectSession {
 impl Databases for DirectDatabases {
     fn open<'a>(&'a self, access: &'a DatabaseAccess) -> BoxFuture<'a, Result<Box<dyn Session>, Error>> {
         Box::pin(async move {
-            let server = Server {
-                database: format!("{}:{}/{}", access.host, access.port, access.database),
-                role: access.username.clone(),
-            };
-            let options = access.options(APPLICATION_NAME).options(SETTINGS).disable_statement_logging();
-            let connect = async {
-                let mut connection = options.connect().await?;
-                let is_direct = has_settings(&mut connection).await?;
-                Ok((connection, is_direct))
-            };
-            let action = "connect to the database";
-            let (connection, is_direct) =
-                within(DEADLINE, action, &server, connect, Error::from_connecting).await?;
-            let session = DirectSession { connection, server };
-            if is_direct {
-                return Ok(Box::new(session) as Box<dyn Session>);
+            let attempt = self.outages.attempt(access)?;
+            match self.open_session(access).await {
+                Err(error @ Error::Unreachable { .. }) => {
+                    attempt.fail(error.clone());
+                    Err(error)
+                }
+                result => {
+                    attempt.succeed();
+                    result.map(|session| Box::new(session) as Box<dyn Session>)
+                }
             }
-            let database = session.server.database.clone();
-            Box::new(session).close().await;
-            PooledSnafu { database }.fail()
         })
+    }
+}
+
+impl DirectDatabases {
+    /// Each session makes a connection of its own and closes it: for servers that have few to give.
+    pub fn without_reuse() -> Self {
+        Self { shelf: Shelf::closed(), ..Self::default() }
+    }
+
+    async fn open_session(&self, access: &DatabaseAccess) -> Result<DirectSession, Error> {
+        let server = Server {
+            database: format!("{}:{}/{}", access.host, access.port, access.database),
+            role: access.username.clone(),
+        };
+        let permit = self.shelf.permit(access).await;
+        let loan = |begun| Loan {
+            begun,
+            is_reusable: true,
+            access: access.clone(),
+            shelf: self.shelf.clone(),
+            permit,
+            server: server.clone(),
+        };
+        // One that the server has closed meanwhile is none.
+        while let Some((mut connection, begun)) = self.shelf.take(access) {
+            let asked = tokio::time::timeout(DEADLINE, has_settings(&mut connection)).await;
+            if matches!(asked, Ok(Ok(true))) {
+                return Ok(DirectSession { connection, loan: loan(begun) });
+            }
+        }
+        let options = access.options(APPLICATION_NAME).options(SETTINGS).disable_statement_logging();
+        let connect = async {
+            let mut connection = options.connect().await?;
+            let is_direct = has_settings(&mut connection).await?;
+            Ok((connection, is_direct))
+        };
+        let action = "connect to the database";
+        let (connection, is_direct) =
+            within(DEADLINE, action, &server, connect, Error::from_connecting).await?;
+        if is_direct {
+            return Ok(DirectSession { connection, loan: loan(Instant::now()) });
+        }
+        shelf::close(connection).await;
+        PooledSnafu { database: server.database }.fail()
     }
 }
 
@@ -103,15 +160,17 @@ impl Session for DirectSession {
     ) -> BoxFuture<'a, Result<ObservedTable, Error>> {
         Box::pin(async move {
             let action = format!("read table {table}");
-            request(DEADLINE, &action, &self.server, observe(&mut self.connection, table, topic)).await
+            self.loan.request(DEADLINE, &action, observe(&mut self.connection, table, topic)).await
         })
     }
 
     fn apply<'a>(&'a mut self, table: &'a Table, plan: &'a TablePlan) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let action = format!("change table {table}");
+            // What was prepared is there for a new session.
+            self.loan.is_reusable &= !plan.unfinished;
             let effect = effects::apply(&mut self.connection, table, plan);
-            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+            self.loan.request(CHANGE_DEADLINE, &action, effect).await
         })
     }
 
@@ -122,8 +181,10 @@ impl Session for DirectSession {
     ) -> BoxFuture<'a, Result<Built, Error>> {
         Box::pin(async move {
             let action = format!("make index {} of table {table}", build.index);
+            // It takes locks of its session, and its time.
+            (self.loan.is_reusable, self.loan.permit) = (false, None);
             let effect = index_builds::build(&mut self.connection, table, build);
-            request(BUILD_DEADLINE, &action, &self.server, effect).await
+            self.loan.request(BUILD_DEADLINE, &action, effect).await
         })
     }
 
@@ -137,7 +198,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("claim topic {}", topic.topic);
             let effect = effects::claim_topic(&mut self.connection, schema, pipeline, topic, is_adopted);
-            match request(DEADLINE, &action, &self.server, effect).await? {
+            match self.loan.request(DEADLINE, &action, effect).await? {
                 Claim::Ours => Ok(()),
                 Claim::Taken(owner) => TopicTakenSnafu {
                     topic: topic.topic.as_str(),
@@ -157,7 +218,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("release topic {}", topic.topic);
             let effect = effects::release_topic(&mut self.connection, schema, pipeline, topic);
-            request(DEADLINE, &action, &self.server, effect).await
+            self.loan.request(DEADLINE, &action, effect).await
         })
     }
 
@@ -170,7 +231,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("drop expired chunks of table {schema}.{hypertable}");
             let effect = effects::drop_expired_chunks(&mut self.connection, schema, hypertable, drop_after);
-            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+            self.loan.request(CHANGE_DEADLINE, &action, effect).await
         })
     }
 
@@ -182,7 +243,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("fill rollup {}.{}", table.schema, fill.name);
             let effect = rollups::fill(&mut self.connection, table, fill);
-            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+            self.loan.request(CHANGE_DEADLINE, &action, effect).await
         })
     }
 
@@ -194,7 +255,7 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("read the positions of table {table}");
             let effect = effects::positions(&mut self.connection, table, topic);
-            request(DEADLINE, &action, &self.server, effect).await
+            self.loan.request(DEADLINE, &action, effect).await
         })
     }
 
@@ -204,7 +265,7 @@ impl Session for DirectSession {
             let (schema, name) = (table.schema.as_str(), table.name.as_str());
             let action = format!("measure the chunks of table {table}");
             let effect = read_chunk_sizes(&mut self.connection, schema, name, wanted.chunk_interval);
-            request(DEADLINE, &action, &self.server, effect).await
+            self.loan.request(DEADLINE, &action, effect).await
         })
     }
 
@@ -217,26 +278,38 @@ impl Session for DirectSession {
         Box::pin(async move {
             let action = format!("delete table {table}");
             let effect = deletion::delete_table(&mut self.connection, table, pipeline, wanted);
-            request(CHANGE_DEADLINE, &action, &self.server, effect).await
+            self.loan.request(CHANGE_DEADLINE, &action, effect).await
         })
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            // The work is done; a server that does not take leave has closed the connection by itself.
-            let _ = tokio::time::timeout(DEADLINE, self.connection.close()).await;
+            let Self { connection, loan } = *self;
+            let left = match loan.is_reusable {
+                true => loan.shelf.put(loan.access, connection, loan.begun),
+                false => Some(connection),
+            };
+            if let Some(connection) = left {
+                shelf::close(connection).await;
+            }
         })
     }
 }
 
-/// A request in a session.
-async fn request<T>(
-    deadline: Duration,
-    action: &str,
-    server: &Server,
-    request: impl Future<Output = sqlx::Result<T>>,
-) -> Result<T, Error> {
-    within(deadline, action, server, request, Error::from_sqlx).await
+impl Loan {
+    /// A request in the session. One that fails, or is given up on its way, may leave a transaction behind: nobody else
+    /// gets such a connection.
+    async fn request<T>(
+        &mut self,
+        deadline: Duration,
+        action: &str,
+        request: impl Future<Output = sqlx::Result<T>>,
+    ) -> Result<T, Error> {
+        let was_reusable = mem::replace(&mut self.is_reusable, false);
+        let result = within(deadline, action, &self.server, request, Error::from_sqlx).await;
+        self.is_reusable = was_reusable && result.is_ok();
+        result
+    }
 }
 
 /// Ends a request at its deadline and sorts what went wrong.
@@ -257,5 +330,46 @@ async fn within<T>(
                 deadline.as_secs()
             ),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use access::database::DatabaseTls;
+    use futures::future::join_all;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn access(server: SocketAddr) -> DatabaseAccess {
+        let uri = format!("postgres://app:x@{server}/iot");
+        let value_of = |key: &str| (key == "uri").then(|| uri.clone());
+        DatabaseAccess::from_secret(value_of, "plant-7", DatabaseTls::default()).unwrap()
+    }
+
+    /// A server that takes connections and never says a word.
+    async fn silent() -> (TcpListener, DatabaseAccess) {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let access = access(server.local_addr().unwrap());
+        (server, access)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_is_away_holds_one_up_and_not_all() {
+        let (_server, access) = silent().await;
+        let databases = DirectDatabases::default();
+        let begun = Instant::now();
+        assert!(matches!(databases.open(&access).await, Err(Error::Unreachable { .. })));
+        assert!(begun.elapsed() >= DEADLINE);
+
+        let attempts = join_all((0..100).map(async |_| {
+            let begun = Instant::now();
+            assert!(matches!(databases.open(&access).await, Err(Error::Unreachable { .. })));
+            begun.elapsed()
+        }));
+        let slow = attempts.await.into_iter().filter(|took| *took > Duration::from_secs(1)).count();
+        assert_eq!(slow, 1);
     }
 }

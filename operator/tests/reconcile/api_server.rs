@@ -175,7 +175,7 @@ impl ApiServer {
         assert_eq!(patch["metadata"]["uid"], object["metadata"]["uid"]);
         object["spec"]["replicas"] = patch["spec"]["replicas"].clone();
         let volumes = object["spec"]["template"]["spec"]["volumes"].as_array_mut().unwrap();
-        for patched in patch["spec"]["template"]["spec"]["volumes"].as_array().unwrap() {
+        for patched in patch["spec"]["template"]["spec"]["volumes"].as_array().into_iter().flatten() {
             let volume = volumes.iter_mut().find(|volume| volume["name"] == patched["name"]).unwrap();
             *volume = patched.clone();
         }

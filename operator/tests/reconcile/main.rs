@@ -16,6 +16,8 @@ mod processor;
 #[cfg(test)]
 mod retention;
 #[cfg(test)]
+mod rollouts;
+#[cfg(test)]
 mod rollups;
 #[cfg(test)]
 mod scaling;

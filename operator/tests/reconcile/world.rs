@@ -26,9 +26,10 @@ use operator::{
     context::Context,
     error::Error,
     kafka::TopicKey,
-    memory::Memory,
+    memory::{Memory, PipelineKey},
     pipeline::TopicName,
     reconcile::{apply::IndexBuilds, reconcile, report::Reports, validate::Settings},
+    rollouts::{Rollouts, Stage},
     scale::probe,
     telemetry::metrics::Metrics,
 };
@@ -116,6 +117,7 @@ impl World {
             metrics: Metrics::default(),
             memory: Memory::default(),
             scaling: Arc::default(),
+            rollouts: Rollouts::new(1),
             builds: IndexBuilds::with_patience(Duration::from_millis(300)),
             settings: Settings { cluster_name: "test".to_owned() },
             workers: WorkerSettings {
@@ -251,16 +253,30 @@ impl World {
         std::iter::from_fn(|| changes.try_recv().ok()).count()
     }
 
+    /// Starts an operator of another version, which wants this image, while another pipeline's workers are replaced or not.
+    pub fn upgrade(&mut self, image: &str, is_other_underway: bool) {
+        let context = Arc::get_mut(&mut self.context).unwrap();
+        context.workers.image.reference = image.to_owned();
+        context.rollouts = Rollouts::new(1);
+        if is_other_underway {
+            let stage = Stage::Outdated { work: true };
+            assert!(context.rollouts.admit(&other_pipeline(), stage, Instant::now()));
+        }
+    }
+
+    /// The workers of that other pipeline are all replaced.
+    pub fn end_other_rollout(&self) {
+        self.context.rollouts.admit(&other_pipeline(), Stage::Complete, Instant::now());
+    }
+
     /// A pipeline of another namespace, with another database, manages the topic.
     pub fn let_another_manage_the_topic(&self) {
-        let other = ("plant-8".to_owned(), "other".to_owned());
-        assert_eq!(self.context.memory.claim_topic(&other, &topic()), None);
+        assert_eq!(self.context.memory.claim_topic(&other_pipeline(), &topic()), None);
     }
 
     /// Whether the operator would refuse the topic to another pipeline, for this one.
     pub fn is_topic_managed(&self) -> bool {
-        let other = ("plant-8".to_owned(), "other".to_owned());
-        self.context.memory.other_manager(&other, &topic()).is_some()
+        self.context.memory.other_manager(&other_pipeline(), &topic()).is_some()
     }
 
     /// What was written since the last look.
@@ -313,6 +329,10 @@ impl World {
         let conditions = status["conditions"].as_array().unwrap();
         conditions.iter().find(|condition| condition["type"] == condition_type).unwrap().clone()
     }
+}
+
+fn other_pipeline() -> PipelineKey {
+    ("plant-8".to_owned(), "other".to_owned())
 }
 
 fn topic() -> TopicKey {

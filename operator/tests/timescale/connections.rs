@@ -1,6 +1,10 @@
 //! How the operator's sessions begin, or do not: passwords, certificates, poolers, and whatever else answers.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use access::{
     database::{DatabaseAccess, DatabaseTls},
@@ -9,11 +13,12 @@ use access::{
 use crds::{pipeline::DatabaseTlsMode, status::Reason};
 use operator::{
     telemetry::chain,
-    timescale::{Databases, DirectDatabases, Error},
+    timescale::{Databases, DirectDatabases, Error, TablePlan, TableStep},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    time::sleep,
 };
 
 use super::support::Test;
@@ -21,8 +26,9 @@ use super::support::Test;
 #[tokio::test]
 async fn silence_and_a_wrong_password_are_told_apart_and_neither_tells_the_password() {
     let test = Test::apache2().await;
-    let open =
-        |access: DatabaseAccess| async move { DirectDatabases.open(&access).await.map(drop).unwrap_err() };
+    let open = |access: DatabaseAccess| async move {
+        DirectDatabases::without_reuse().open(&access).await.map(drop).unwrap_err()
+    };
     let wrong = open(DatabaseAccess { password: "hunter2".into(), ..test.access.clone() }).await;
     assert_eq!(wrong.reason(), Reason::DatabaseRefused);
     assert!(wrong.to_string().contains("28P01"), "{wrong}");
@@ -33,6 +39,46 @@ async fn silence_and_a_wrong_password_are_told_apart_and_neither_tells_the_passw
     for error in [wrong, missing, silent] {
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_session_that_ended_well_lends_its_connection_to_the_next_and_no_other_does() {
+    let test = Test::apache2().await;
+    let user = test.database_of_a_role("user", "CONNECT").await;
+    let databases = DirectDatabases::default();
+    let session_of_user = format!(
+        "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_activity WHERE usename = '{}'",
+        user.access.username
+    );
+    let pid = async || test.number(&session_of_user).await;
+    let open = async || databases.open(&user.access).await.unwrap();
+
+    let first = open().await;
+    let connection = pid().await;
+    first.close().await;
+    let mut second = open().await;
+    assert_eq!(pid().await, connection);
+    let table = user.table("telemetry");
+    second.observe(&table, None).await.unwrap();
+    second.close().await;
+    let mut third = open().await;
+    assert_eq!(pid().await, connection);
+
+    let steps = vec![TableStep { changes: Vec::new(), sql: "SELECT 1 / 0".to_owned() }];
+    assert!(third.apply(&table, &TablePlan { steps, ..TablePlan::default() }).await.is_err());
+    third.close().await;
+    let fourth = open().await;
+    assert_ne!(pid().await, connection, "what failed may have left something behind");
+    fourth.close().await;
+    // Nobody is in the way of who wants to drop the database.
+    let gone = async || pid().await == 0;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !gone().await && Instant::now() < deadline {
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert!(gone().await);
+    user.finish().await;
+    test.finish().await;
 }
 
 #[tokio::test]
@@ -54,7 +100,7 @@ async fn tls_is_as_strict_as_the_spec_says() {
         with(Require, None),
         alias(with(Require, Some("stranger-ca"))),
     ] {
-        DirectDatabases.open(&trusted).await.unwrap().close().await;
+        DirectDatabases::without_reuse().open(&trusted).await.unwrap().close().await;
     }
     for (access, part) in [
         (with(VerifyFull, Some("stranger-ca")), "timescale.tls.caSecretRef"),
@@ -87,7 +133,8 @@ async fn a_client_certificate_says_who_comes() {
             ..test.access.clone()
         }
     };
-    let mut session = DirectDatabases.open(&as_operator(Some("client-operator"))).await.unwrap();
+    let mut session =
+        DirectDatabases::without_reuse().open(&as_operator(Some("client-operator"))).await.unwrap();
     assert_eq!(session.observe(&test.table("none"), None).await.unwrap().role, "operator");
     session.close().await;
     for client in [None, Some("client-processor"), Some("client-stranger")] {
@@ -148,7 +195,7 @@ async fn whatever_answers_is_not_repeated() {
 }
 
 async fn refused(access: &DatabaseAccess) -> Error {
-    DirectDatabases.open(access).await.map(drop).unwrap_err()
+    DirectDatabases::without_reuse().open(access).await.map(drop).unwrap_err()
 }
 
 /// A file of the Secrets that the tests are given.

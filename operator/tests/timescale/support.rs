@@ -148,7 +148,7 @@ impl Test {
     }
 
     pub async fn open(&self) -> Box<dyn Session> {
-        DirectDatabases.open(&self.access).await.unwrap()
+        DirectDatabases::without_reuse().open(&self.access).await.unwrap()
     }
 
     pub async fn observe(&self, table: &Table) -> ObservedTable {

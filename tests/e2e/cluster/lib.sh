@@ -13,6 +13,7 @@ IMAGES_CACHE_DIR="$CACHE_DIR/images"
 KUBERNETES_BIN="$TOOLS_DIR/kubernetes-$KUBERNETES_VERSION"
 HELM_BIN="$TOOLS_DIR/helm-$HELM_VERSION"
 COREDNS_BIN="$TOOLS_DIR/coredns-$COREDNS_VERSION"
+KWOK_BIN="$TOOLS_DIR/kwok-$KWOK_VERSION"
 
 # The node's /var and /run are directories of the state directory, so everything that its
 # daemons write goes with it.

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod fleet;
 pub mod kafka;
 pub mod manifest;
+pub mod many;
 pub mod mqtt;
 pub mod pods;
 pub mod report;

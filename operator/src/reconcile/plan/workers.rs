@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use crds::{names, status::Reason};
 use kube::ResourceExt;
 
-use super::ownership::{Ownership, is_owned, ownership};
+use super::{
+    ownership::{Ownership, is_owned, ownership},
+    renewal::{Renewal, renewal},
+};
 use crate::{
     build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
     change::{Change, Note, Refusal},
@@ -33,6 +36,12 @@ pub struct WorkerPlan {
     pub hold: Option<Refusal>,
     /// What a person should know although they do their work.
     pub note: Option<Note>,
+    /// Where this replaces pods although nobody changed the spec.
+    pub renewal: Option<Renewal>,
+    /// Whether such pods wait for their turn.
+    pub awaits_turn: bool,
+    /// The number of pods to set meanwhile, where it differs.
+    pub scale: Option<Renewal>,
 }
 
 /// Plans one kind of worker. `is_applied` says whether all of this spec was brought about before.
@@ -70,6 +79,9 @@ pub fn plan_worker(
                 }
                 let repairs = repairs_of_child(&child, live, is_applied);
                 plan.repairs.insert((child.kind, child.name.clone()), repairs);
+                if child.kind == workload_kind(component) {
+                    plan.renewal = live.and_then(|live| renewal(&child, live, is_applied));
+                }
                 let is_for_the_pods =
                     child.kind == workload_kind(component) || child.kind == ChildKind::ConfigMap;
                 if is_for_the_pods && !runs_this_configuration {

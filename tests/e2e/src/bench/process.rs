@@ -159,7 +159,7 @@ impl Drop for Worker {
 
 /// User and kernel time: the 14th and 15th field of /proc/PID/stat, of which the second, the name in
 /// parentheses, may hold anything.
-fn cpu_seconds(stat: &str) -> Option<f64> {
+pub(crate) fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut times = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (f64, f64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
     Some((user + system) / TICKS_PER_SECOND)
@@ -172,7 +172,8 @@ pub fn peak_rss_mib(status: &str) -> Option<f64> {
     Some(kibibytes / 1024.0)
 }
 
-fn free_address() -> std::io::Result<SocketAddr> {
+/// An address at which nobody listens now.
+pub(crate) fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 

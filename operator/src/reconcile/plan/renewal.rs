@@ -1,0 +1,73 @@
+//! Pods that the operator itself wants to replace, without anybody having changed the spec: it is of another version than
+//! the one that made them. They may have to wait for their turn (`rollouts`). Pure.
+
+use serde_json::Value;
+
+use super::{Plan, WorkerPlan};
+use crate::{
+    build::{Child, ChildKind, workload_kind},
+    pipeline::Pipeline,
+    reconcile::{
+        drift::differs,
+        fetch::{LiveChild, Workers},
+    },
+    rollouts::Stage,
+};
+
+/// A workload whose pods would be replaced.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// The workload as it is.
+    pub live: LiveChild,
+    /// How many pods there shall be.
+    pub replicas: i32,
+}
+
+/// Where applying a workload would replace its pods, although the spec was applied.
+pub(super) fn renewal(child: &Child, live: &LiveChild, is_applied: bool) -> Option<Renewal> {
+    let none = Value::Null;
+    let template = live.object.data.pointer("/spec/template").unwrap_or(&none);
+    let is_renewal = is_applied && differs(&child.object["spec"]["template"], template);
+    let wanted = child.object["spec"]["replicas"].as_i64().and_then(|replicas| i32::try_from(replicas).ok());
+    let replicas = wanted.unwrap_or_else(|| live.rollout().wanted);
+    is_renewal.then(|| Renewal { live: live.clone(), replicas })
+}
+
+impl Plan {
+    /// How the workers stand to what this operator wants.
+    pub fn stage(&self, pipeline: &Pipeline, workers: &Workers) -> Stage {
+        let work = pipeline.workers().all(|worker| {
+            let component = worker.component();
+            let name = crds::names::worker_name(&pipeline.id.name, component);
+            workers.child(workload_kind(component), &name).is_some_and(|live| live.rollout().is_complete())
+        });
+        let mut plans = self.bridge.iter().chain([&self.processor]);
+        if plans.clone().any(|plan| plan.renewal.is_some()) {
+            Stage::Outdated { work }
+        } else if work && !plans.any(writes_workload) {
+            Stage::Complete
+        } else {
+            Stage::Incomplete
+        }
+    }
+
+    /// Leaves the pods as they are for now, but for their number.
+    pub fn postpone_renewal(&mut self) {
+        for plan in self.bridge.iter_mut().chain([&mut self.processor]) {
+            if let Some(Renewal { live, replicas }) = plan.renewal.take() {
+                plan.keep.retain(|child| !is_for_the_pods(child));
+                plan.roll.retain(|child| !is_for_the_pods(child));
+                plan.awaits_turn = true;
+                plan.scale = (live.rollout().wanted != replicas).then_some(Renewal { live, replicas });
+            }
+        }
+    }
+}
+
+fn writes_workload(plan: &WorkerPlan) -> bool {
+    plan.keep.iter().chain(&plan.roll).any(is_for_the_pods)
+}
+
+fn is_for_the_pods(child: &Child) -> bool {
+    matches!(child.kind, ChildKind::ConfigMap | ChildKind::StatefulSet | ChildKind::Deployment)
+}
