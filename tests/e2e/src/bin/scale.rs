@@ -26,7 +26,7 @@ struct Args {
 enum Part {
     /// Processors follow a step of the load, up and down.
     Step,
-    /// A HorizontalPodAutoscaler scales the processors, for as long as `--minutes` says.
+    /// A HorizontalPodAutoscaler scales the processors, for as long as `--hpa-minutes` says.
     Hpa,
 }
 
