@@ -8,7 +8,10 @@ use serde_json::json;
 use super::*;
 use crate::{
     build::{ChildKind, build_configuration, build_worker},
-    reconcile::{fetch::WorkerPod, plan::filters::with_left_filters},
+    reconcile::{
+        fetch::WorkerPod,
+        plan::{filters::with_left_filters, spool::with_kept_spool},
+    },
     test_support::{QUICKSTART, object, pipeline, worker_settings},
 };
 
@@ -47,7 +50,7 @@ impl Cluster {
         let mut object = object(&self.spec);
         let bridge = BridgeStatus { sessions: self.noted, ..BridgeStatus::default() };
         object.status.get_or_insert_default().bridge = Some(bridge);
-        with_sessions(pipeline(&self.spec), &object, &self.workers)
+        with_sessions(with_kept_spool(pipeline(&self.spec), &self.workers), &object, &self.workers)
     }
 
     /// Does what is planned; answers it in words: how many bridges, which of them leave, and for how many sessions.
@@ -243,15 +246,29 @@ fn several_bridges_become_one_once_the_others_have_left() {
 }
 
 #[test]
-fn a_spool_is_emptied_before_bridges_share_and_made_once_one_is_alone() {
+fn a_spool_is_emptied_before_others_join_and_made_once_one_is_alone() {
     let with_spool = QUICKSTART.replacen("  mqtt:\n", "  mqtt:\n    spool: {size: 64Mi}\n", 1);
+    let has_spool = |cluster: &Cluster| cluster.plan().0.bridge.unwrap().spool.is_some();
     let mut cluster = Cluster::with(Some(2));
     cluster.spec = with_spool;
     assert_eq!(cluster.write(), "2 shared, leaving from 1, Some(2)");
-    let has_spool = |cluster: &Cluster| cluster.plan().0.bridge.unwrap().spool.is_some();
     assert!(!has_spool(&cluster));
     cluster.settle();
     cluster.ends(1);
     assert!(has_spool(&cluster));
     assert_eq!(cluster.write(), "1 alone, None");
+    cluster.settle();
+
+    cluster.edit(Some(3));
+    assert_eq!(cluster.write(), "1 shared, Some(1)");
+    cluster.settle();
+    assert_eq!(cluster.write(), "1 shared, Some(1)", "messages may be in it");
+    assert!(has_spool(&cluster));
+    let emptied = json!({"messages": 0, "bytes": 0, "closing": true});
+    let report = cluster.workers.pods[0].report.as_mut().unwrap();
+    report.spool = Some(serde_json::from_value(emptied).unwrap());
+    cluster.write();
+    assert!(!has_spool(&cluster));
+    cluster.settle();
+    assert_eq!(cluster.write(), "3 shared, Some(3)");
 }
