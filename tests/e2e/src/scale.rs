@@ -1,6 +1,7 @@
 //! The proof of scaling, in parts: what each of them does to a pipeline on the local cluster, and the figures that it
 //! comes to.
 
+pub mod bridges;
 mod hands;
 pub mod hpa;
 mod looks;

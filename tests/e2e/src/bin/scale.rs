@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use e2e::{
     Result,
-    scale::{Figures, hpa, step},
+    scale::{Figures, bridges, hpa, step},
 };
 use snafu::Report;
 
@@ -14,7 +14,7 @@ use snafu::Report;
 #[derive(Debug, Parser)]
 struct Args {
     /// What to prove.
-    #[arg(long, env = "SCALE_ONLY", value_delimiter = ',', default_value = "step")]
+    #[arg(long, env = "SCALE_ONLY", value_delimiter = ',', default_value = "step,bridges")]
     only: Vec<Part>,
     #[command(flatten)]
     step: Step,
@@ -26,6 +26,8 @@ struct Args {
 enum Part {
     /// Processors follow a step of the load, up and down.
     Step,
+    /// Bridges come and leave.
+    Bridges,
     /// A HorizontalPodAutoscaler scales the processors, for as long as `--hpa-minutes` says.
     Hpa,
 }
@@ -95,6 +97,7 @@ async fn run(part: Part, args: &Args) -> Result<Figures> {
             let cpu = args.step.cpu.clone();
             step::run(&step::Options { low, high, seconds, devices, cpu, partitions }).await
         }
+        Part::Bridges => bridges::run().await,
         Part::Hpa => {
             let Hpa { hpa_minutes, hpa_low, hpa_high, ref hpa_cpu, hpa_threshold } = args.hpa;
             let options = hpa::Options {

@@ -27,7 +27,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{
     Figures,
     hands::{Hands, changes, longest_apart},
-    step::{account, manifest_with},
+    step::{Redelivery, account, manifest_with},
 };
 use crate::{
     Result,
@@ -127,7 +127,7 @@ async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {
         options.minutes,
         apart.as_secs_f64()
     );
-    let figures = account(test, base, more).await?;
+    let figures = account(test, base, Some(more), Redelivery::Impossible).await?;
     if wanted < 2 {
         whatever!(
             "the autoscaler changed the number {wanted} times: take a higher rate, or a lower limit of CPU"
