@@ -36,6 +36,8 @@ pub struct Remembered {
     pub chunks_dropped_at: BTreeMap<String, Timestamp>,
     /// When an attempt to change the table was contradicted by its rows, and of which generation of the spec.
     pub contradicted: Option<(Instant, i64)>,
+    /// Whose lock an index waits for.
+    pub locked: Option<Locked>,
     /// Since when the bridge of a deleted pipeline is told to retire.
     pub retiring_since: Option<Instant>,
     /// Since when it runs with that.
@@ -46,6 +48,17 @@ pub struct Remembered {
     pub topic: Option<TopicKey>,
     /// Since when the clean-up after a deleted pipeline has failed.
     pub cleanup_failing_since: Option<Instant>,
+}
+
+/// An index that could not be made because somebody held a lock. Each attempt queues for it, and others queue behind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Locked {
+    /// How many attempts have come to nothing in a row.
+    times: u32,
+    /// When to try again.
+    until: Instant,
+    /// Of which generation of the spec.
+    generation: i64,
 }
 
 impl Memory {
@@ -89,6 +102,21 @@ impl Memory {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineKey, Remembered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Locked {
+    /// After one more attempt at `now` that came to nothing.
+    pub fn again(before: Option<Self>, generation: i64, now: Instant) -> Self {
+        let times =
+            before.filter(|before| before.generation == generation).map_or(0, |before| before.times) + 1;
+        // Half a minute, a minute … 5 min.
+        Self { times, until: now + backoff(times + 5), generation }
+    }
+
+    /// Whether it is too early for another attempt.
+    pub fn holds(self, generation: i64, now: Instant) -> bool {
+        self.generation == generation && now < self.until
     }
 }
 
@@ -138,6 +166,17 @@ mod tests {
             let actual = seconds(failures);
             assert!((expected * 0.8..=expected * 1.2).contains(&actual), "{failures}: {actual}");
         }
+    }
+
+    #[test]
+    fn whoever_holds_a_lock_is_asked_less_and_less_often_until_the_spec_changes() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let once = Locked::again(None, 7, now);
+        assert!(once.holds(7, after(20)) && !once.holds(7, after(40)) && !once.holds(8, now));
+        let often = (0..9).fold(once, |before, _| Locked::again(Some(before), 7, now));
+        assert!(often.holds(7, after(200)) && !often.holds(7, after(400)));
+        assert!(!Locked::again(Some(often), 8, now).holds(8, after(40)), "it begins anew");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crds::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
-    apimachinery::pkg::apis::meta::v1::Condition,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use kube::ResourceExt;
 
@@ -33,7 +33,7 @@ pub struct Finding {
 /// A worker that says so has started a moment ago.
 const STARTING: &str = "Starting";
 
-/// How long a pod that was added may take to do its work, before that is a trouble.
+/// How long a pod that was added may take to be there, and then to do its work, before that is a trouble.
 const START: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is said of workers whose replacement waits; not how many are before them, which changes all the time.
@@ -92,7 +92,7 @@ pub fn judge_worker(
         pods.iter().filter(|pod| pod.component == component && pod.pod.metadata.deletion_timestamp.is_none())
     };
     if !rollout.is_complete() {
-        return pods().find_map(pod_problem).unwrap_or_else(|| {
+        return pods().find_map(pod_problem).or_else(|| creation_problem(workload)).unwrap_or_else(|| {
             Finding::fails(Reason::Progressing, format!("{} of {} ready", rollout.ready, rollout.wanted))
         });
     }
@@ -129,19 +129,38 @@ pub fn judge_scaling(
 ) -> Option<Finding> {
     let rollout = workload.rollout();
     let others_work = rollout.wanted > 0 && rollout.ready > 0 && rollout.updated == rollout.existing;
-    let is_new = |pod: &Pod| {
-        let created = pod.metadata.creation_timestamp.as_ref();
-        created.is_some_and(|created| now.duration_since(created.0) < START)
-    };
+    let is_recent = |time: &Time| now.duration_since(time.0) < START;
+    let is_new = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().is_some_and(is_recent);
     let mut of_this = pods.iter().filter(|pod| pod.component == component).map(|pod| &pod.pod);
+    let all_come = rollout.existing >= rollout.wanted
+        || creation_problem(workload).is_none()
+            && (last_edit(workload).is_some_and(is_recent) || of_this.clone().any(is_new));
     let all_work =
         of_this.all(|pod| pod.metadata.deletion_timestamp.is_some() || is_ready(pod) || is_new(pod));
     let has_worked = before.is_some_and(|before| before.status == "True");
-    (has_worked && others_work && all_work).then(|| Finding {
+    (has_worked && others_work && all_come && all_work).then(|| Finding {
         holds: true,
         reason: Reason::AsSpecified.to_string(),
         message: format!("{} of {} ready, and the others come or go", rollout.ready, rollout.wanted),
     })
+}
+
+/// When somebody last asked for other replicas or another template, as the API server notes it of each who writes.
+fn last_edit(workload: &LiveChild) -> Option<&Time> {
+    let writers = workload.object.metadata.managed_fields.iter().flatten();
+    let editors = writers.filter(|writer| writer.subresource.as_deref() != Some("status"));
+    editors.filter_map(|editor| editor.time.as_ref()).max_by_key(|time| time.0)
+}
+
+/// Why pods cannot even be created: a quota, or a policy of the namespace. A Deployment says so; of a StatefulSet only
+/// Events do.
+fn creation_problem(workload: &LiveChild) -> Option<Finding> {
+    let conditions = workload.object.data.pointer("/status/conditions")?.as_array()?;
+    let failure = conditions
+        .iter()
+        .find(|condition| condition["type"] == "ReplicaFailure" && condition["status"] == "True")?;
+    let why = failure["message"].as_str().unwrap_or_default();
+    Some(Finding::fails(Reason::WorkersNotReady, format!("pods cannot be created: {why}")))
 }
 
 /// Whether Kubernetes takes a pod for ready.
@@ -224,7 +243,7 @@ fn container_problem(container: &ContainerStatus) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
     use serde_json::{Value, json};
 
     use super::*;
@@ -277,8 +296,13 @@ mod tests {
             problems: vec![Refusal { reason: Reason::ResourceConflict, message: "in the way".to_owned() }],
             ..WorkerOutcome::default()
         };
+        let mut over_quota = workload(2, 1);
+        over_quota.object.data["status"]["conditions"] = json!([
+            {"type": "ReplicaFailure", "status": "True", "message": "pods \"line-1\" is forbidden: exceeded quota."},
+        ]);
         let cases = [
             judge(Some(&workload(1, 1)), &[pod(running.clone(), None)], Some(&current)),
+            judge(Some(&over_quota), &[pod(running.clone(), None)], Some(&current)),
             judge(
                 Some(&workload(1, 1)),
                 &[pod(running.clone(), Some(("SlowBroker", "it is slow.")))],
@@ -327,10 +351,28 @@ mod tests {
         };
         let (works, starts, hangs, old) =
             (pod("True", 100), pod("False", 995), pod("False", 900), pod("False", 100));
-        let grows = workload(2, 1);
+        let edited = |mut workload: LiveChild, seconds: i64| {
+            let edit = |subresource: Option<&str>, seconds: i64| ManagedFieldsEntry {
+                subresource: subresource.map(str::to_owned),
+                time: Some(Time(Timestamp::from_second(seconds).unwrap())),
+                ..ManagedFieldsEntry::default()
+            };
+            let edits = vec![edit(None, 10), edit(Some("scale"), seconds), edit(Some("status"), 999)];
+            workload.object.metadata.managed_fields = Some(edits);
+            workload
+        };
+        let grows = edited(workload(2, 1), 995);
         let goes_on = Some("1 of 2 ready, and the others come or go".to_owned());
         assert_eq!(judge(&grows, &[works.clone(), starts.clone()], "True"), goes_on);
-        assert_eq!(judge(&grows, std::slice::from_ref(&works), "True"), goes_on, "its pod is not there yet");
+        let mut lacks_one = grows.clone();
+        for count in ["replicas", "updatedReplicas"] {
+            lacks_one.object.data["status"][count] = 1.into();
+        }
+        let one = std::slice::from_ref(&works);
+        assert_eq!(judge(&lacks_one, one, "True"), goes_on, "its pod is not there yet");
+        assert_eq!(judge(&edited(lacks_one.clone(), 900), one, "True"), None, "its pod never comes");
+        lacks_one.object.data["status"]["conditions"] = json!([{"type": "ReplicaFailure", "status": "True"}]);
+        assert_eq!(judge(&lacks_one, one, "True"), None, "its pod is refused");
         assert_eq!(judge(&grows, &[works.clone(), starts.clone()], "False"), None, "it is being rolled");
         assert_eq!(judge(&grows, &[works.clone(), hangs], "True"), None, "it takes too long");
         assert_eq!(judge(&grows, &[old, works.clone()], "True"), None, "one of those before fails");

@@ -61,6 +61,9 @@ async fn build_alone(connection: &mut PgConnection, schema: &str, build: &IndexB
         (BuildKind::Drop, Some(true)) => return Ok(Built::Elsewhere),
         // Somebody was faster.
         (BuildKind::Drop, None) | (_, Some(true)) => return Ok(Built::Made),
+        (_, Some(false)) if is_being_made(connection, schema, &build.index).await? => {
+            return Ok(Built::Elsewhere);
+        }
         (BuildKind::Drop, Some(false)) | (_, None) => {}
         (_, Some(false)) => {
             let drop = format!("DROP INDEX {}", qualified(schema, &build.index));
@@ -102,6 +105,28 @@ async fn is_valid(connection: &mut PgConnection, schema: &str, index: &str) -> s
     .await?
     .map(|row| row.try_get(0))
     .transpose()
+}
+
+/// Whether another session makes the index, be it a person's: PostgreSQL by itself chooses the same name. TimescaleDB keeps
+/// a lock on the index from its first chunk to the last, and whoever reads or writes has one on the table as well.
+async fn is_being_made(connection: &mut PgConnection, schema: &str, index: &str) -> sqlx::Result<bool> {
+    statement(
+        "SELECT EXISTS (SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
+           JOIN pg_namespace ON pg_namespace.oid = relnamespace \
+           JOIN pg_locks AS held ON held.relation = indexrelid \
+         WHERE nspname = $1 AND relname = $2 AND held.granted AND held.pid <> pg_backend_pid() \
+           AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+           AND (EXISTS (SELECT FROM pg_locks AS chunk JOIN pg_inherits ON inhrelid = chunk.relation \
+                  WHERE inhparent = indrelid AND chunk.pid = held.pid AND chunk.mode = 'ShareLock' \
+                    AND chunk.database = held.database) \
+             OR NOT EXISTS (SELECT FROM pg_locks AS whole WHERE whole.relation = indrelid \
+                  AND whole.pid = held.pid AND whole.database = held.database)))",
+    )
+    .bind(schema.to_owned())
+    .bind(index.to_owned())
+    .fetch_one(connection)
+    .await?
+    .try_get(0)
 }
 
 /// Whether the server is a PostgreSQL that lives in one process (as WebAssembly, for instance), which lists no sessions, not

@@ -350,6 +350,13 @@ impl Planner<'_> {
     }
 }
 
+/// Whether `decide` refuses a continuous aggregate, so that its policies stay whatever the spec says of them.
+fn is_refused(table: &Table, rollup: &Rollup, found: &ObservedRollup) -> bool {
+    let Some((marker, view)) = found.marker.as_ref().zip(found.view.as_ref()) else { return true };
+    let is_another = marker.definition != definition::text(table, rollup);
+    !view.owned || !is_another && !is_as_made(rollup, marker, view)
+}
+
 /// Whether a view has the columns of the rollup, and is no plain one in the place of what was filled.
 fn is_as_made(rollup: &Rollup, marker: &RollupMarker, view: &ObservedView) -> bool {
     let was_filled = marker.is_filled || marker.filled_to.is_some();

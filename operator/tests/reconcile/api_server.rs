@@ -132,7 +132,7 @@ impl ApiServer {
     /// As a server-side apply by the only manager: what is not named goes, but for what the server keeps itself.
     fn apply(&self, key: &str, mut object: Value) -> Value {
         let before = self.get(key);
-        for kept in ["/status", "/metadata/uid", "/metadata/generation"] {
+        for kept in ["/status", "/metadata/uid", "/metadata/generation", "/metadata/managedFields"] {
             let (parent, field) = kept.rsplit_once('/').unwrap();
             if let Some(value) = before.pointer(kept) {
                 object.pointer_mut(parent).unwrap()[field] = value.clone();
@@ -145,6 +145,7 @@ impl ApiServer {
         if object["spec"] != before["spec"] {
             object["metadata"]["generation"] =
                 json!(before["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+            note_edit(&mut object);
         }
         // Lists of the real server do not repeat these.
         object.as_object_mut().unwrap().remove("apiVersion");
@@ -179,6 +180,7 @@ impl ApiServer {
             let volume = volumes.iter_mut().find(|volume| volume["name"] == patched["name"]).unwrap();
             *volume = patched.clone();
         }
+        note_edit(&mut object);
         self.put(key, object.clone());
         object
     }
@@ -212,6 +214,13 @@ fn assert_granted(method: &Method, is_core: bool, group: &str, target: &[&str]) 
 
 fn found(object: Value) -> (StatusCode, Value) {
     if object.is_null() { failure(StatusCode::NOT_FOUND) } else { (StatusCode::OK, object) }
+}
+
+/// Notes who wrote an object, and when.
+fn note_edit(object: &mut Value) {
+    let now = jiff::Timestamp::now();
+    object["metadata"]["managedFields"] =
+        json!([{"manager": "iotpipeline", "operation": "Apply", "time": now}]);
 }
 
 fn failure(code: StatusCode) -> (StatusCode, Value) {

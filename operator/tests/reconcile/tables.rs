@@ -73,7 +73,12 @@ async fn an_index_that_waits_for_a_lock_stops_nothing_and_is_no_failure() {
     let log = world.log();
     assert!(log.contains(&"apply deployments/line-processor".to_owned()), "{log:?}");
     assert_eq!(world.condition("TableReady"), "True IndexBuilding");
+    // Nor does it queue for the lock again and again, with writers behind it.
     world.databases.set_locked(false);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TableReady"), "True IndexBuilding");
+    // Whoever edits the spec wants to see at once.
+    world.edit(|spec| spec["processing"] = json!({"program": ".device = \"y\""}));
     world.reconcile().await.unwrap();
     assert_eq!(world.condition("TableReady"), "True AsSpecified");
 }

@@ -104,6 +104,32 @@ async fn apache2_an_interrupted_index_that_left_the_spec_goes_once_nobody_makes_
 }
 
 #[tokio::test]
+async fn apache2_an_index_that_a_person_makes_under_the_same_name_is_left_alone() {
+    let test = Test::apache2().await;
+    let (table, _) = with_rows_and_without_index(&test).await;
+    let mut plain = table.clone();
+    wanted(&mut plain).indexes.clear();
+    let mut writer = writes_into_the_middle(&test, &table).await;
+    let by_hand = format!(
+        "CREATE INDEX {INDEX} ON {table} (device, time DESC) WITH (timescaledb.transaction_per_chunk)"
+    );
+    let mut person = test.connect().await;
+    let making =
+        tokio::spawn(async move { sqlx::raw_sql(AssertSqlSafe(by_hand)).execute(&mut person).await });
+    is_waiting(&test, "ShareLock").await;
+    let mut session = test.open().await;
+    for table in [&plain, &table] {
+        let build = test.plan(table).await.builds.remove(0);
+        assert_eq!(session.build_index(table, &build).await.unwrap(), Built::Elsewhere);
+    }
+    session.close().await;
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+    making.await.unwrap().unwrap();
+    assert_eq!(states(&test).await, "4 true");
+    test.finish().await;
+}
+
+#[tokio::test]
 async fn apache2_a_lock_that_somebody_holds_is_told_and_waited_for() {
     let test = Test::apache2().await;
     let (table, _) = with_rows_and_without_index(&test).await;

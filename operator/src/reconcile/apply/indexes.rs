@@ -16,11 +16,15 @@ use crate::{
     change::{Note, Refusal},
     context::Context,
     error::Error,
-    memory::PipelineKey,
+    memory::{Locked, PipelineKey},
     pipeline::Pipeline,
     telemetry::chain,
     timescale::{self, ATTEMPT_INTERVAL, BuildKind, Built, IndexBuild, TablePlan},
 };
+
+/// What is said of an index that waits for a lock.
+const IS_LOCKED: &str =
+    "another session holds a lock on the table or a chunk, perhaps a backup or a migration";
 
 /// How long a reconciliation waits for an index. Most are there by then.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -100,7 +104,13 @@ pub async fn build_indexes(
     // The one that is being made comes first, whatever the spec has before it by now.
     builds.sort_by_key(|build| running.as_ref().is_none_or(|running| running.build != *build));
     let mut builds = builds.into_iter();
+    let locked = context.memory.recall(&pipeline.key()).locked;
+    let is_postponed = locked.is_some_and(|locked| locked.holds(pipeline.generation, Instant::now()));
     for build in builds.by_ref() {
+        if is_postponed {
+            tell_waiting(build, IS_LOCKED, outcome);
+            break;
+        }
         let mut running = running
             .take_if(|running| running.build == build)
             .unwrap_or_else(|| start(build.clone(), pipeline, context));
@@ -110,15 +120,20 @@ pub async fn build_indexes(
                 tell_waiting(build, "it takes its time over rows that are there", outcome);
                 break;
             }
-            Ok(Ok(Ok(Built::Made))) => outcome.changes.extend(build.step.changes),
+            Ok(Ok(Ok(Built::Made))) => {
+                context.memory.update(&pipeline.key(), |remembered| remembered.locked = None);
+                outcome.changes.extend(build.step.changes);
+            }
             Ok(Ok(Ok(Built::Elsewhere))) => {
                 tell_waiting(build, "another session makes an index of the table", outcome);
                 break;
             }
             Ok(Ok(Ok(Built::Locked))) => {
-                let why =
-                    "another session holds a lock on the table or a chunk, perhaps a backup or a migration";
-                tell_waiting(build, why, outcome);
+                context.memory.update(&pipeline.key(), |remembered| {
+                    let locked = Locked::again(remembered.locked, pipeline.generation, Instant::now());
+                    remembered.locked = Some(locked);
+                });
+                tell_waiting(build, IS_LOCKED, outcome);
                 break;
             }
             Ok(Ok(Ok(Built::Contradicted))) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ObservedAggregate, ObservedRollup, Planner, RollupMarker, fits::fits_refresh};
+use super::{ObservedAggregate, ObservedRollup, Planner, RollupMarker, fits::fits_refresh, is_refused};
 use crate::{
     pipeline::{Rollup, Table},
     timescale::{Edition, ObservedTable, sql::duration_text},
@@ -32,7 +32,7 @@ pub(in crate::timescale) fn behind(table: &Table, observed: &ObservedTable) -> O
     let of_table = of_table.filter(|(_, (_, aggregate))| aggregate.is_of_table);
     of_table.into_iter().find_map(|(found, (marker, aggregate))| {
         not_refreshed(&found.name, marker, aggregate, drop_after)
-            .or_else(|| erases(found, &wanted.rollups, drop_after))
+            .or_else(|| erases(found, table, &wanted.rollups, drop_after))
     })
 }
 
@@ -57,7 +57,7 @@ pub(super) fn behind_rollup(planner: &Planner<'_>, parent: &Rollup) -> Option<St
         let is_filled_on = rollups.iter().any(|rollup| rollup.name.as_str() == found.name);
         not_filled(&found.name, marker)
             .filter(|_| is_filled_on)
-            .or_else(|| erases(found, rollups, drop_after))
+            .or_else(|| erases(found, planner.table, rollups, drop_after))
     })
 }
 
@@ -95,8 +95,8 @@ fn not_refreshed(
 }
 
 /// A refresh of what has no rows any more deletes it. The spec's own refresh does not reach so far, but one that is not
-/// the spec's goes on.
-fn erases(found: &ObservedRollup, rollups: &[Rollup], drop_after: Duration) -> Option<String> {
+/// the spec's, and does not become it with this plan, goes on.
+fn erases(found: &ObservedRollup, table: &Table, rollups: &[Rollup], drop_after: Duration) -> Option<String> {
     let (marker, aggregate) = found.aggregate()?;
     let name = &found.name;
     let (why, what_to_do) = match rollups.iter().find(|rollup| rollup.name.as_str() == name) {
@@ -107,6 +107,10 @@ fn erases(found: &ObservedRollup, rollups: &[Rollup], drop_after: Duration) -> O
         Some(rollup) if !fits_refresh(rollup, marker) => {
             ("whose refresh waits with another definition", "approve that first, or set it back")
         }
+        Some(rollup) if is_refused(table, rollup, found) => (
+            "which the operator does not alter",
+            "do first what is said of that rollup, or shorten startOffset of its policy yourself",
+        ),
         Some(_) => return None,
     };
     let refresh = aggregate.refresh.as_ref()?;

@@ -364,6 +364,31 @@ fn a_shorter_retention_waits_where_another_refresh_than_the_specs_goes_on() {
 }
 
 #[test]
+fn a_shorter_retention_waits_where_the_refresh_may_not_be_altered() {
+    type Change = fn(&mut ObservedRollup);
+    let refused: [Change; 2] = [
+        |found| found.view.as_mut().unwrap().owned = false,
+        |found| {
+            drop(found.view.as_mut().unwrap().columns.pop());
+        },
+    ];
+    let far = |observed: &mut ObservedTable| {
+        aggregate_of(observed, 0).refresh.as_mut().unwrap().start_offset = Some(40 * 86_400);
+    };
+    let messages = refused.map(|change| {
+        let (_, message) = said_of_a_shorter_retention(&with_rollups(), |observed| {
+            change(&mut observed.rollups[0]);
+            far(observed);
+        });
+        message
+    });
+    assert_eq!(messages[0], messages[1]);
+    insta::assert_snapshot!(messages[0]);
+    // Where it may, it becomes the spec's with the retention.
+    assert_eq!(said_of_a_shorter_retention(&with_rollups(), far).0, Reason::ApprovalRequired);
+}
+
+#[test]
 fn a_table_that_became_something_else_gets_none() {
     let mut observed = as_wanted();
     table_of(&mut observed).hypertable = None;
