@@ -36,6 +36,8 @@ pub struct Remembered {
     pub chunks_dropped_at: BTreeMap<String, Timestamp>,
     /// When an attempt to change the table was contradicted by its rows, and of which generation of the spec.
     pub contradicted: Option<(Instant, i64)>,
+    /// Since when bridges come, leave or make room for others.
+    pub bridges_changing_since: Option<Instant>,
     /// Since when the bridge of a deleted pipeline is told to retire.
     pub retiring_since: Option<Instant>,
     /// Since when it runs with that.
