@@ -210,9 +210,10 @@ pub fn default_client_id(cluster_name: &str, namespace: &str, pipeline: &str) ->
 }
 
 /// The MQTT client id of the bridge with this ordinal. The first one has the pipeline's own: so one bridge and several
-/// follow each other in its session, and nothing is lost between them.
+/// follow each other in its session, and nothing is lost between them. The others add their ordinals with a character that
+/// no default id holds: `line_1` is no pipeline, and `line-1` may be one.
 pub fn bridge_client_id(client_id: &str, ordinal: u32) -> String {
-    if ordinal == 0 { client_id.to_owned() } else { format!("{client_id}-{ordinal}") }
+    if ordinal == 0 { client_id.to_owned() } else { format!("{client_id}_{ordinal}") }
 }
 
 /// The filter of a subscription that the bridges of a pipeline share. The group is the pipeline's client id, which no other
@@ -238,4 +239,20 @@ pub fn default_consumer_group(namespace: &str, pipeline: &str) -> String {
 pub fn service_host(host: &str, namespace: &str) -> String {
     let is_full = host.contains('.') || host.contains(':') || host == "localhost";
     if is_full { host.to_owned() } else { format!("{host}.{namespace}.svc") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_has_no_other_pipelines_client_id() {
+        let of =
+            |pipeline: &str, ordinal| bridge_client_id(&default_client_id("c", "plant-7", pipeline), ordinal);
+        assert_eq!(of("line", 0), "c-plant-7-line", "as a bridge alone");
+        for ordinal in [1, 2, 10] {
+            assert_ne!(of("line", ordinal), of(&format!("line-{ordinal}"), 0));
+        }
+        assert_ne!(of("line", 12), of("line-1", 2));
+    }
 }

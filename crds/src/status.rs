@@ -137,7 +137,7 @@ pub struct BridgeStatus {
     #[serde(default)]
     pub filters: Vec<String>,
     /// With a Shared session: how many sessions the broker may have, those of bridges that leave included. The first has
-    /// `mqtt.clientId`, the others add `-1`, `-2` and so on.
+    /// `mqtt.clientId`, the others add `_1`, `_2` and so on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<i32>,
     /// How full the spool is, in two digits. The exact figures are metrics.

@@ -38,6 +38,8 @@ pub struct Remembered {
     pub contradicted: Option<(Instant, i64)>,
     /// Whose lock an index waits for.
     pub locked: Option<Locked>,
+    /// Since when bridges come, leave or make room for others.
+    pub bridges_changing_since: Option<Instant>,
     /// Since when the bridge of a deleted pipeline is told to retire.
     pub retiring_since: Option<Instant>,
     /// Since when it runs with that.

@@ -30,6 +30,7 @@ use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::A
 use snafu::ResultExt;
 
 use self::{
+    apply::Outcome,
     fetch::{Workers, fetch_secrets, fetch_stores, fetch_workers},
     status::Assessment,
     validate::{Invalid, Secrets, validate},
@@ -45,8 +46,11 @@ use crate::{
 /// When to look again where something is on its way: what workers report sends no events.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// When to look again for bridges that leave: each holds its pod, and those that stay may wait for it.
+/// When to look again at first for bridges that leave: each holds its pod, and those that stay may wait for it.
 const BRIDGES_CHANGING: Duration = Duration::from_secs(2);
+
+/// By how much of what it has taken already the end of that may be seen late.
+const LATENESS: u32 = 8;
 
 /// When to look again for a Secret that is missing: its appearance sends no event.
 const SECRET_WAIT: Duration = Duration::from_secs(15);
@@ -138,13 +142,30 @@ async fn keep(
         decision: decision.as_ref(),
     };
     let status = status::status(object, workers, &assessment, now);
-    report_status(object, &status, &outcome.changes, context).await?;
+    report_status(object, &status, outcome.noted.as_ref(), &outcome.changes, context).await?;
+    let changing_for = bridges_changing_for(&outcome, pipeline, context);
+    let pause = if is_settled(&status) { context.resync } else { SETTLING };
     match outcome.failure.or(stores.into_failure()) {
         Some(failure) => Err(failure),
         None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
-        None if outcome.bridges_are_changing => Ok(Action::requeue(about(BRIDGES_CHANGING))),
-        None => Ok(Action::requeue(about(if is_settled(&status) { context.resync } else { SETTLING }))),
+        None => Ok(Action::requeue(about(pause_while_changing(changing_for, pause)))),
     }
+}
+
+/// For how long the number of bridges has been on its way, as far as is remembered; `None` where it is not.
+fn bridges_changing_for(outcome: &Outcome, pipeline: &Pipeline, context: &Context) -> Option<Duration> {
+    let now = Instant::now();
+    context.memory.update(&pipeline.key(), |remembered| {
+        let since = remembered.bridges_changing_since.unwrap_or(now);
+        remembered.bridges_changing_since = outcome.bridges_are_changing.then_some(since);
+        remembered.bridges_changing_since.map(|since| now - since)
+    })
+}
+
+/// How long to wait where there would otherwise be this pause. Soon at first and ever later: a spool may take hours, and a
+/// bridge that the broker refuses a day.
+fn pause_while_changing(so_long: Option<Duration>, pause: Duration) -> Duration {
+    so_long.map_or(pause, |so_long| (so_long / LATENESS).max(BRIDGES_CHANGING).min(pause))
 }
 
 /// What a person lets through, and what of it is used.
@@ -162,17 +183,18 @@ async fn refuse(
     context: &Context,
 ) -> Result<Action, Error> {
     let status = status::status(object, workers, &Assessment::Refused(invalid), Timestamp::now());
-    report_status(object, &status, &[], context).await?;
+    report_status(object, &status, None, &[], context).await?;
     match invalid.reason {
         Reason::SecretMissing | Reason::SecretInvalid => Ok(Action::requeue(about(SECRET_WAIT))),
         _ => Ok(Action::await_change()),
     }
 }
 
-/// Publishes what is new and writes the status, if it is another one.
+/// Publishes what is new and writes the status, if it is another one than was `noted` meanwhile, or before.
 async fn report_status(
     object: &IoTPipeline,
     status: &IoTPipelineStatus,
+    noted: Option<&IoTPipelineStatus>,
     changes: &[Change],
     context: &Context,
 ) -> Result<(), Error> {
@@ -180,7 +202,7 @@ async fn report_status(
     for event in announce::events(&previous, status, changes) {
         write::publish(context, object, event).await;
     }
-    if *status != previous {
+    if status != noted.unwrap_or(&previous) {
         write::write_status(context, object, status).await?;
     }
     Ok(())
@@ -189,4 +211,18 @@ async fn report_status(
 /// Whether only a change of the spec or of the world can make a difference: nothing is on its way.
 fn is_settled(status: &IoTPipelineStatus) -> bool {
     status::ready(status).is_some_and(|ready| !status::is_transient(&ready.reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridges_that_change_for_long_are_looked_at_less_often() {
+        let pause = |seconds: Option<u64>| {
+            pause_while_changing(seconds.map(Duration::from_secs), Duration::from_secs(60)).as_secs()
+        };
+        assert_eq!(pause(None), 60);
+        assert_eq!([0, 10, 80, 7200].map(|seconds| pause(Some(seconds))), [2, 2, 10, 60]);
+    }
 }

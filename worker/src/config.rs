@@ -128,10 +128,10 @@ mod tests {
             |ordinal: u32, shared| told(shared, Some(format!("line-bridge-{ordinal}").as_str())).unwrap();
         for shared in ["{}", r#"{"retireFrom": null}"#, r#"{"retireFrom": 3}"#] {
             assert_eq!(of(0, shared), ("c-n-p".to_owned(), false));
-            assert_eq!(of(2, shared), ("c-n-p-2".to_owned(), false));
+            assert_eq!(of(2, shared), ("c-n-p_2".to_owned(), false));
         }
-        assert_eq!(of(3, r#"{"retireFrom": 3}"#), ("c-n-p-3".to_owned(), true));
-        assert_eq!(of(4, r#"{"retireFrom": 3}"#), ("c-n-p-4".to_owned(), true));
+        assert_eq!(of(3, r#"{"retireFrom": 3}"#), ("c-n-p_3".to_owned(), true));
+        assert_eq!(of(4, r#"{"retireFrom": 3}"#), ("c-n-p_4".to_owned(), true));
         for pod in [None, Some("line-bridge"), Some("line-bridge-x")] {
             assert_eq!(told("{}", pod), None, "{pod:?}");
         }

@@ -36,7 +36,7 @@ pub struct MqttSpec {
     pub protocol_version: ProtocolVersion,
     /// The client id, under which the broker keeps the session; default `<clusterName>-<namespace>-<name>`. No other
     /// client may have it: each would end the other's session. With a Shared session it is the first bridge's and the name
-    /// of the group, and the others add `-1`, `-2` and so on to it. Cannot change.
+    /// of the group, and the others add `_1`, `_2` and so on to it. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_.:-]+$"))]
     pub client_id: Option<String>,

@@ -8,7 +8,7 @@ mod indexes;
 use std::{mem, time::Duration};
 
 use crds::{
-    IoTPipeline,
+    IoTPipeline, IoTPipelineStatus,
     status::{ChangeClass, Reason},
 };
 use jiff::Timestamp;
@@ -50,11 +50,13 @@ pub struct Outcome {
     pub bridge: Option<WorkerOutcome>,
     /// The processor.
     pub processor: WorkerOutcome,
+    /// The status with the number of sessions that was noted in it beforehand, where there had to be.
+    pub noted: Option<IoTPipelineStatus>,
     /// How many sessions the broker may have of bridges that share their subscriptions.
     pub sessions: Option<i32>,
     /// Whether a step has only made room for the next: look again at once.
     pub unfinished: bool,
-    /// Whether bridges are waited for: look again soon.
+    /// Whether bridges are waited for: look again soon, and later and later.
     pub bridges_are_changing: bool,
     /// What the spec asks for and was not done; `None` where that is not known.
     pub pending: Option<Vec<Change>>,
@@ -99,10 +101,12 @@ pub async fn apply(
     if let Some(finalizers) = &plan.finalizers {
         write::write_finalizers(context, &object.metadata, finalizers).await?;
     }
-    if let Some(sessions) = plan.sessions.as_ref().filter(|plan| plan.meanwhile > noted_sessions(object)) {
-        write::note_sessions(context, object, sessions.meanwhile).await?;
-    }
+    let noted = match plan.sessions.as_ref().filter(|plan| plan.meanwhile > noted_sessions(object)) {
+        Some(sessions) => Some(write::note_sessions(context, object, sessions.meanwhile).await?),
+        None => None,
+    };
     let mut outcome = Outcome {
+        noted,
         pending: plan.held(),
         unfinished: plan.table.as_ref().is_some_and(|table| table.unfinished)
             // Messages wait.

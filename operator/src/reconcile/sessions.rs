@@ -34,6 +34,12 @@ pub fn is_shared(configuration: &Value) -> bool {
     configuration["role"]["bridge"]["shared"].is_object()
 }
 
+/// The ordinal from which on bridges with this configuration leave.
+pub fn leaving_from(configuration: &Value) -> Option<i32> {
+    let from = configuration["role"]["bridge"]["shared"]["retireFrom"].as_i64()?;
+    i32::try_from(from).ok()
+}
+
 /// The pod of the bridge with this ordinal, if it was made by this very workload as it is now. What only has its labels may
 /// be anybody's, and one that is on its way out has said what it had to say.
 pub fn bridge_pod<'a>(workers: &'a Workers, bridge: &LiveChild, ordinal: i32) -> Option<&'a WorkerPod> {

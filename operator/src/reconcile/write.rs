@@ -122,14 +122,19 @@ pub async fn write_status(
     Ok(())
 }
 
-/// Notes in the status how many sessions bridges may have at the MQTT broker, before they do.
+/// Notes in the status how many sessions bridges may have at the MQTT broker, before they do. Answers the status with it.
 ///
 /// # Errors
 /// Fails where the API server refuses or does not answer.
-pub async fn note_sessions(context: &Context, object: &IoTPipeline, sessions: i32) -> Result<(), Error> {
+pub async fn note_sessions(
+    context: &Context,
+    object: &IoTPipeline,
+    sessions: i32,
+) -> Result<IoTPipelineStatus, Error> {
     let mut status = object.status.clone().unwrap_or_default();
     status.bridge.get_or_insert_default().sessions = Some(sessions);
-    write_status(context, object, &status).await
+    write_status(context, object, &status).await?;
+    Ok(status)
 }
 
 /// Replaces the finalizers of a pipeline, if nothing else has changed it meanwhile.

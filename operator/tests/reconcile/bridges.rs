@@ -131,6 +131,44 @@ async fn what_was_not_written_is_not_noted_as_done() {
 }
 
 #[tokio::test]
+async fn the_last_step_of_an_edit_waits_for_no_turn() {
+    let mut world = World::at_rest(&shared(2)).await;
+    scale(&world, 1);
+    world.reconcile().await.unwrap();
+    settle(&world).await;
+    // Another pipeline's workers are being replaced.
+    world.upgrade("worker:1", true);
+    world.report_of_bridge(1, ended());
+    world.reconcile().await.unwrap();
+    assert_eq!(staff(&world), (json!(1), json!(null), json!(null)));
+
+    let with_spool = PIPELINE.replacen("  mqtt:\n", "  mqtt:\n    spool: {size: 64Mi}\n", 1);
+    let mut world = World::at_rest(&with_spool).await;
+    world.edit(|spec| spec["mqtt"]["spool"] = json!(null));
+    world.reconcile().await.unwrap();
+    settle(&world).await;
+    world.upgrade("worker:1", true);
+    world.report(json!({"spool": {"messages": 0, "bytes": 0, "closing": true}}));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.bridge_configuration()["spool"], json!(null));
+}
+
+#[tokio::test]
+async fn a_number_of_sessions_that_was_noted_meanwhile_is_taken_back() {
+    let world = World::at_rest(&shared(2)).await;
+    world.edit(|spec| {
+        spec["mqtt"]["session"] = json!("Single");
+        spec["bridge"] = json!({"replicas": 1});
+    });
+    world.reconcile().await.unwrap();
+    // The status is lost, but for what is written anyway.
+    world.api.change("iotpipelines/line", |pipeline| pipeline["status"]["bridge"]["sessions"] = json!(null));
+    world.report_of_bridge(1, ended());
+    world.reconcile().await.unwrap();
+    assert_eq!((staff(&world).0, &world.status()["bridge"]["sessions"]), (json!(1), &json!(null)));
+}
+
+#[tokio::test]
 async fn one_bridge_becomes_several_and_one_again() {
     let world = World::at_rest(PIPELINE).await;
     assert_eq!(world.status()["bridge"]["sessions"], json!(null));
@@ -174,7 +212,8 @@ async fn each_session_is_ended_before_a_pipeline_goes() {
     assert_eq!(staff(&world).0, json!(3));
     let message = world.message("Ready");
     assert!(
-        message.contains("MQTT sessions test-plant-7-line, test-plant-7-line-1 to -2 at mqtt:"),
+        message
+            .contains("MQTT sessions test-plant-7-line, test-plant-7-line_1 to test-plant-7-line_2 at mqtt:"),
         "{message}"
     );
     for ordinal in 0..3 {

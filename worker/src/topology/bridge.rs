@@ -24,7 +24,7 @@ use self::{
     drain::Drain,
     metrics::BridgeMetrics,
     outlet::{RECORD_TOO_LARGE, SPOOL_FAILED},
-    session::{End, Leaving, Session},
+    session::{Course, End, Leaving, Session},
 };
 use crate::{
     health::problem,
@@ -69,6 +69,7 @@ pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
         spool: None,
         kafka_is_away: false,
         drain: None,
+        absent_since: Instant::now(),
     };
     let mut waits = waits();
     while !bridge.context.shutdown.is_requested() {
@@ -77,6 +78,7 @@ pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
             Ok(Leaving::Stop) => break,
             Ok(Leaving::Renew) => continue,
             Ok(Leaving::Drained) => return bridge.end_session().await,
+            Err(failure) if bridge.session_has_expired(&failure) => return bridge.give_session_up().await,
             Err(failure) => failure,
         };
         if started.elapsed() > SETTLED {
@@ -122,6 +124,8 @@ struct Bridge {
     kafka_is_away: bool,
     /// Empties the spool.
     drain: Option<Drain>,
+    /// When it was connected to the broker last, or began.
+    absent_since: Instant,
 }
 
 impl Bridge {
@@ -146,7 +150,10 @@ impl Bridge {
         let login = read_login(&self.config, &self.context.secrets)?;
         let (client, mut events) = mqtt::connect(&self.config, login, SessionUse::Keep)?;
         let session = Session::new(self, client, &outlet, subscriptions);
-        let (end, used) = session.run(&mut events).await;
+        let Course { end, used, connected } = session.run(&mut events).await;
+        if connected {
+            self.absent_since = Instant::now();
+        }
         self.put_away(outlet, used, &end).await;
         match end {
             End::Left(leaving) => Ok(leaving),

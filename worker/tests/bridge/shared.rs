@@ -88,6 +88,20 @@ fn an_orphaned_session_is_emptied_and_ended() {
 }
 
 #[test]
+fn a_bridge_that_the_broker_refuses_leaves_once_its_session_has_expired() {
+    let mut scenario = Scenario::new("shared-refused");
+    scenario.config.share(Some(1));
+    scenario.config.session_expiry_seconds = 2;
+    // Not authorized.
+    let refuses = Answers { connack: 0x87, ..Answers::default() };
+    (scenario.config.host, scenario.config.port) = ("127.0.0.1".to_owned(), false_broker(refuses));
+    let bridge = scenario.start_as(1);
+    bridge.wait_for_problem("BrokerRefused");
+    let status = bridge.wait_for("retired", has_ended);
+    assert!(status.ready, "those that follow it are not held up");
+}
+
+#[test]
 fn one_bridge_begins_to_share_and_stops_without_losing_a_message() {
     let alone = Scenario::new("shared-once");
     let own = alone.config.subscriptions[0].filter.clone();

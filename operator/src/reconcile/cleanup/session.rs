@@ -158,10 +158,14 @@ async fn retire(
 /// The session, as a person would look for it.
 pub fn describe(object: &IoTPipeline, mqtt: &MqttSpec, cluster_name: &str) -> String {
     let client_id = client_id(object, mqtt, cluster_name);
+    let of_bridge = |ordinal| names::bridge_client_id(&client_id, ordinal);
     match noted_sessions(object) {
         1 => format!("MQTT session {client_id} at {}", mqtt.url),
-        2 => format!("MQTT sessions {client_id} and {client_id}-1 at {}", mqtt.url),
-        more => format!("MQTT sessions {client_id}, {client_id}-1 to -{} at {}", more - 1, mqtt.url),
+        2 => format!("MQTT sessions {client_id} and {} at {}", of_bridge(1), mqtt.url),
+        more => {
+            let last = of_bridge(more.unsigned_abs() - 1);
+            format!("MQTT sessions {client_id}, {} to {last} at {}", of_bridge(1), mqtt.url)
+        }
     }
 }
 

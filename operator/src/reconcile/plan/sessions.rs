@@ -13,7 +13,7 @@ use crate::{
     pipeline::Pipeline,
     reconcile::{
         fetch::{LiveChild, Workers},
-        sessions::{is_shared, known_sessions, retirement},
+        sessions::{is_shared, known_sessions, leaving_from, retirement},
     },
 };
 
@@ -26,7 +26,7 @@ pub struct Sessions {
     pub afterwards: Option<i32>,
     /// What a person should know of them.
     pub note: Option<Note>,
-    /// Whether something is waited for.
+    /// Whether something is waited for that no event tells of.
     pub are_changing: bool,
 }
 
@@ -80,8 +80,7 @@ pub fn with_sessions(
     let running = workers.bridge_configuration(&name).unwrap_or_default();
     let wanted = bridge.replicas;
     let welcome = wanted.min(most_welcome(live, &running).max(known));
-    let retiring_from = running["role"]["bridge"]["shared"]["retireFrom"].as_i64();
-    let retiring_from = retiring_from.and_then(|from| i32::try_from(from).ok());
+    let retiring_from = leaving_from(&running);
     // What a bridge said of an earlier retirement is nothing to this one.
     let has_ended = |ordinal: &i32| {
         let bridge = live.filter(|_| retiring_from.is_some_and(|from| from <= *ordinal));
@@ -126,13 +125,14 @@ fn staff(wanted: i32, sessions: i32, retiring_from: Option<i32>, has_ended: impl
 }
 
 /// Up to how many bridges others may join. As long as the first one still has filters for itself alone, they would have its
-/// messages a second time.
+/// messages a second time; and it has them until it runs with the configuration that ends them.
 fn most_welcome(live: Option<&LiveChild>, running: &Value) -> i32 {
     let Some(rollout) = live.map(LiveChild::rollout) else { return i32::MAX };
     let unsubscribed = running["role"]["bridge"]["unsubscribe"].as_array().into_iter().flatten();
     let mut unsubscribed = unsubscribed.filter_map(Value::as_str);
-    let has_its_own = !is_shared(running)
-        || (unsubscribed.any(|filter| !filter.starts_with(crds::names::SHARE)) && !rollout.is_complete());
+    let runs = rollout.wanted > 0 && rollout.is_complete();
+    let has_its_own =
+        !is_shared(running) || (unsubscribed.any(|filter| !filter.starts_with(crds::names::SHARE)) && !runs);
     if has_its_own { rollout.wanted.max(1) } else { i32::MAX }
 }
 

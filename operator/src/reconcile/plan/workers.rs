@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::{names, status::Reason};
+use crds::{names, status::Reason, worker::Component};
 use kube::ResourceExt;
 
 use super::{
@@ -16,6 +16,7 @@ use crate::{
     reconcile::{
         drift::{changes_of_child, differs, repairs_of_child},
         fetch::{LiveChild, Workers},
+        sessions::leaving_from,
     },
 };
 
@@ -62,6 +63,8 @@ pub fn plan_worker(
     // nothing for which the stores have to be changed first.
     let runs_this_configuration =
         workload.is_some_and(|workload| workload.configuration() == Some(configuration.name.as_str()));
+    // A spec that is brought about in steps is noted as applied with the first one. The others are a person's too.
+    let is_in_steps = component == Component::Bridge && bridges_are_in_steps(pipeline, workers);
     let mut plan = WorkerPlan::default();
     let children = build_worker(pipeline, worker, &configuration.name, settings)?;
     for child in std::iter::once(configuration).chain(children) {
@@ -80,6 +83,7 @@ pub fn plan_worker(
                 let repairs = repairs_of_child(&child, live, is_applied);
                 plan.repairs.insert((child.kind, child.name.clone()), repairs);
                 if child.kind == workload_kind(component) {
+                    let is_applied = is_applied && !is_in_steps;
                     plan.renewal = live.and_then(|live| renewal(&child, live, is_applied));
                 }
                 let is_for_the_pods =
@@ -93,6 +97,13 @@ pub fn plan_worker(
         }
     }
     Ok(plan)
+}
+
+/// Whether the bridges run with the configuration of a step: of some that leave, or of a spool that is emptied.
+fn bridges_are_in_steps(pipeline: &Pipeline, workers: &Workers) -> bool {
+    workers.bridge_configuration(&pipeline.id.name).is_some_and(|running| {
+        leaving_from(&running).is_some() || running["role"]["bridge"]["spool"]["closing"] == true
+    })
 }
 
 fn is_drifted(child: &Child, live: &LiveChild) -> bool {

@@ -8,7 +8,9 @@ use tokio::time;
 use super::{BACKOFF, Bridge, metrics::BridgeMetrics, read_login, waits};
 use crate::{
     health::{Health, problem},
-    source::mqtt::{self, BROKER_UNREACHABLE, Event, Failure, SessionUse, subscriptions::Subscriptions},
+    source::mqtt::{
+        self, BROKER_REFUSED, BROKER_UNREACHABLE, Event, Failure, SessionUse, subscriptions::Subscriptions,
+    },
 };
 
 /// How long the broker may take to forget a session.
@@ -31,8 +33,15 @@ pub fn say(config: &BridgeConfig, health: &Health, metrics: &BridgeMetrics, in_f
     }
 }
 
+/// Whether a broker that refuses a bridge which leaves has dropped its session by now: it has not seen the bridge for longer
+/// than it was to keep it. Only of bridges that share: others need not wait for one alone, and may have a spool to empty.
+fn has_expired(config: &BridgeConfig, reason: &str, absent: Duration) -> bool {
+    let expiry = Duration::from_secs(config.session_expiry_seconds.into());
+    config.retire && config.shared.is_some() && reason == BROKER_REFUSED && absent > expiry
+}
+
 impl Bridge {
-    /// Has the broker forget the session, and stays to say so until the worker is asked to stop.
+    /// Has the broker forget the session, and stays to say so.
     pub(super) async fn end_session(mut self) {
         let mut waits = waits();
         while !self.context.shutdown.is_requested() {
@@ -42,14 +51,35 @@ impl Bridge {
             });
             match ended {
                 Ok(()) => break,
+                Err(failure) if self.session_has_expired(&failure) => return self.give_session_up().await,
                 Err(failure) => self.wait_after(failure, waits.next().unwrap_or(BACKOFF.1)).await,
             }
         }
         if self.context.shutdown.is_requested() {
             return;
         }
+        tracing::info!("The session at the MQTT broker has ended");
+        self.stay_retired().await;
+    }
+
+    /// Whether there is no session left to end.
+    pub(super) fn session_has_expired(&self, failure: &Failure) -> bool {
+        has_expired(&self.config, failure.reason, self.absent_since.elapsed())
+    }
+
+    /// Takes the session for ended, so that the other bridges need not wait for this one.
+    pub(super) async fn give_session_up(self) {
+        tracing::warn!(
+            client_id = self.config.client_id,
+            "The MQTT broker has refused this client for longer than spec.mqtt.sessionExpiry: its session, if it had \
+             one, has expired with what was left in it"
+        );
+        self.stay_retired().await;
+    }
+
+    /// Says that the session has ended until the worker is asked to stop.
+    async fn stay_retired(mut self) {
         let passed_on = self.metrics.delivered.get();
-        tracing::info!(passed_on, "The session at the MQTT broker has ended");
         self.context.health.set_retirement(Retirement { ended: true, passed_on, in_flight: 0 });
         self.context.health.set_ready();
         let mut ticks = time::interval(Duration::from_secs(5));
@@ -73,5 +103,35 @@ impl Bridge {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_session_is_given_up_only_once_the_broker_has_dropped_it() {
+        let mut config: BridgeConfig = serde_json::from_value(json!({
+            "host": "m", "port": 1883, "transport": "tcp",
+            "tls": {"hasCa": false, "hasClientCertificate": false}, "alpn": [],
+            "protocolVersion": "V5", "clientId": "c-n-p_1", "subscriptions": [],
+            "unsubscribe": [], "retire": true, "sessionExpirySeconds": 60,
+            "maxPacketSizeBytes": 1048576, "maxInFlight": 1000, "maxInFlightBytes": 16777216,
+            "hasCredentials": false, "key": {"topicLevel": 1}, "maxRecordBytes": 2097152,
+            "shared": {"retireFrom": 1}
+        }))
+        .unwrap();
+        let [before, after] = [59, 61].map(Duration::from_secs);
+        assert!(has_expired(&config, BROKER_REFUSED, after));
+        assert!(!has_expired(&config, BROKER_REFUSED, before));
+        // It may come back with all that it kept.
+        assert!(!has_expired(&config, BROKER_UNREACHABLE, after));
+        config.retire = false;
+        assert!(!has_expired(&config, BROKER_REFUSED, after), "a bridge that stays tries for ever");
+        (config.retire, config.shared) = (true, None);
+        assert!(!has_expired(&config, BROKER_REFUSED, after), "something may be in its spool");
     }
 }

@@ -39,6 +39,16 @@ use crate::{
 /// A full window may stop the reading, and so the keep-alive, for so long.
 const FULL_WINDOW_PATIENCE: Duration = Duration::from_secs(KEEP_ALIVE_SECONDS as u64 / 2);
 
+/// What became of a session.
+pub struct Course {
+    /// How it ended.
+    pub end: End,
+    /// Whether its producer was given any record.
+    pub used: bool,
+    /// Whether the broker took the connection.
+    pub connected: bool,
+}
+
 /// How a session ended.
 pub enum End {
     /// In order.
@@ -95,6 +105,7 @@ struct State<'a> {
     unsettled: usize,
     batch: Vec<Delivery>,
     used: bool,
+    connected: bool,
     /// Whether a stub stands for a message in Kafka.
     stubbed: bool,
     /// Whether a message came too late to be passed on.
@@ -129,6 +140,7 @@ impl<'a> Session<'a> {
             unsettled: 0,
             batch: Vec::new(),
             used: false,
+            connected: false,
             stubbed: false,
             turned_away: false,
             last_arrival: Instant::now(),
@@ -148,8 +160,8 @@ impl<'a> Session<'a> {
         Self { parts, state: RefCell::new(state), room: Notify::new() }
     }
 
-    /// Runs to the end of the session; answers also whether its producer was given any record.
-    pub async fn run(self, events: &mut Events) -> (End, bool) {
+    /// Runs to the end of the session.
+    pub async fn run(self, events: &mut Events) -> Course {
         let end = tokio::select! {
             biased;
             end = self.drive(events) => end,
@@ -166,7 +178,7 @@ impl<'a> Session<'a> {
             End::Left(Leaving::Drained) if state.turned_away => End::Left(Leaving::Renew),
             end => end,
         };
-        (end, state.used)
+        Course { end, used: state.used, connected: state.connected }
     }
 
     async fn drive(&self, events: &mut Events) -> End {
@@ -193,6 +205,7 @@ impl<'a> Session<'a> {
             Event::Message(message) => self.take(message),
             Event::Connected { session_present, lacks_shared } => {
                 tracing::info!(session_present, "Connected to the MQTT broker");
+                self.state.borrow_mut().connected = true;
                 let BridgeConfig { shared, retire, .. } = self.parts.config;
                 if lacks_shared && shared.is_some() && !retire {
                     return Err(Failure::shared_unsupported());

@@ -231,6 +231,24 @@ fn one_bridge_becomes_several_once_it_shares_itself() {
 }
 
 #[test]
+fn nobody_joins_a_bridge_that_was_suspended_before_it_shared_itself() {
+    let mut cluster = Cluster::with(None);
+    cluster.spec = format!("{}  suspend: All\n", yaml(Some(3)));
+    assert_eq!(cluster.write(), "0 shared, Some(1)");
+    cluster.settle();
+    cluster.edit(Some(3));
+    assert_eq!(cluster.write(), "1 shared, Some(1)", "its session still has what it had for itself");
+    cluster.settle();
+    assert_eq!(cluster.write(), "3 shared, Some(3)");
+    // From then on all of them sleep and wake together.
+    cluster.spec = format!("{}  suspend: All\n", yaml(Some(3)));
+    cluster.write();
+    cluster.settle();
+    cluster.edit(Some(3));
+    assert_eq!(cluster.write(), "3 shared, Some(3)");
+}
+
+#[test]
 fn several_bridges_become_one_once_the_others_have_left() {
     let mut cluster = Cluster::with(Some(3));
     cluster.edit(None);
