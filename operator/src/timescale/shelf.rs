@@ -69,11 +69,12 @@ impl Shelf {
         permits.acquire_owned().await.ok()
     }
 
-    /// A connection to this database and since when there is one: the one that was used last, so that those that are too
-    /// many become idle.
+    /// A connection to this database and since when there is one: of those that may live on the one that was used last, so
+    /// that those that are too many become idle.
     pub fn take(&self, access: &DatabaseAccess) -> Option<(PgConnection, Instant)> {
         let mut contents = self.lock();
-        let index = contents.waiting.iter().rposition(|waiting| waiting.access == *access)?;
+        let fits = |waiting: &Waiting| waiting.access == *access && waiting.begun.elapsed() <= LIFE;
+        let index = contents.waiting.iter().rposition(fits)?;
         let Waiting { connection, begun, .. } = contents.waiting.remove(index);
         Some((connection, begun))
     }
