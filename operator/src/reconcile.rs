@@ -41,6 +41,7 @@ use crate::{
     error::{BuildSnafu, Error, ReadPipelineSnafu, ValidateSnafu},
     memory::about,
     pipeline::Pipeline,
+    rollouts::Stage,
 };
 
 /// When to look again where something is on its way: what workers report sends no events.
@@ -66,8 +67,8 @@ pub async fn reconcile(
     object: Arc<DeserializeGuard<IoTPipeline>>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
+    let key = (object.namespace().unwrap_or_default(), object.name_any());
     if object.meta().deletion_timestamp.is_some() {
-        let key = (object.namespace().unwrap_or_default(), object.name_any());
         context.scaling.forget(&key);
         context.rollouts.forget(&key);
         return cleanup::clean_up(&object, &context).await;
@@ -75,6 +76,7 @@ pub async fn reconcile(
     let object = match &object.0 {
         Ok(object) => object,
         Err(unreadable) => {
+            context.rollouts.forget(&key);
             let error = Err(unreadable.clone()).context(ReadPipelineSnafu);
             announce::announce_unreadable(&object, unreadable, &context).await;
             return error;
@@ -89,7 +91,10 @@ pub async fn reconcile(
             context.scaling.follow(&mut pipeline, &workers);
             keep(object, &pipeline, &workers, &context).await
         }
-        Err(invalid) => refuse(object, &invalid, &workers, &context).await,
+        Err(invalid) => {
+            context.rollouts.forget(&key);
+            refuse(object, &invalid, &workers, &context).await
+        }
     }
 }
 
@@ -121,12 +126,19 @@ async fn keep(
     let outcome = match pipeline.mode {
         Mode::Enforce => {
             let stage = plan.stage(pipeline, workers);
-            if !context.rollouts.admit(&pipeline.key(), stage, Instant::now()) {
+            let is_admitted = context.rollouts.admit(&pipeline.key(), stage, Instant::now());
+            if !is_admitted {
                 plan.postpone_renewal();
             }
-            apply::apply(plan, pipeline, object, &stores, session, context).await?
+            let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
+            if is_admitted && matches!(stage, Stage::Outdated { .. }) && !outcome.has_written_workload() {
+                // Its stores are not ready for it. Others need not wait for that.
+                context.rollouts.forget(&pipeline.key());
+            }
+            outcome
         }
         Mode::Observe => {
+            context.rollouts.forget(&pipeline.key());
             if let Some(session) = session {
                 session.close().await;
             }
@@ -175,7 +187,7 @@ fn approvals(object: &IoTPipeline, pipeline: &Pipeline) -> Approvals {
     Approvals::new(pipeline.generation, annotation, used.unwrap_or_default())
 }
 
-/// Leaves everything as it is and says why.
+/// Leaves everything as it is and says why; again after a while, should somebody change what it says.
 async fn refuse(
     object: &IoTPipeline,
     invalid: &Invalid,
@@ -186,7 +198,7 @@ async fn refuse(
     report_status(object, &status, None, &[], context).await?;
     match invalid.reason {
         Reason::SecretMissing | Reason::SecretInvalid => Ok(Action::requeue(about(SECRET_WAIT))),
-        _ => Ok(Action::await_change()),
+        _ => Ok(Action::requeue(about(context.resync))),
     }
 }
 

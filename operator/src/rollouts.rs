@@ -91,7 +91,7 @@ impl Rollouts {
         is_admitted
     }
 
-    /// A pipeline is gone.
+    /// A pipeline is gone, or nothing can be done to its workers: it neither waits nor is waited for.
     pub fn forget(&self, key: &PipelineKey) {
         let mut state = self.lock();
         state.underway.remove(key);

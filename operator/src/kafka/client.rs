@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -28,14 +29,23 @@ const LIFE: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(90);
 
 /// How many connections are kept. Each costs librdkafka a thread and one more for each broker, so what is asked for less
-/// often than all others is made anew.
+/// often than all others is made anew. Those that are in use are kept, however many they are.
 const CAPACITY: usize = 32;
+
+/// For how long after it was asked for a connection is in use: processors are scaled by what is read each second.
+const IN_USE: Duration = Duration::from_secs(10);
 
 /// Talks to brokers; keeps one connection for each way of access. Clones share them.
 #[derive(Clone, Default)]
 pub struct KafkaClient {
-    connections: Arc<Mutex<HashMap<KafkaAccess, Kept>>>,
+    connections: Arc<Mutex<Connections>>,
     outages: Arc<Outages<KafkaAccess, Cause>>,
+}
+
+#[derive(Default)]
+struct Connections {
+    kept: HashMap<KafkaAccess, Kept>,
+    is_swept: bool,
 }
 
 struct Kept {
@@ -109,32 +119,33 @@ impl KafkaClient {
         let result = tokio::task::spawn_blocking(move || client.run_blocking(&access, &wanted, request))
             .await
             .context(AbandonedSnafu { action })?;
-        match &result {
-            Err(Error::Unreachable { cause, .. }) => attempt.fail(*cause),
+        match result {
+            Err(Error::Unreachable { cause, .. }) => attempt.fail(cause),
             _ => attempt.succeed(),
         }
-        result
+        result.flatten()
     }
 
-    /// A connection that failed is not used again. Why it failed, a new one tells.
+    /// Fails where there is no connection, and answers what came of the request: one that finds nobody, such as the leader of
+    /// a partition, says nothing of Kafka as long as a new connection is welcome. One that failed is not used again.
     fn run_blocking<T>(
         &self,
         access: &KafkaAccess,
         action: &str,
         request: impl FnOnce(&Connection) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    ) -> Result<Result<T, Error>, Error> {
         let connection = self.connection(access, action)?;
         let result = request(&connection);
         if matches!(result, Err(Error::Unreachable { .. })) {
-            self.lock().retain(|_, kept| !Arc::ptr_eq(&kept.connection, &connection));
+            self.lock().kept.retain(|_, kept| !Arc::ptr_eq(&kept.connection, &connection));
             drop(connection);
             greet(access, action)?;
         }
-        result
+        Ok(result)
     }
 
     fn connection(&self, access: &KafkaAccess, action: &str) -> Result<Arc<Connection>, Error> {
-        if let Some(kept) = self.lock().get_mut(access) {
+        if let Some(kept) = self.lock().kept.get_mut(access) {
             kept.used = Instant::now();
             return Ok(Arc::clone(&kept.connection));
         }
@@ -142,16 +153,17 @@ impl KafkaClient {
         let new = Arc::new(Connection::new(access)?);
         let now = Instant::now();
         let mut connections = self.lock();
-        let is_first = connections.is_empty();
         // Another one may have been faster.
-        let kept = connections.entry(access.clone());
+        let kept = connections.kept.entry(access.clone());
         let kept = kept.or_insert_with(|| Kept { connection: Arc::clone(&new), begun: now, used: now });
         let connection = Arc::clone(&kept.connection);
-        let surplus = surplus(&mut connections);
+        let surplus = surplus(&connections.kept, now).cloned();
+        let surplus = surplus.and_then(|access| connections.kept.remove(&access));
+        let is_swept = mem::replace(&mut connections.is_swept, true);
         drop(connections);
         // Where it may take its time, which this is: librdkafka joins its threads.
         drop((new, surplus));
-        if is_first {
+        if !is_swept {
             tokio::spawn(self.clone().sweep());
         }
         Ok(connection)
@@ -163,9 +175,11 @@ impl KafkaClient {
             tokio::time::sleep(IDLE / 3).await;
             let mut connections = self.lock();
             let expired: Vec<_> = connections
+                .kept
                 .extract_if(|_, kept| kept.used.elapsed() > IDLE || kept.begun.elapsed() > LIFE)
                 .collect();
-            let is_over = connections.is_empty();
+            let is_over = connections.kept.is_empty();
+            connections.is_swept = !is_over;
             drop(connections);
             tokio::task::spawn_blocking(move || drop(expired));
             if is_over {
@@ -174,16 +188,60 @@ impl KafkaClient {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<KafkaAccess, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes out the connection that was not used for longest, where there are too many.
-fn surplus(connections: &mut HashMap<KafkaAccess, Kept>) -> Option<Kept> {
-    if connections.len() <= CAPACITY {
-        return None;
+/// Whose connection was not used for longest, where there are too many and it is not in use.
+fn surplus(kept: &HashMap<KafkaAccess, Kept>, now: Instant) -> Option<&KafkaAccess> {
+    let (access, oldest) = kept.iter().min_by_key(|(_, kept)| kept.used)?;
+    (kept.len() > CAPACITY && now.duration_since(oldest.used) > IN_USE).then_some(access)
+}
+
+#[cfg(test)]
+mod tests {
+    use access::kafka::KafkaAccess;
+    use rdkafka::{mocking::MockCluster, types::RDKafkaRespErr};
+
+    use super::*;
+
+    fn access(bootstrap_servers: &str) -> KafkaAccess {
+        KafkaAccess { bootstrap_servers: bootstrap_servers.to_owned(), tls: None, sasl: None }
     }
-    let oldest = connections.iter().min_by_key(|(_, kept)| kept.used).map(|(access, _)| access.clone());
-    oldest.and_then(|access| connections.remove(&access))
+
+    #[tokio::test]
+    async fn one_topic_without_a_leader_is_no_outage() {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["sick", "well"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        cluster.topic_error("sick", RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE).unwrap();
+        let (client, access) = (KafkaClient::default(), access(&cluster.bootstrap_servers()));
+        let [sick, well] = ["sick", "well"].map(|name| TopicName::parse(name).unwrap());
+        let error = client.watermarks(&access, &sick).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        let (error, others) = futures::join!(client.watermarks(&access, &sick), async {
+            client.watermarks(&access, &well).await.map(|watermarks| watermarks.len())
+        });
+        assert!(error.is_err());
+        assert_eq!(others.unwrap(), 1, "those of other topics do not hear of it");
+    }
+
+    #[test]
+    fn what_is_in_use_is_kept_however_much_it_is() {
+        let connection = Arc::new(Connection::new(&access("kafka:9092")).unwrap());
+        let begun = Instant::now();
+        let kept = |number: usize| {
+            let used = begun + Duration::from_secs(number as u64 % 2);
+            let kept = Kept { connection: Arc::clone(&connection), begun, used };
+            (access(&format!("kafka-{number}:9092")), kept)
+        };
+        let kept: HashMap<_, _> = (0..=CAPACITY).map(kept).collect();
+        assert!(surplus(&kept, begun + IN_USE).is_none());
+        let later = begun + IN_USE + Duration::from_millis(1);
+        assert!(surplus(&kept, later).is_some_and(|access| kept[access].used == begun));
+        let fewer = kept.into_iter().skip(1).collect();
+        assert!(surplus(&fewer, later).is_none());
+    }
 }

@@ -20,7 +20,7 @@ pub use indexes::IndexBuilds;
 
 use super::{
     fetch::{LiveChild, Stores},
-    plan::{Plan, Renewal, WorkerPlan},
+    plan::{Plan, Scaling, WorkerPlan},
     sessions::noted_sessions,
     write,
 };
@@ -149,6 +149,11 @@ impl Outcome {
     pub fn topic_fits(&self) -> bool {
         let serves = [Reason::TopicChangeRefused, Reason::TopicGrowing, Reason::ApprovalRequired];
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
+    }
+
+    /// Whether an object that runs pods was written.
+    pub fn has_written_workload(&self) -> bool {
+        self.bridge.iter().chain([&self.processor]).any(|worker| worker.is_written)
     }
 
     /// Whether workers may rely on the table. A change that waits leaves one that serves as before, and what is made of its
@@ -333,10 +338,10 @@ async fn apply_worker(
         note: plan.note,
         awaits_turn: plan.awaits_turn,
     };
-    if let Some(Renewal { live, replicas }) = plan.scale {
+    if let Some(Scaling { live, replicas }) = plan.scale {
         let patch = json!({"metadata": {"uid": live.object.metadata.uid}, "spec": {"replicas": replicas}});
         match write::patch_child(context, &pipeline.id.namespace, &live, &patch).await {
-            Ok(()) => outcome.is_written = true,
+            Ok(()) => outcome.is_written = !plan.is_only_scaled,
             Err(error) => whole.fail(error),
         }
     }

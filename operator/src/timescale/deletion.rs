@@ -38,6 +38,8 @@ pub(super) async fn delete_table(
     lock_schema(&mut transaction, schema).await?;
     let mut deleted = Deleted::default();
     if !has_bookkeeping(&mut transaction, schema).await? {
+        // One that is dropped ends, with its lock, only when the connection is used again.
+        transaction.rollback().await?;
         return Ok(deleted);
     }
     let keeps_dead_letters = match &table.wanted {

@@ -81,8 +81,10 @@ struct Loan {
 impl Databases for DirectDatabases {
     fn open<'a>(&'a self, access: &'a DatabaseAccess) -> BoxFuture<'a, Result<Box<dyn Session>, Error>> {
         Box::pin(async move {
+            // Whoever waits here asks nothing yet, and nobody has to wait for that.
+            let permit = self.shelf.permit(access).await;
             let attempt = self.outages.attempt(access)?;
-            match self.open_session(access).await {
+            match self.open_session(access, permit).await {
                 Err(error @ Error::Unreachable { .. }) => {
                     attempt.fail(error.clone());
                     Err(error)
@@ -97,17 +99,20 @@ impl Databases for DirectDatabases {
 }
 
 impl DirectDatabases {
-    /// Each session makes a connection of its own and closes it: for servers that have few to give.
+    /// Each session makes a connection of its own and closes it: for tests, whose server may take only one at a time.
     pub fn without_reuse() -> Self {
         Self { shelf: Shelf::closed(), ..Self::default() }
     }
 
-    async fn open_session(&self, access: &DatabaseAccess) -> Result<DirectSession, Error> {
+    async fn open_session(
+        &self,
+        access: &DatabaseAccess,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<DirectSession, Error> {
         let server = Server {
             database: format!("{}:{}/{}", access.host, access.port, access.database),
             role: access.username.clone(),
         };
-        let permit = self.shelf.permit(access).await;
         let loan = |begun| Loan {
             begun,
             is_reusable: true,
@@ -116,8 +121,8 @@ impl DirectDatabases {
             permit,
             server: server.clone(),
         };
-        // One that the server has closed meanwhile is none.
-        while let Some((mut connection, begun)) = self.shelf.take(access) {
+        // One that the server has closed meanwhile is none, and one that does not answer costs time enough.
+        if let Some((mut connection, begun)) = self.shelf.take(access) {
             let asked = tokio::time::timeout(DEADLINE, has_settings(&mut connection)).await;
             if matches!(asked, Ok(Ok(true))) {
                 return Ok(DirectSession { connection, loan: loan(begun) });

@@ -22,7 +22,7 @@ const CAPACITY: usize = 32;
 
 /// How long a connection waits to be used again. A single pipeline makes a new one each time: nobody, and least of all who
 /// wants to drop a database, shall find the operator there without a reason.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(2);
 
 /// How long a connection is used: a server that was failed over to, or a user's new settings, are found in the end.
 const LIFE: Duration = Duration::from_secs(300);
@@ -69,11 +69,12 @@ impl Shelf {
         permits.acquire_owned().await.ok()
     }
 
-    /// A connection to this database and since when there is one: the one that was used last, so that those that are too
-    /// many become idle.
+    /// A connection to this database and since when there is one: of those that may live on the one that was used last, so
+    /// that those that are too many become idle.
     pub fn take(&self, access: &DatabaseAccess) -> Option<(PgConnection, Instant)> {
         let mut contents = self.lock();
-        let index = contents.waiting.iter().rposition(|waiting| waiting.access == *access)?;
+        let fits = |waiting: &Waiting| waiting.access == *access && waiting.begun.elapsed() <= LIFE;
+        let index = contents.waiting.iter().rposition(fits)?;
         let Waiting { connection, begun, .. } = contents.waiting.remove(index);
         Some((connection, begun))
     }

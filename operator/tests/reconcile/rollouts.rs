@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{DEPLOYMENT, PIPELINE, STATEFULSET, World};
 
@@ -63,10 +63,43 @@ async fn the_number_of_processors_follows_while_they_wait() {
     world.watch_load(Duration::from_millis(100)).await;
     world.upgrade("worker:2", true);
     world.api.change(DEPLOYMENT, |deployment| deployment["spec"]["replicas"] = json!(1));
+    world.settle_workers();
     world.reconcile().await.unwrap();
     let deployment = world.api.get(DEPLOYMENT);
     assert_eq!(deployment["spec"]["replicas"], json!(2));
     assert_eq!(images(&world), ["worker:1", "worker:1"]);
+    assert!(world.condition("ProcessorReady").starts_with("True"), "the one that was there works");
+}
+
+#[tokio::test]
+async fn one_that_does_not_want_its_turn_any_more_is_not_called() {
+    for edit in [
+        (|spec| spec["mode"] = json!("Observe")) as fn(&mut Value),
+        |spec| spec["processing"] = json!({"program": ".x = no_such_function()"}),
+        |spec| spec["mqtt"] = json!("not a block"),
+    ] {
+        let mut world = World::at_rest(PIPELINE).await;
+        world.upgrade("worker:2", true);
+        world.reconcile().await.unwrap();
+        assert!(world.is_called());
+        world.upgrade("worker:3", true);
+        world.reconcile().await.unwrap();
+        world.edit(edit);
+        let _ = world.reconcile().await;
+        assert!(!world.is_called());
+    }
+}
+
+#[tokio::test]
+async fn one_whose_stores_are_away_holds_no_place() {
+    let world = World::at_rest(PIPELINE).await;
+    world.api.change(DEPLOYMENT, |deployment| {
+        let volumes = &mut deployment["spec"]["template"]["spec"]["volumes"];
+        volumes[0]["configMap"]["name"] = json!("line-processor-of-another-version");
+    });
+    world.databases.set_down(true);
+    world.reconcile().await.unwrap_err();
+    assert!(world.admits_another());
 }
 
 #[tokio::test]

@@ -60,6 +60,8 @@ spec:
     timeColumn: time
 ";
 
+const OUTDATED: Stage = Stage::Outdated { work: true };
+
 pub const STATEFULSET: &str = "statefulsets/line-bridge";
 pub const DEPLOYMENT: &str = "deployments/line-processor";
 pub const BRIDGE: Labels = Labels("bridge");
@@ -259,9 +261,22 @@ impl World {
         context.workers.image.reference = image.to_owned();
         context.rollouts = Rollouts::new(1);
         if is_other_underway {
-            let stage = Stage::Outdated { work: true };
-            assert!(context.rollouts.admit(&other_pipeline(), stage, Instant::now()));
+            assert!(context.rollouts.admit(&other_pipeline(), OUTDATED, Instant::now()));
         }
+    }
+
+    /// Another pipeline's workers shall be replaced too: whether they may.
+    pub fn admits_another(&self) -> bool {
+        let is_admitted = self.context.rollouts.admit(&other_pipeline(), OUTDATED, Instant::now());
+        self.context.rollouts.forget(&other_pipeline());
+        is_admitted
+    }
+
+    /// Whether the operator waits with the pipeline: it is called once there is room.
+    pub fn is_called(&self) -> bool {
+        let mut turns = self.context.rollouts.turns();
+        self.end_other_rollout();
+        turns.try_recv().is_ok()
     }
 
     /// The workers of that other pipeline are all replaced.

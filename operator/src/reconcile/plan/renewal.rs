@@ -14,23 +14,34 @@ use crate::{
     rollouts::Stage,
 };
 
-/// A workload whose pods would be replaced.
+/// Another number of pods, all of them as they are.
 #[derive(Clone, Debug)]
-pub struct Renewal {
+pub struct Scaling {
     /// The workload as it is.
     pub live: LiveChild,
     /// How many pods there shall be.
     pub replicas: i32,
 }
 
-/// Where applying a workload would replace its pods, although the spec was applied.
-pub(super) fn renewal(child: &Child, live: &LiveChild, is_applied: bool) -> Option<Renewal> {
+impl Scaling {
+    fn is_needed(&self) -> bool {
+        self.live.rollout().wanted != self.replicas
+    }
+
+    /// Whether there are some pods, and some of them go on.
+    fn keeps_some(&self) -> bool {
+        self.live.rollout().wanted > 0 && self.replicas > 0
+    }
+}
+
+/// Where applying a workload would replace its pods, although the spec was applied: what can be done without that.
+pub(super) fn renewal(child: &Child, live: &LiveChild, is_applied: bool) -> Option<Scaling> {
     let none = Value::Null;
     let template = live.object.data.pointer("/spec/template").unwrap_or(&none);
     let is_renewal = is_applied && differs(&child.object["spec"]["template"], template);
     let wanted = child.object["spec"]["replicas"].as_i64().and_then(|replicas| i32::try_from(replicas).ok());
     let replicas = wanted.unwrap_or_else(|| live.rollout().wanted);
-    is_renewal.then(|| Renewal { live: live.clone(), replicas })
+    is_renewal.then(|| Scaling { live: live.clone(), replicas })
 }
 
 impl Plan {
@@ -54,11 +65,12 @@ impl Plan {
     /// Leaves the pods as they are for now, but for their number.
     pub fn postpone_renewal(&mut self) {
         for plan in self.bridge.iter_mut().chain([&mut self.processor]) {
-            if let Some(Renewal { live, replicas }) = plan.renewal.take() {
+            if let Some(scaling) = plan.renewal.take() {
                 plan.keep.retain(|child| !is_for_the_pods(child));
                 plan.roll.retain(|child| !is_for_the_pods(child));
                 plan.awaits_turn = true;
-                plan.scale = (live.rollout().wanted != replicas).then_some(Renewal { live, replicas });
+                plan.is_only_scaled = scaling.keeps_some();
+                plan.scale = Some(scaling).filter(Scaling::is_needed);
             }
         }
     }

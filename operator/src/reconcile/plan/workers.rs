@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use super::{
     ownership::{Ownership, is_owned, ownership},
-    renewal::{Renewal, renewal},
+    renewal::{Scaling, renewal},
 };
 use crate::{
     build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
@@ -37,12 +37,12 @@ pub struct WorkerPlan {
     pub hold: Option<Refusal>,
     /// What a person should know although they do their work.
     pub note: Option<Note>,
-    /// Where this replaces pods although nobody changed the spec.
-    pub renewal: Option<Renewal>,
+    /// Where this replaces pods although nobody changed the spec: what is left to do until it is their turn.
+    pub renewal: Option<Scaling>,
     /// Whether such pods wait for their turn.
     pub awaits_turn: bool,
     /// The number of pods to set meanwhile, where it differs.
-    pub scale: Option<Renewal>,
+    pub scale: Option<Scaling>,
 }
 
 /// Plans one kind of worker. `is_applied` says whether all of this spec was brought about before.
@@ -77,17 +77,14 @@ pub fn plan_worker(
             Some(Ownership::Going) => plan.problems.push(on_its_way_out(&child)),
             Some(Ownership::Ours) if !live.is_some_and(|live| is_drifted(&child, live)) => {}
             Some(Ownership::Ours) | None => {
-                if child.kind == workload_kind(component) {
-                    plan.is_only_scaled = live.is_some_and(|live| is_only_scaled(&child, live));
-                }
                 let repairs = repairs_of_child(&child, live, is_applied);
                 plan.repairs.insert((child.kind, child.name.clone()), repairs);
-                if child.kind == workload_kind(component) {
-                    let is_applied = is_applied && !is_in_steps;
-                    plan.renewal = live.and_then(|live| renewal(&child, live, is_applied));
+                let is_workload = child.kind == workload_kind(component);
+                if is_workload {
+                    plan.is_only_scaled = live.is_some_and(|live| is_only_scaled(&child, live));
+                    plan.renewal = live.and_then(|live| renewal(&child, live, is_applied && !is_in_steps));
                 }
-                let is_for_the_pods =
-                    child.kind == workload_kind(component) || child.kind == ChildKind::ConfigMap;
+                let is_for_the_pods = is_workload || child.kind == ChildKind::ConfigMap;
                 if is_for_the_pods && !runs_this_configuration {
                     plan.roll.push(child);
                 } else {
