@@ -16,7 +16,7 @@ use rdkafka::{
 use snafu::{OptionExt, ResultExt};
 use tokio::task::spawn_blocking;
 
-use crate::Result;
+use crate::{Result, wait::eventually};
 
 /// Where Kafka is, from within the cluster's network.
 pub const BOOTSTRAP_SERVERS: &str = "kafka.kafka:9092";
@@ -215,7 +215,12 @@ impl Kafka {
                 .map_err(|(_, code)| code)
                 .with_whatever_context(|_| format!("failed to create {topic}"))?;
         }
-        Ok(())
+        // Kafka itself gives a topic min.insync.replicas (KIP-966), and shows it a moment after the topic.
+        eventually(TIMEOUT, &format!("{topic} has the settings that Kafka gives it"), async || {
+            let settings = self.settings(topic).await?;
+            Ok((!settings.is_empty()).then_some(()).ok_or("it has none".to_owned()))
+        })
+        .await
     }
 
     /// Deletes a topic, if there is one.
