@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use snafu::{OptionExt, ResultExt};
 use sqlx::{
-    AssertSqlSafe, FromRow, PgPool, Row,
+    AssertSqlSafe, FromRow, PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
@@ -96,8 +96,7 @@ impl Database {
     /// Fails where the database refuses it, or `held` fails.
     pub async fn hold(&self, sql: &str, held: impl Future<Output = Result<()>>) -> Result<()> {
         let mut transaction = self.pool.begin().await.whatever_context("failed to begin a transaction")?;
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await;
-        done.with_whatever_context(|_| format!("failed to run {sql}"))?;
+        execute(&mut transaction, sql).await?;
         let result = held.await;
         transaction.rollback().await.whatever_context("failed to roll back")?;
         result
@@ -259,4 +258,11 @@ fn reading_of(row: &PgRow) -> Result<Reading, sqlx::Error> {
         battery: row.try_get("battery")?,
         details: serde_json::Map::new(),
     })
+}
+
+/// Runs statements one after the other on this connection; they may begin and end a transaction.
+pub(crate) async fn execute(connection: &mut PgConnection, sql: &str) -> Result<()> {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await;
+    done.with_whatever_context(|_| format!("failed to run {sql}"))?;
+    Ok(())
 }

@@ -98,6 +98,22 @@ async fn take_turn(
     }
 }
 
+/// Does something in a namespace of its own, which is gone afterwards. Where it fails, a report of it is printed.
+///
+/// # Errors
+/// Fails where that does, or where something stays.
+pub async fn in_namespace<T>(name: &str, body: impl AsyncFnOnce(&Scenario) -> Result<T>) -> Result<T> {
+    let test = Scenario::set_up(name).await?;
+    let result = body(&test).await;
+    if result.is_err() {
+        eprintln!("{}", report(&test.cluster, &test.namespace).await);
+    }
+    let cleaned = test.clean_up().await;
+    let done = result?;
+    cleaned?;
+    Ok(done)
+}
+
 impl Scenario {
     /// Makes the namespace `e2e-<name>-<number>` with the backends' Secrets.
     ///

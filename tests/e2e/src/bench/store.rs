@@ -15,7 +15,7 @@ use snafu::{ResultExt, whatever};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::reading::{COLUMNS, SCHEMA, TABLE};
-use crate::Result;
+use crate::{Result, database::execute};
 
 const HOST: &str = "timescaledb.timescaledb";
 const PORT: u16 = 5432;
@@ -202,14 +202,6 @@ async fn connect(database: &str, password: &str) -> Result<PgConnection> {
     PgConnection::connect_with(&options)
         .await
         .with_whatever_context(|_| format!("failed to connect to the database {database}"))
-}
-
-async fn execute(connection: &mut PgConnection, sql: &str) -> Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(connection)
-        .await
-        .with_whatever_context(|_| format!("failed to run {sql}"))?;
-    Ok(())
 }
 
 async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {

@@ -8,10 +8,10 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 use snafu::ResultExt;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use url::Url;
 
-use crate::Result;
+use crate::{Result, database::execute};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -71,12 +71,4 @@ impl Backends {
 
 async fn connect(server: &PgConnectOptions) -> Result<PgConnection> {
     server.connect().await.whatever_context("failed to connect to TimescaleDB")
-}
-
-async fn execute(connection: &mut PgConnection, sql: &str) -> Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(connection)
-        .await
-        .with_whatever_context(|_| format!("failed to run {sql}"))?;
-    Ok(())
 }

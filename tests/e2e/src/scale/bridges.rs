@@ -22,8 +22,7 @@ use crate::{
     fleet::Shares,
     manifest::set,
     mqtt,
-    report::report,
-    scenario::{PIPELINE, Scenario},
+    scenario::{PIPELINE, Scenario, in_namespace},
 };
 
 /// The cluster's name, as tests/e2e/install gives it to the chart.
@@ -41,15 +40,7 @@ const RATE: f64 = 1_000.0;
 /// # Errors
 /// Fails where bridges do not come or leave, and where the broker keeps a session or has dropped a message.
 pub async fn run() -> Result<Figures> {
-    let test = Scenario::set_up("bridges").await?;
-    let result = prove(&test).await;
-    if result.is_err() {
-        eprintln!("{}", report(&test.cluster, &test.namespace).await);
-    }
-    let cleaned = test.clean_up().await;
-    let figures = result?;
-    cleaned?;
-    Ok(figures)
+    in_namespace("bridges", async |test: &Scenario| prove(test).await).await
 }
 
 /// The same in a namespace that is there. Nobody else may use the broker meanwhile: its counters are of all clients.

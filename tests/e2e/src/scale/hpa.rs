@@ -33,8 +33,7 @@ use crate::{
     Result,
     cluster::USER,
     fleet::{Ledger, Shares},
-    report::report,
-    scenario::{PIPELINE, Scenario, condition},
+    scenario::{PIPELINE, Scenario, condition, in_namespace},
     wait::eventually,
 };
 
@@ -81,17 +80,13 @@ pub struct Options {
 /// # Errors
 /// Fails where it never changes anything, or the operator does not leave its hands off.
 pub async fn run(options: &Options) -> Result<Figures> {
-    let test = Scenario::set_up("hpa").await?;
-    let result = prove(options, &test).await;
-    if result.is_err() {
-        eprintln!("{}", report(&test.cluster, &test.namespace).await);
-    }
-    let removed = remove_metric(&test).await;
-    let cleaned = test.clean_up().await;
-    let figures = result?;
-    removed?;
-    cleaned?;
-    Ok(figures)
+    in_namespace("hpa", async |test: &Scenario| {
+        let (result, removed) = (prove(options, test).await, remove_metric(test).await);
+        let figures = result?;
+        removed?;
+        Ok(figures)
+    })
+    .await
 }
 
 async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {

@@ -18,8 +18,7 @@ use crate::{
     },
     fleet::{Fleet, Ledger, Shares},
     manifest::set,
-    report::report,
-    scenario::Scenario,
+    scenario::{Scenario, in_namespace},
     wait::eventually,
 };
 
@@ -57,15 +56,7 @@ pub struct Options {
 /// # Errors
 /// Fails where the number of processors does not follow, or the lag does not go.
 pub async fn run(options: &Options) -> Result<Figures> {
-    let test = Scenario::set_up("scale").await?;
-    let result = prove(options, &test).await;
-    if result.is_err() {
-        eprintln!("{}", report(&test.cluster, &test.namespace).await);
-    }
-    let cleaned = test.clean_up().await;
-    let figures = result?;
-    cleaned?;
-    Ok(figures)
+    in_namespace("scale", async |test: &Scenario| prove(options, test).await).await
 }
 
 async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {
