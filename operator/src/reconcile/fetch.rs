@@ -53,7 +53,7 @@ const CHUNKS_PERIOD: Duration = Duration::from_secs(3600);
 /// What there is of a pipeline's workers.
 #[derive(Debug, Default)]
 pub struct Workers {
-    /// The objects with the pipeline's label, and those that have the name of a child without being one.
+    /// The objects that have the name of a child, be they one or not, and the ConfigMaps with the pipeline's label.
     pub children: Vec<LiveChild>,
     /// The pods.
     pub pods: Vec<WorkerPod>,
@@ -207,30 +207,31 @@ async fn fetch_children(
     kind: ChildKind,
 ) -> Result<Vec<LiveChild>, Error> {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource());
-    let labelled = api.list(&with_labels_of(pipeline)).await.context(ReadChildrenSnafu { kind })?;
-    let mut objects = labelled.items;
-    // Before an object is created for the first time, or when it has lost its labels, what has its name is
-    // looked at: it may be somebody else's, and must not be taken over.
-    for name in fixed_names(pipeline, kind) {
-        if !objects.iter().any(|object| object.name_any() == name) {
-            objects.extend(api.get_opt(&name).await.context(ReadChildrenSnafu { kind })?);
+    let objects = match fixed_names(pipeline, kind) {
+        // Also where it has lost its labels, or is somebody else's and must not be taken over.
+        Some(names) => {
+            let objects = names.iter().map(|name| api.get_opt(name));
+            future::try_join_all(objects).await.map(|objects| objects.into_iter().flatten().collect())
         }
-    }
+        None => api.list(&with_labels_of(pipeline)).await.map(|labelled| labelled.items),
+    };
+    let objects = objects.context(ReadChildrenSnafu { kind })?;
     Ok(objects.into_iter().map(|object| LiveChild { kind, object }).collect())
 }
 
-/// The names of a pipeline's children of one kind, as far as they are known beforehand.
-fn fixed_names(pipeline: &str, kind: ChildKind) -> Vec<String> {
+/// The names of a pipeline's children of one kind; `None` where they tell the content. An object is asked for by its name
+/// because a list by labels costs the API server a look at every object of the namespace.
+fn fixed_names(pipeline: &str, kind: ChildKind) -> Option<Vec<String>> {
     let components: &[Component] = match kind {
-        ChildKind::PersistentVolumeClaim => return vec![names::spool_claim(pipeline)],
-        ChildKind::ConfigMap => &[],
+        ChildKind::PersistentVolumeClaim => return Some(vec![names::spool_claim(pipeline)]),
+        ChildKind::ConfigMap => return None,
         ChildKind::Service | ChildKind::NetworkPolicy | ChildKind::PodDisruptionBudget => {
             &[Component::Bridge, Component::Processor]
         }
         ChildKind::StatefulSet => &[Component::Bridge],
         ChildKind::Deployment => &[Component::Processor],
     };
-    components.iter().map(|component| names::worker_name(pipeline, *component)).collect()
+    Some(components.iter().map(|component| names::worker_name(pipeline, *component)).collect())
 }
 
 async fn fetch_pods(context: &Context, namespace: &str, pipeline: &str) -> Result<Vec<WorkerPod>, Error> {

@@ -174,6 +174,8 @@ fn start_api_server(settings: &Settings, api: SocketAddr, etcd: SocketAddr) -> R
     command
         .args([
             "--bind-address=127.0.0.1",
+            // Nobody comes by it, but it has to be said where there is no default route, as in the local cluster's network.
+            "--advertise-address=192.0.2.1",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
         ])
