@@ -15,7 +15,7 @@ use crds::{
     worker::{Component, RoleConfig, WorkerStatus},
 };
 use futures::{
-    FutureExt, StreamExt,
+    FutureExt, StreamExt, TryStreamExt,
     future::{self, BoxFuture},
     stream,
 };
@@ -38,8 +38,12 @@ use crate::{
     kafka::{self, ObservedTopic},
     memory::PipelineKey,
     pipeline::{Pipeline, Topic},
-    timescale::{self, ObservedTable, Session},
+    timescale::{self, ObservedRelation, ObservedTable, Session},
 };
+
+/// How many of a pipeline's objects are asked for at once. Each takes a connection to the API server meanwhile, and each
+/// connection memory on both sides.
+const OBJECTS_AT_ONCE: usize = 4;
 
 /// How many workers are asked at once.
 const WORKERS_AT_ONCE: usize = 32;
@@ -115,10 +119,10 @@ pub async fn fetch_secrets(object: &IoTPipeline, context: &Context) -> Result<Se
 /// A worker that does not answer is no error; an API server that does not answer is one.
 pub async fn fetch_workers(object: &IoTPipeline, context: &Context) -> Result<Workers, Error> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let children =
-        future::try_join_all(ChildKind::iter().map(|kind| fetch_children(context, &namespace, &name, kind)));
+    let children = ChildKind::iter().map(|kind| fetch_children(context, &namespace, &name, kind).boxed());
+    let children = stream::iter(children).buffered(OBJECTS_AT_ONCE).try_concat();
     let (children, pods) = future::try_join(children, fetch_pods(context, &namespace, &name)).await?;
-    Ok(Workers { children: children.concat(), pods })
+    Ok(Workers { children, pods })
 }
 
 /// Looks at the topic and at the table, and now and then at the lag between them. Gives back the connection to the
@@ -210,8 +214,8 @@ async fn fetch_children(
     let objects = match fixed_names(pipeline, kind) {
         // Also where it has lost its labels, or is somebody else's and must not be taken over.
         Some(names) => {
-            let objects = names.iter().map(|name| api.get_opt(name));
-            future::try_join_all(objects).await.map(|objects| objects.into_iter().flatten().collect())
+            let objects = stream::iter(&names).then(|name| api.get_opt(name));
+            objects.try_filter_map(future::ok).try_collect().await
         }
         None => api.list(&with_labels_of(pipeline)).await.map(|labelled| labelled.items),
     };
@@ -299,8 +303,9 @@ async fn fetch_chunk_advice(
     before: Option<Note>,
     session: Option<&mut (dyn Session + '_)>,
 ) -> Option<Note> {
-    let is_hypertable = table.as_ref().is_ok_and(ObservedTable::is_hypertable);
-    let session = session.filter(|_| is_hypertable && pipeline.table.wanted.is_some())?;
+    let relation = table.as_ref().ok().and_then(|observed| observed.table.as_ref());
+    let has_chunks = relation.is_some_and(ObservedRelation::has_chunks);
+    let session = session.filter(|_| has_chunks && pipeline.table.wanted.is_some())?;
     let advice = match session.chunk_sizes(&pipeline.table).await {
         Ok(sizes) => timescale::advise_chunk_interval(&pipeline.table, &sizes, before.is_some()),
         Err(error) => {

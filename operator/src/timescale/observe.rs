@@ -78,14 +78,15 @@ pub(super) async fn observe(
     Ok(observed)
 }
 
-/// Whether rows would stay for a shorter time than before, if they do not already, or go by the operator's own hand.
+/// Whether there are rows that would stay for a shorter time than before, if they do not already, or go by the operator's
+/// own hand.
 fn matters(
     drop_after: Duration,
     relation: &Option<ObservedRelation>,
     known: &KnownRetention,
     edition: Option<Edition>,
 ) -> bool {
-    relation.as_ref().is_some_and(|relation| relation.hypertable.is_some())
+    relation.as_ref().is_some_and(ObservedRelation::has_chunks)
         && (edition == Some(Edition::Apache2)
             || known.applied.is_none_or(|applied| Retention::For(drop_after) < applied))
 }
@@ -193,21 +194,23 @@ async fn hypertable_marker(
 }
 
 async fn read_server(connection: &mut PgConnection, schema: &str) -> sqlx::Result<ObservedTable> {
-    // A server that has preloaded the library knows its settings in every database.
+    // A server that has preloaded the library knows its settings in every database. What could be installed is asked only
+    // where nothing is: for either of these views the server reads the files of every extension that it has.
     let row = statement(
         "SELECT split_part(current_setting('server_version'), ' ', 1) AS server_version, \
            current_database()::text AS database, current_user::text AS role, \
            current_setting('is_superuser') = 'on' AS superuser, \
            has_database_privilege(current_database(), 'CREATE') AS create_in_database, \
-           EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') \
+           (version IS NOT NULL OR EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')) \
              AND current_setting('timescaledb.disable_load', true) IS NOT NULL AS available, \
-           EXISTS (SELECT FROM pg_available_extension_versions WHERE name = 'timescaledb' AND trusted) AS trusted, \
-           (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS version, \
-           current_setting('timescaledb.license', true) AS license, \
+           version IS NULL \
+             AND EXISTS (SELECT FROM pg_available_extension_versions WHERE name = 'timescaledb' AND trusted) AS trusted, \
+           version, current_setting('timescaledb.license', true) AS license, \
            (SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') \
               FROM pg_namespace WHERE nspname = $1) AS create_in_schema, \
            unusable, foreign_owned \
-         FROM (SELECT \
+         FROM (SELECT (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS version) AS extension \
+         CROSS JOIN (SELECT \
              coalesce(array_agg(relname::text ORDER BY relname) FILTER (WHERE NOT ( \
                has_table_privilege(pg_class.oid, 'SELECT') AND has_table_privilege(pg_class.oid, 'INSERT') \
                AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE'))), '{}') \

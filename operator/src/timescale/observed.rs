@@ -97,7 +97,7 @@ pub enum GrantObject {
 pub struct ObservedExtension {
     /// Whether the server's packages have it and its library is preloaded.
     pub available: bool,
-    /// Whether a role without superuser may create it, given CREATE on the database.
+    /// Whether a role without superuser may create it, given CREATE on the database; asked only where it is not installed.
     pub trusted: bool,
     /// What is installed in this database.
     pub installed: Option<InstalledExtension>,
@@ -230,6 +230,13 @@ impl ObservedTable {
     /// Whether the table is there to be written to, whatever is still to change about it.
     pub fn is_hypertable(&self) -> bool {
         self.table.as_ref().is_some_and(|table| table.hypertable.is_some())
+    }
+}
+
+impl ObservedRelation {
+    /// Whether it is a hypertable with chunks, and so in all likelihood with rows.
+    pub fn has_chunks(&self) -> bool {
+        self.hypertable.as_ref().is_some_and(|hypertable| hypertable.has_chunks)
     }
 }
 
