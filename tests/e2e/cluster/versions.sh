@@ -2,6 +2,7 @@
 # Every version that the local cluster and the images are made of, and nothing else.
 
 KUBERNETES_VERSION=1.34.4
+ETCD_VERSION=3.6.16
 HELM_VERSION=4.3.1
 COREDNS_VERSION=1.12.4
 KWOK_VERSION=0.8.0

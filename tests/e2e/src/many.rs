@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use snafu::ResultExt;
+use snafu::{OptionExt, ResultExt};
 use tokio::time::sleep;
 
 use self::{
@@ -24,7 +24,7 @@ use self::{
     operator::{Operator, Usage},
     pipelines::Pipelines,
 };
-use crate::{Result, wait::eventually};
+use crate::{Result, bench::process::machine_cpu_seconds, wait::eventually};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -42,6 +42,8 @@ pub struct Settings {
     pub operator: PathBuf,
     /// Where Kubernetes' binaries are.
     pub kubernetes: PathBuf,
+    /// Where etcd's binary is.
+    pub etcd: PathBuf,
     /// Where kwok's binary is.
     pub kwok: PathBuf,
     /// Where logs and files go.
@@ -101,12 +103,14 @@ async fn measure_with(settings: &Settings, backends: &Backends) -> Result<Figure
     println!("the control plane and the operator run");
 
     let begun = Instant::now();
+    let busy = Processors::used(&cluster, &operator)?;
     pipelines.create().await?;
     println!("{:>7.1} s  created {} pipelines", begun.elapsed().as_secs_f64(), settings.pipelines);
     let applied = pipelines.wait_until("applied", pipelines::is_applied, begun).await?;
     let ready = pipelines.wait_until("Ready", pipelines::is_ready, begun).await?;
     let peak_rss_mib = operator.usage()?.peak_rss_mib;
     println!("  {}", tell(&operator.usage()?));
+    println!("  CPU-seconds until Ready: {}", Processors::used(&cluster, &operator)?.since(&busy));
 
     let (cpu_at_rest, rest) = at_rest(settings, &cluster, &operator).await?;
     let rss_mib = operator.usage()?.rss_mib;
@@ -127,6 +131,33 @@ async fn measure_with(settings: &Settings, backends: &Backends) -> Result<Figure
         drift,
         restart,
     })
+}
+
+/// Who has used how much of the processors, seconds; what is not named is that of everybody else on the machine.
+struct Processors {
+    named: Vec<(String, f64)>,
+    machine: f64,
+}
+
+impl Processors {
+    fn used(cluster: &ControlPlane, operator: &Operator) -> Result<Self> {
+        let stat = std::fs::read_to_string("/proc/stat").whatever_context("failed to read /proc/stat")?;
+        let machine = machine_cpu_seconds(&stat).whatever_context("failed to read processor times")?;
+        let operator = ("operator", operator.usage()?.cpu_seconds);
+        let named = cluster.cpu_seconds()?.into_iter().chain([operator]);
+        Ok(Self { named: named.map(|(name, seconds)| (name.to_owned(), seconds)).collect(), machine })
+    }
+
+    fn since(&self, before: &Self) -> String {
+        let used =
+            self.named.iter().zip(&before.named).map(|((name, now), (_, then))| (name.as_str(), now - then));
+        let used: Vec<_> = used.collect();
+        let machine = self.machine - before.machine;
+        let others = machine - used.iter().map(|(_, seconds)| seconds).sum::<f64>();
+        let used = used.into_iter().chain([("Kafka, TimescaleDB and all else", others)]);
+        let used: Vec<_> = used.map(|(name, seconds)| format!("{name} {seconds:.0}")).collect();
+        format!("{machine:.0}: {}", used.join(", "))
+    }
 }
 
 fn tell(usage: &Usage) -> String {

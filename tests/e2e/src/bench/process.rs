@@ -165,6 +165,20 @@ pub(crate) fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
+/// Processor time of everything on this machine since it started, in user and kernel mode, by /proc/stat.
+pub(crate) fn machine_cpu_seconds(stat: &str) -> Option<f64> {
+    // user, nice, system, idle, iowait, irq, softirq
+    let times: Vec<f64> = stat
+        .strip_prefix("cpu ")?
+        .lines()
+        .next()?
+        .split_whitespace()
+        .map_while(|time| time.parse().ok())
+        .collect();
+    let [user, nice, system, _, _, irq, softirq, ..] = times.as_slice() else { return None };
+    Some((user + nice + system + irq + softirq) / TICKS_PER_SECOND)
+}
+
 /// The most memory that was resident at any moment, MiB, as /proc/PID/status has it.
 pub fn peak_rss_mib(status: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -25,6 +25,9 @@ struct Args {
     /// Where Kubernetes' binaries are.
     #[arg(long)]
     kubernetes: PathBuf,
+    /// Where etcd's binary is.
+    #[arg(long)]
+    etcd: PathBuf,
     /// Where kwok's binary is.
     #[arg(long)]
     kwok: PathBuf,
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
         resync: Duration::from_secs(args.resync),
         operator: args.operator,
         kubernetes: args.kubernetes,
+        etcd: args.etcd,
         kwok: args.kwok,
         directory: args.directory,
         kafka: args.kafka,

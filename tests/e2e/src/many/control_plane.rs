@@ -67,7 +67,7 @@ impl ControlPlane {
         let directory = settings.directory.clone();
         let etcd = free()?;
         let api = free()?;
-        let mut processes = vec![start_etcd(&directory, etcd)?];
+        let mut processes = vec![start_etcd(settings, etcd)?];
         processes.insert(0, start_api_server(settings, api, etcd)?);
         let certificate = directory.join("certificates/apiserver.crt");
         eventually(Duration::from_secs(60), "the API server has a certificate", async || {
@@ -95,6 +95,14 @@ impl ControlPlane {
     /// The kubeconfig of the user whose calls are counted.
     pub fn operator_kubeconfig(&self) -> PathBuf {
         kubeconfig(&self.directory, OPERATOR)
+    }
+
+    /// What each of its programs has used of the processors so far, seconds.
+    ///
+    /// # Errors
+    /// Fails where one of them has ended.
+    pub fn cpu_seconds(&self) -> Result<Vec<(&str, f64)>> {
+        self.processes.iter().map(Process::cpu_seconds).collect()
     }
 
     /// What the operator has asked for.
@@ -143,11 +151,12 @@ async fn connect(kubeconfig: &Path) -> Result<Client> {
     Client::try_from(config).whatever_context("failed to make a client")
 }
 
-fn start_etcd(directory: &Path, address: SocketAddr) -> Result<Process> {
+fn start_etcd(settings: &Settings, address: SocketAddr) -> Result<Process> {
+    let directory = &settings.directory;
     let (client, peers) = (format!("http://{address}"), format!("http://{}", free()?));
     let data = directory.join("etcd");
     // Its disk is not what is measured.
-    let mut command = Command::new("etcd");
+    let mut command = Command::new(settings.etcd.join("etcd"));
     command
         .args(["--unsafe-no-fsync", "--quota-backend-bytes=4294967296", "--log-outputs=stderr", "--data-dir"])
         .arg(data)
@@ -169,7 +178,6 @@ fn start_api_server(settings: &Settings, api: SocketAddr, etcd: SocketAddr) -> R
     openssl(directory, &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key])?;
     openssl(directory, &["pkey", "-in", key, "-pubout", "-out", "service-accounts.pub"])?;
     let option = |name: &str, path: &str| format!("--{name}={}", directory.join(path).display());
-    // The cost estimate of lists asks for something that Debian's etcd does not answer.
     let mut command = Command::new(settings.kubernetes.join("kube-apiserver"));
     command
         .args([
@@ -179,7 +187,7 @@ fn start_api_server(settings: &Settings, api: SocketAddr, etcd: SocketAddr) -> R
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
         ])
-        .args(["--feature-gates=SizeBasedListCostEstimate=false", "--profiling=false"])
+        .args(["--profiling=false"])
         .args(["--service-account-issuer=https://kubernetes.default.svc"])
         // Nobody but this machine's programs asks, and none of them shall wait for another.
         .args([

@@ -1,16 +1,16 @@
 //! A program that runs while it is held.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::Path,
     process::{Child, Command},
     time::{Duration, Instant},
 };
 
-use snafu::{ResultExt, whatever};
+use snafu::{OptionExt, ResultExt, whatever};
 use tokio::time::sleep;
 
-use crate::Result;
+use crate::{Result, bench::process::cpu_seconds};
 
 /// A running program; killed when dropped.
 #[derive(Debug)]
@@ -41,6 +41,17 @@ impl Process {
     /// Its number.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its name and the processor time that all its threads have used, seconds.
+    ///
+    /// # Errors
+    /// Fails where it has ended.
+    pub fn cpu_seconds(&self) -> Result<(&str, f64)> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))
+            .with_whatever_context(|_| format!("failed to look at {}", self.name))?;
+        let seconds = cpu_seconds(&stat).whatever_context("failed to read processor times")?;
+        Ok((&self.name, seconds))
     }
 
     /// Looks whether it still runs.
