@@ -26,7 +26,7 @@ pub use self::timescale::{
     ColumnSpec, ColumnType, ColumnstoreSpec, DatabaseTlsMode, DatabaseTlsSpec, DeadLettersSpec, IndexSpec,
     RetentionSpec, TableRef, TimescaleSpec,
 };
-pub use self::workers::{BridgeSpec, PodSpec, ProcessorMode, ProcessorSpec};
+pub use self::workers::{BridgeMode, BridgeSpec, PodSpec, ProcessorMode, ProcessorSpec};
 use crate::status::IoTPipelineStatus;
 
 /// A pipeline of device messages: from MQTT topics through a Kafka topic and a program into a TimescaleDB
@@ -85,6 +85,9 @@ use crate::status::IoTPipelineStatus;
         .field_path(".bridge"),
     validation = Rule::new("!has(self.mqtt) || !has(self.bridge) || self.bridge.replicas == 1 || self.mqtt.session == 'Shared'")
         .message("a Single session belongs to one bridge; set mqtt.session to Shared, or bridge.replicas to 1")
+        .field_path(".bridge"),
+    validation = Rule::new("!has(self.mqtt) || !has(self.bridge) || self.bridge.mode != 'BuiltIn' || self.mqtt.session == 'Shared'")
+        .message("only bridges of a Shared session are scaled; set mqtt.session to Shared, or bridge.mode to Fixed")
         .field_path(".bridge"),
     validation = Rule::new("has(self.mqtt) || !has(self.kafka.key)")
         .message("without mqtt nobody here writes records, so their keys are not decided here; leave kafka.key out")

@@ -143,6 +143,25 @@ pub struct BridgeStatus {
     /// How full the spool is, in two digits. The exact figures are metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolLevel>,
+    /// What was decided about their number, with `bridge.mode` BuiltIn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<BridgeAutoscalingStatus>,
+}
+
+/// What was decided about the number of bridges, and from what. The rate is told in two digits and anew only where it is
+/// clearly another; the exact one is a metric.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BridgeAutoscalingStatus {
+    /// How many there shall be.
+    pub desired_replicas: i32,
+    /// Why.
+    pub reason: AutoscalingReason,
+    /// Why, for a person.
+    pub message: String,
+    /// Messages a second that came; left out until it is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_rate: Option<i64>,
 }
 
 /// What is acknowledged to the broker and not yet in Kafka.
@@ -202,7 +221,8 @@ pub struct AutoscalingStatus {
     pub database_wait_percent: Option<i64>,
 }
 
-/// Why there shall be so many processors. Each is documented in docs/scaling.md.
+/// Why there shall be so many processors, or bridges. Each is documented in docs/scaling.md, and those of bridges in
+/// docs/bridges.md.
 #[derive(
     Clone,
     Copy,

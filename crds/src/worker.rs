@@ -227,6 +227,10 @@ pub struct WorkerStatus {
     /// The subscriptions that the broker has granted (bridge only).
     #[serde(default)]
     pub subscriptions: Vec<SubscriptionStatus>,
+    /// How many messages have come from the broker since the worker started; absent from workers that do not count them
+    /// (bridge only).
+    #[serde(default)]
+    pub received: Option<u64>,
     /// The partitions this worker owns (processor only).
     #[serde(default)]
     pub partitions: Vec<i32>,

@@ -11,7 +11,8 @@ use crds::{
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
-use crate::scale::policy::Settings;
+use crate::scale::{bridges, policy::Settings};
+
 mod rollup;
 
 pub use self::rollup::{Aggregate, Function, Pick, Refresh, Rollup, ValueType};
@@ -37,6 +38,8 @@ pub struct Pipeline {
     pub processor: Worker,
     /// Between which bounds the operator decides how many processors there are, or advises; `None` where it does not.
     pub autoscaling: Option<Autoscaling>,
+    /// Between which bounds the operator decides how many bridges there are; `None` where it does not.
+    pub bridge_scaling: Option<bridges::Settings>,
     /// What to delete with the pipeline.
     pub deletion_policy: DeletionPolicySpec,
     /// Which workers stand still.
@@ -54,6 +57,11 @@ impl Pipeline {
     /// How the number of its processors is decided now: not at all while they are suspended, or the spec is only compared.
     pub fn scaled(&self) -> Option<Autoscaling> {
         self.autoscaling.filter(|_| self.suspend == Suspend::None && self.mode == Mode::Enforce)
+    }
+
+    /// How the number of its bridges is decided now: not at all while they are suspended, or the spec is only compared.
+    pub fn scaled_bridges(&self) -> Option<bridges::Settings> {
+        self.bridge_scaling.filter(|_| self.suspend != Suspend::All && self.mode == Mode::Enforce)
     }
 }
 

@@ -88,7 +88,7 @@ pub async fn reconcile(
     let (validated, workers) = futures::try_join!(validated, workers)?;
     match validated {
         Ok(mut pipeline) => {
-            context.scaling.follow(&mut pipeline, &workers);
+            context.scaling.follow(&mut pipeline, object, &workers);
             keep(object, &pipeline, &workers, &context).await
         }
         Err(invalid) => {
@@ -146,12 +146,14 @@ async fn keep(
         }
     };
     let decision = context.scaling.decision(&pipeline.key());
+    let bridge_decision = context.scaling.bridge_decision(&pipeline.key());
     let assessment = Assessment::Applied {
         pipeline,
         stores: &stores,
         outcome: &outcome,
         approvals: &approvals,
         decision: decision.as_ref(),
+        bridge_decision: bridge_decision.as_ref(),
     };
     let status = status::status(object, workers, &assessment, now);
     report_status(object, &status, outcome.noted.as_ref(), &outcome.changes, context).await?;

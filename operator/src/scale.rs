@@ -1,9 +1,10 @@
 //! How many processors there are, where the operator decides it (`processor.mode: BuiltIn`) or says what it would
-//! decide (`Advise`). No I/O here: `policy` decides, `probe` looks every second, and a reconciliation does what was
-//! decided, as it does everything else.
+//! decide (`Advise`), and how many bridges (`bridge.mode: BuiltIn`). No I/O here: `policy` and `bridges` decide, `probe` looks
+//! every second, and a reconciliation does what was decided, as it does everything else.
 //!
 //! What is known can be lost: an operator that starts begins with the replicas that there are.
 
+pub mod bridges;
 pub mod policy;
 pub mod probe;
 
@@ -15,7 +16,9 @@ use std::{
 
 use access::kafka::KafkaAccess;
 use crds::{
+    IoTPipeline,
     pipeline::Suspend,
+    status::AutoscalingReason,
     worker::{Component, RoleConfig, StartFrom},
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -26,7 +29,10 @@ use crate::{
     build::workload_kind,
     memory::PipelineKey,
     pipeline::{Autoscaling, Pipeline, TopicName},
-    reconcile::fetch::Workers,
+    reconcile::{
+        fetch::Workers,
+        sessions::{bridge_pod, leaving_from, staying_bridges},
+    },
 };
 
 /// How often another reason for the same number of replicas is told at once; otherwise it is told at the next look.
@@ -40,6 +46,7 @@ const CHANGES_KEPT: usize = 1024;
 pub struct Scaling {
     begun: Instant,
     watched: Mutex<HashMap<PipelineKey, Watched>>,
+    bridges: Mutex<HashMap<PipelineKey, WatchedBridges>>,
     changes: broadcast::Sender<PipelineKey>,
 }
 
@@ -60,6 +67,27 @@ pub struct Target {
     pub pods: Vec<Pod>,
 }
 
+/// The bridges of a pipeline, where their number is decided, as the last reconciliation saw them.
+#[derive(Clone, Debug)]
+pub struct BridgeTarget {
+    /// Between which bounds, and with what aim.
+    pub settings: bridges::Settings,
+    /// How many are asked of Kubernetes.
+    pub replicas: i32,
+    /// Whether they are all there and ready, and none of them leaves.
+    pub is_settled: bool,
+    /// Their pods.
+    pub pods: Vec<Pod>,
+}
+
+#[derive(Debug)]
+struct WatchedBridges {
+    target: Arc<BridgeTarget>,
+    policy: bridges::Policy,
+    decision: Option<bridges::Decision>,
+    told_at: Duration,
+}
+
 #[derive(Debug)]
 struct Watched {
     target: Arc<Target>,
@@ -75,14 +103,50 @@ struct Watched {
 impl Default for Scaling {
     fn default() -> Self {
         let (changes, _) = broadcast::channel(CHANGES_KEPT);
-        Self { begun: Instant::now(), watched: Mutex::default(), changes }
+        Self { begun: Instant::now(), watched: Mutex::default(), bridges: Mutex::default(), changes }
     }
 }
 
 impl Scaling {
-    /// Takes note of a pipeline as it is, and makes the number of its processors the decided one. Called by each
-    /// reconciliation, before it plans.
-    pub fn follow(&self, pipeline: &mut Pipeline, workers: &Workers) {
+    /// Takes note of a pipeline as it is, and makes the numbers of its processors and bridges the decided ones. Called by
+    /// each reconciliation, before it plans.
+    pub fn follow(&self, pipeline: &mut Pipeline, object: &IoTPipeline, workers: &Workers) {
+        self.follow_processors(pipeline, workers);
+        self.follow_bridges(pipeline, object, workers);
+    }
+
+    fn follow_bridges(&self, pipeline: &mut Pipeline, object: &IoTPipeline, workers: &Workers) {
+        let key = pipeline.key();
+        let scaled = pipeline.scaled_bridges();
+        let is_decided_here = pipeline.bridge_scaling.is_some();
+        let Some(bridge) = &mut pipeline.bridge else { return };
+        let staying = staying_bridges(object, workers);
+        let Some(settings) = scaled else {
+            // What is only compared does not differ by a number that nobody has decided.
+            if is_decided_here && bridge.replicas > 0 {
+                bridge.replicas = staying.unwrap_or(bridge.replicas);
+            }
+            self.lock_bridges().remove(&key);
+            return;
+        };
+        let decided = self.bridge_decision(&key).map(|decision| decision.desired);
+        bridge.replicas = decided.or(staying).unwrap_or(bridge.replicas).clamp(settings.min, settings.max);
+        if let (Some(staying), Some(target)) = (staying, bridge_target(&pipeline.id.name, settings, workers))
+        {
+            let now = self.now();
+            let mut watched = self.lock_bridges();
+            let target = Arc::new(target);
+            let one = watched.entry(key).or_insert_with(|| WatchedBridges {
+                target: Arc::clone(&target),
+                policy: bridges::Policy::new(staying),
+                decision: None,
+                told_at: now,
+            });
+            one.target = target;
+        }
+    }
+
+    fn follow_processors(&self, pipeline: &mut Pipeline, workers: &Workers) {
         let key = pipeline.key();
         let name = crds::names::worker_name(&pipeline.id.name, Component::Processor);
         let present =
@@ -92,7 +156,8 @@ impl Scaling {
             if pipeline.autoscaling.is_some_and(|one| one.acts) && pipeline.suspend == Suspend::None {
                 pipeline.processor.replicas = present.unwrap_or(pipeline.processor.replicas);
             }
-            return self.forget(&key);
+            self.lock().remove(&key);
+            return;
         };
         let decided = self.decision(&key).map(|decision| decision.desired);
         if autoscaling.acts {
@@ -109,13 +174,20 @@ impl Scaling {
         self.lock().get(key).and_then(|watched| watched.decision.clone())
     }
 
-    /// Every pipeline about which something was decided.
+    /// What was decided last about a pipeline's bridges.
+    pub fn bridge_decision(&self, key: &PipelineKey) -> Option<bridges::Decision> {
+        self.lock_bridges().get(key).and_then(|watched| watched.decision.clone())
+    }
+
+    /// Every pipeline about whose processors something was decided.
     pub fn decisions(&self) -> Vec<(PipelineKey, Decision)> {
-        let watched = self.lock();
-        let decided = watched.iter().filter_map(|(key, one)| Some((key.clone(), one.decision.clone()?)));
-        let mut decided: Vec<_> = decided.collect();
-        decided.sort_by(|(a, _), (b, _)| a.cmp(b));
-        decided
+        in_order(self.lock().iter().filter_map(|(key, one)| Some((key.clone(), one.decision.clone()?))))
+    }
+
+    /// Every pipeline about whose bridges something was decided.
+    pub fn bridge_decisions(&self) -> Vec<(PipelineKey, bridges::Decision)> {
+        let watched = self.lock_bridges();
+        in_order(watched.iter().filter_map(|(key, one)| Some((key.clone(), one.decision.clone()?))))
     }
 
     /// Takes note of what the database says of the positions: all there is to know while no processor runs.
@@ -133,6 +205,7 @@ impl Scaling {
     /// A pipeline is gone, or is scaled no more.
     pub fn forget(&self, key: &PipelineKey) {
         self.lock().remove(key);
+        self.lock_bridges().remove(key);
     }
 
     /// The pipelines whose decision is another one from now on, as it happens.
@@ -161,6 +234,11 @@ impl Scaling {
         self.lock().iter().map(|(key, watched)| (key.clone(), Arc::clone(&watched.target))).collect()
     }
 
+    fn bridge_targets(&self) -> Vec<(PipelineKey, Arc<BridgeTarget>)> {
+        let watched = self.lock_bridges();
+        watched.iter().map(|(key, watched)| (key.clone(), Arc::clone(&watched.target))).collect()
+    }
+
     /// Takes note of what the processors say, and answers how far each partition is; `None` until the database was asked,
     /// because a partition of which nothing is known was perhaps never read.
     fn positions(&self, key: &PipelineKey, reported: BTreeMap<i32, i64>) -> Option<BTreeMap<i32, i64>> {
@@ -183,15 +261,29 @@ impl Scaling {
         } else {
             watched.policy.advise(now, reading, &settings)
         };
-        let is_news = match &watched.decision {
-            None => decision.desired != watched.target.replicas,
-            Some(before) if before.desired != decision.desired => true,
-            Some(_) if now.saturating_sub(watched.told_at) < BETWEEN_REASONS => false,
-            Some(before) => before.reason != decision.reason,
-        };
-        if is_news {
-            let Decision { desired, reason, message, .. } = &decision;
+        let Decision { desired, reason, message, .. } = &decision;
+        let before = watched.decision.as_ref().map(|before| (before.desired, before.reason));
+        let since_told = now.saturating_sub(watched.told_at);
+        if is_news(before, (*desired, *reason), watched.target.replicas, since_told) {
             tracing::info!(namespace = key.0, pipeline = key.1, acts, desired, %reason, "{message}");
+            watched.told_at = now;
+            // Nobody listens while the operator stops.
+            let _ = self.changes.send(key.clone());
+        }
+        watched.decision = Some(decision);
+    }
+
+    /// As [`Scaling::decide`], for the bridges.
+    fn decide_bridges(&self, key: &PipelineKey, reading: Option<&bridges::Reading>) {
+        let now = self.now();
+        let mut pipelines = self.lock_bridges();
+        let Some(watched) = pipelines.get_mut(key) else { return };
+        let decision = watched.policy.decide(now, reading, &watched.target.settings);
+        let bridges::Decision { desired, reason, message, .. } = &decision;
+        let before = watched.decision.as_ref().map(|before| (before.desired, before.reason));
+        let since_told = now.saturating_sub(watched.told_at);
+        if is_news(before, (*desired, *reason), watched.target.replicas, since_told) {
+            tracing::info!(namespace = key.0, pipeline = key.1, bridges = desired, %reason, "{message}");
             watched.told_at = now;
             // Nobody listens while the operator stops.
             let _ = self.changes.send(key.clone());
@@ -206,6 +298,49 @@ impl Scaling {
     fn lock(&self) -> MutexGuard<'_, HashMap<PipelineKey, Watched>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lock_bridges(&self) -> MutexGuard<'_, HashMap<PipelineKey, WatchedBridges>> {
+        self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether who listens is told of a decision, a number and its reason: at once where the number is another one.
+fn is_news(
+    before: Option<(i32, AutoscalingReason)>,
+    (desired, reason): (i32, AutoscalingReason),
+    present: i32,
+    since_told: Duration,
+) -> bool {
+    match before {
+        None => desired != present,
+        Some((before, _)) if before != desired => true,
+        Some(_) if since_told < BETWEEN_REASONS => false,
+        Some((_, before)) => before != reason,
+    }
+}
+
+fn in_order<D>(decisions: impl Iterator<Item = (PipelineKey, D)>) -> Vec<(PipelineKey, D)> {
+    let mut decisions: Vec<_> = decisions.collect();
+    decisions.sort_by(|(a, _), (b, _)| a.cmp(b));
+    decisions
+}
+
+/// `None` where none runs.
+fn bridge_target(pipeline: &str, settings: bridges::Settings, workers: &Workers) -> Option<BridgeTarget> {
+    let bridge = workers.bridge(pipeline)?;
+    let rollout = bridge.rollout();
+    let leaves = workers.bridge_configuration(pipeline).and_then(|running| leaving_from(&running)).is_some();
+    let pods: Vec<_> = (0..rollout.wanted)
+        .filter_map(|ordinal| bridge_pod(workers, bridge, ordinal))
+        .map(|pod| pod.pod.clone())
+        .collect();
+    let are_there = i32::try_from(pods.len()) == Ok(rollout.wanted);
+    (rollout.wanted > 0).then(|| BridgeTarget {
+        settings,
+        replicas: rollout.wanted,
+        is_settled: rollout.is_complete() && !leaves && are_there,
+        pods,
+    })
 }
 
 /// How many there shall be: as decided; as there are, where nothing was decided yet; as the spec says at first.
@@ -236,7 +371,7 @@ fn target(pipeline: &Pipeline, autoscaling: Autoscaling, replicas: i32, workers:
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crds::status::AutoscalingReason;
+    use crds::status::{AutoscalingReason, BridgeStatus};
     use serde_json::json;
 
     use super::*;
@@ -244,7 +379,7 @@ pub(crate) mod tests {
         build::ChildKind,
         reconcile::fetch::LiveChild,
         scale::policy::{Inputs, Partition},
-        test_support::{QUICKSTART, pipeline},
+        test_support::{QUICKSTART, object, pipeline},
     };
 
     const BUILT_IN: &str = "  processor: {mode: BuiltIn, maxReplicas: 3}\n";
@@ -259,7 +394,7 @@ pub(crate) mod tests {
     pub(crate) fn with_a_decision() -> Scaling {
         let scaling = Scaling::default();
         let mut pipeline = pipeline(&format!("{QUICKSTART}{BUILT_IN}"));
-        scaling.follow(&mut pipeline, &with(1));
+        scaling.follow_processors(&mut pipeline, &with(1));
         let inputs = Inputs {
             lag: 7,
             arrival: 3.5,
@@ -271,11 +406,88 @@ pub(crate) mod tests {
         let decision =
             Decision { desired: 2, reason: AutoscalingReason::ScaledUp, message: String::new(), inputs };
         scaling.lock().get_mut(&pipeline.key()).unwrap().decision = Some(decision);
+        let (spec, workers) = (shared("{mode: BuiltIn, maxReplicas: 3}"), bridges(1));
+        scaling.follow_bridges(&mut self::pipeline(&spec), &object(&spec), &workers);
+        let decision = bridges::Decision {
+            desired: 2,
+            reason: AutoscalingReason::ScaledUp,
+            message: String::new(),
+            rate: Some(12_000.0),
+        };
+        scaling.lock_bridges().get_mut(&pipeline.key()).unwrap().decision = Some(decision);
         scaling
     }
 
     fn with(replicas: i32) -> Workers {
         Workers { children: vec![deployment(replicas)], pods: Vec::new() }
+    }
+
+    /// A pipeline whose bridges share, with these fields of theirs.
+    fn shared(bridge: &str) -> String {
+        let shared = QUICKSTART.replacen("  mqtt:\n", "  mqtt:\n    session: Shared\n", 1);
+        format!("{shared}  bridge: {bridge}\n")
+    }
+
+    /// The bridges' StatefulSet, with so many replicas.
+    fn bridges(replicas: i32) -> Workers {
+        let object = json!({"metadata": {"name": "line-bridge"}, "spec": {"replicas": replicas}});
+        let object = serde_json::from_value(object).unwrap();
+        Workers { children: vec![LiveChild { kind: ChildKind::StatefulSet, object }], pods: Vec::new() }
+    }
+
+    /// How many bridges there shall be, where there are so many.
+    fn followed(scaling: &Scaling, spec: &str, present: i32) -> i32 {
+        let mut pipeline = pipeline(spec);
+        scaling.follow(&mut pipeline, &object(spec), &bridges(present));
+        pipeline.bridge.unwrap().replicas
+    }
+
+    #[test]
+    fn what_is_decided_about_bridges_is_told_and_followed() {
+        let scaling = Scaling::default();
+        let mut changes = scaling.changes();
+        let spec = shared("{mode: BuiltIn, replicas: 2, maxReplicas: 4}");
+        let key = pipeline(&spec).key();
+        let mut first = pipeline(&spec);
+        scaling.follow(&mut first, &object(&spec), &Workers::default());
+        assert_eq!(first.bridge.unwrap().replicas, 2, "so many there are at first");
+        assert!(scaling.bridge_targets().is_empty());
+        assert_eq!(followed(&scaling, &spec, 3), 3, "an operator that starts goes on with those there are");
+        scaling.decide_bridges(&key, None);
+        assert_eq!(scaling.bridge_decision(&key).unwrap().reason, AutoscalingReason::SignalMissing);
+        assert!(changes.try_recv().is_err(), "it is the number that there is");
+        // Another spec meanwhile.
+        let spec = shared("{mode: BuiltIn, maxReplicas: 2}");
+        assert_eq!(followed(&scaling, &spec, 3), 2, "within the bounds at once");
+        scaling.decide_bridges(&key, None);
+        assert_eq!(changes.try_recv().unwrap(), key);
+        assert_eq!(followed(&scaling, &spec, 1), 2, "scaled by hand: the decision holds");
+        assert_eq!(scaling.decision(&key), None, "processors are another matter");
+        scaling.forget(&key);
+        assert_eq!(scaling.bridge_decision(&key), None);
+    }
+
+    #[test]
+    fn bridges_that_are_suspended_observed_or_fixed_are_not_scaled() {
+        let scaling = Scaling::default();
+        let built_in = shared("{mode: BuiltIn, replicas: 1, maxReplicas: 3}");
+        let watched = |spec: &str| (followed(&scaling, spec, 2), scaling.bridge_targets().len());
+        assert_eq!(watched(&built_in), (2, 1));
+        assert_eq!(watched(&format!("{built_in}  suspend: Processor\n")), (2, 1));
+        assert_eq!(watched(&format!("{built_in}  suspend: All\n")), (0, 0));
+        assert_eq!(watched(&format!("{built_in}  mode: Observe\n")), (2, 0));
+        assert_eq!(watched(&shared("{replicas: 3}")), (3, 0));
+    }
+
+    #[test]
+    fn bridges_that_were_suspended_come_back_as_many_as_have_sessions() {
+        let spec = shared("{mode: BuiltIn, maxReplicas: 4}");
+        let mut object = object(&spec);
+        let bridge = BridgeStatus { sessions: Some(3), ..BridgeStatus::default() };
+        object.status.get_or_insert_default().bridge = Some(bridge);
+        let mut pipeline = pipeline(&spec);
+        Scaling::default().follow(&mut pipeline, &object, &bridges(0));
+        assert_eq!(pipeline.bridge.unwrap().replicas, 3);
     }
 
     #[test]
@@ -285,7 +497,7 @@ pub(crate) mod tests {
         let spec = pipeline(&format!("{QUICKSTART}{BUILT_IN}"));
         let key = spec.key();
         let mut first = spec.clone();
-        scaling.follow(&mut first, &with(1));
+        scaling.follow_processors(&mut first, &with(1));
         assert_eq!(first.processor.replicas, 1);
         assert!(scaling.lacks_positions(&key));
         assert_eq!(scaling.positions(&key, BTreeMap::from([(1, 8)])), None);
@@ -295,7 +507,7 @@ pub(crate) mod tests {
         // An operator that was told another spec meanwhile: 5 are more than maxReplicas.
         let mut by_hand = spec.clone();
         scaling.forget(&key);
-        scaling.follow(&mut by_hand, &with(5));
+        scaling.follow_processors(&mut by_hand, &with(5));
         assert_eq!(by_hand.processor.replicas, 3, "within the bounds at once");
         let partitions =
             (0..3).map(|index| (index, Partition { end: 0, position: 0, is_owned: true })).collect();
@@ -307,7 +519,7 @@ pub(crate) mod tests {
         assert!(changes.try_recv().is_err(), "nothing is told twice");
         // Scaled by hand: the decision holds.
         let mut again = spec.clone();
-        scaling.follow(&mut again, &with(2));
+        scaling.follow_processors(&mut again, &with(2));
         assert_eq!(again.processor.replicas, 3);
     }
 
@@ -316,7 +528,7 @@ pub(crate) mod tests {
         let scaling = Scaling::default();
         let replicas = |more: &str| {
             let mut pipeline = pipeline(&format!("{QUICKSTART}{more}"));
-            scaling.follow(&mut pipeline, &with(2));
+            scaling.follow_processors(&mut pipeline, &with(2));
             (pipeline.processor.replicas, scaling.targets().len())
         };
         assert_eq!(replicas(BUILT_IN), (2, 1));

@@ -10,6 +10,8 @@ use crds::worker::{
     Component, Retirement, SpoolStatus, SubscriptionStatus, UnmappedFields, WorkerProblem, WorkerStatus,
 };
 
+use prometheus_client::metrics::counter::Counter;
+
 use crate::waits::Waits;
 
 /// A worker whose data path has not turned for so long is dead.
@@ -23,6 +25,7 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     status: WorkerStatus,
     waits: Option<Arc<Waits>>,
+    received: Vec<Counter>,
     last_turn: Instant,
 }
 
@@ -39,12 +42,14 @@ impl Health {
                 retirement: None,
                 spool: None,
                 subscriptions: Vec::new(),
+                received: None,
                 partitions: Vec::new(),
                 positions: BTreeMap::new(),
                 database_wait_percent: None,
                 unmapped: UnmappedFields::default(),
             },
             waits: None,
+            received: Vec::new(),
             last_turn: Instant::now(),
         })))
     }
@@ -67,6 +72,11 @@ impl Health {
     /// How the broker answered each subscription (bridge).
     pub fn set_subscriptions(&self, subscriptions: Vec<SubscriptionStatus>) {
         self.lock().status.subscriptions = subscriptions;
+    }
+
+    /// What counts the messages from the broker: their sum is told (bridge).
+    pub fn set_received(&self, received: Vec<Counter>) {
+        self.lock().received = received;
     }
 
     /// What has become of the session of a pipeline that goes (bridge).
@@ -115,7 +125,9 @@ impl Health {
     pub fn status(&self) -> WorkerStatus {
         let state = self.lock();
         let database_wait_percent = state.waits.as_ref().and_then(|waits| waits.percent());
-        WorkerStatus { database_wait_percent, ..state.status.clone() }
+        let received =
+            (!state.received.is_empty()).then(|| state.received.iter().map(|counter| counter.get()).sum());
+        WorkerStatus { database_wait_percent, received, ..state.status.clone() }
     }
 
     /// Logs what changed: once, however often the same is said again.

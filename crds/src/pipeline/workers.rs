@@ -12,18 +12,52 @@ use crate::units::DurationText;
 /// The workers from MQTT to Kafka.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("(self.mode == 'BuiltIn') == has(self.maxReplicas)")
+        .message("maxReplicas is needed with mode BuiltIn, and has no meaning with another one"),
+    validation = Rule::new("self.mode == 'BuiltIn' || !(has(self.minReplicas) || has(self.targetRate))")
+        .message("minReplicas and targetRate have a meaning with mode BuiltIn only; leave them out"),
+    validation = Rule::new("!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas")
+        .message("minReplicas must not be more than maxReplicas"),
+)]
 pub struct BridgeSpec {
+    /// Who decides how many there are. Fixed (default): `replicas`. BuiltIn: the operator, between `minReplicas` and
+    /// `maxReplicas`, by how many messages come; it needs `mqtt.session` Shared.
+    #[serde(default)]
+    pub mode: BridgeMode,
     /// How many bridges; more than one need `mqtt.session` Shared. One that leaves passes on what the broker holds for it and ends
-    /// its session before its pod goes.
+    /// its session before its pod goes. With BuiltIn, how many there are at first.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 100))]
     pub replicas: i32,
+    /// With BuiltIn: never fewer; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub min_replicas: Option<i32>,
+    /// With BuiltIn: never more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_replicas: Option<i32>,
+    /// With BuiltIn: how many messages a second one bridge shall carry; 10000 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub target_rate: Option<i32>,
     /// CPU and memory of each; by default a limit on memory that follows `mqtt.maxInFlightBytes`, and none on CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// How the pods are placed and labelled.
     #[serde(default)]
     pub pod: PodSpec,
+}
+
+/// Who decides how many bridges there are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum BridgeMode {
+    /// The spec's `replicas`.
+    #[default]
+    Fixed,
+    /// The operator, by how many messages come.
+    BuiltIn,
 }
 
 /// The workers from Kafka to TimescaleDB.
@@ -113,7 +147,15 @@ pub struct PodSpec {
 
 impl Default for BridgeSpec {
     fn default() -> Self {
-        Self { replicas: default_replicas(), resources: None, pod: PodSpec::default() }
+        Self {
+            mode: BridgeMode::default(),
+            replicas: default_replicas(),
+            min_replicas: None,
+            max_replicas: None,
+            target_rate: None,
+            resources: None,
+            pod: PodSpec::default(),
+        }
     }
 }
 

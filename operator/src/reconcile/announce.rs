@@ -41,6 +41,7 @@ pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes:
         .chain(readiness(previous, status))
         .chain(lost_spool(previous, status))
         .chain(autoscaling(previous, status))
+        .chain(bridge_autoscaling(previous, status))
         .collect()
 }
 
@@ -67,6 +68,15 @@ fn autoscaling(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Opti
     });
     let type_ = if is_in_vain { EventType::Warning } else { EventType::Normal };
     is_news.then(|| event(type_, after.reason.into(), note))
+}
+
+/// Another number of bridges was decided.
+fn bridge_autoscaling(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option<Event> {
+    let told = |status: &IoTPipelineStatus| status.bridge.as_ref()?.autoscaling.clone();
+    let (before, after) = (told(previous)?, told(status)?);
+    let (before, desired) = (before.desired_replicas, after.desired_replicas);
+    let note = format!("{desired} bridges instead of {before}: {}", after.message);
+    (before != desired).then(|| event(EventType::Normal, after.reason.into(), note))
 }
 
 /// The volume of a spool is gone with what was in it.
@@ -138,7 +148,9 @@ fn shorten(text: &str, max_bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use crds::status::{AutoscalingStatus, BridgeStatus, ProcessorStatus, SpoolLevel};
+    use crds::status::{
+        AutoscalingStatus, BridgeAutoscalingStatus, BridgeStatus, ProcessorStatus, SpoolLevel,
+    };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -242,6 +254,28 @@ mod tests {
             assert_eq!(told(&one, &in_vain).unwrap(), format!("Warning {reason}: 1 processors: so"));
             assert_eq!(told(&in_vain, &in_vain), None);
         }
+    }
+
+    #[test]
+    fn another_number_of_bridges_is_told() {
+        let with = |desired: i32, reason: AutoscalingReason| {
+            let autoscaling = BridgeAutoscalingStatus {
+                desired_replicas: desired,
+                reason,
+                message: "so".into(),
+                message_rate: None,
+            };
+            let bridge = BridgeStatus { autoscaling: Some(autoscaling), ..BridgeStatus::default() };
+            IoTPipelineStatus { bridge: Some(bridge), ..IoTPipelineStatus::default() }
+        };
+        let one = with(1, AutoscalingReason::AsNeeded);
+        let told = events(&one, &with(3, AutoscalingReason::ScaledUp), &[]).pop().unwrap();
+        assert_eq!(
+            (told.reason.as_str(), told.note.as_deref()),
+            ("ScaledUp", Some("3 bridges instead of 1: so"))
+        );
+        assert!(events(&one, &with(1, AutoscalingReason::Stabilizing), &[]).is_empty());
+        assert!(events(&IoTPipelineStatus::default(), &one, &[]).is_empty(), "the first one");
     }
 
     #[test]

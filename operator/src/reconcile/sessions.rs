@@ -29,6 +29,16 @@ pub fn known_sessions(object: &IoTPipeline, workers: &Workers) -> i32 {
     noted_sessions(object).max(running)
 }
 
+/// How many bridges there are, without those that leave; where none runs now, as many as have sessions. `None` where there
+/// never was one.
+pub fn staying_bridges(object: &IoTPipeline, workers: &Workers) -> Option<i32> {
+    let name = object.name_any();
+    let running = workers.bridge(&name).map(|bridge| bridge.rollout().wanted).filter(|wanted| *wanted > 0);
+    let staying = workers.bridge_configuration(&name).and_then(|running| leaving_from(&running));
+    let noted = || object.status.as_ref()?.bridge.as_ref()?.sessions;
+    running.map(|running| staying.unwrap_or(running).min(running)).or_else(noted)
+}
+
 /// Whether bridges with this configuration share their subscriptions.
 pub fn is_shared(configuration: &Value) -> bool {
     configuration["role"]["bridge"]["shared"].is_object()

@@ -26,7 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use self::{
-    autoscaling::autoscaling,
+    autoscaling::{autoscaling, bridge_autoscaling},
     conditions::{condition, conditions},
     unmapped::unmapped,
 };
@@ -40,7 +40,7 @@ use crate::{
     build::{ChildKind, selector_text, workload_kind},
     change::{Approvals, Change, coarse_number},
     pipeline::Pipeline,
-    scale::policy::Decision,
+    scale::{bridges, policy::Decision},
     timescale::{ObservedRollup, ViewKind},
 };
 
@@ -66,6 +66,8 @@ pub enum Assessment<'a> {
         approvals: &'a Approvals,
         /// What was decided about the number of processors, where something was.
         decision: Option<&'a Decision>,
+        /// What was decided about the number of bridges, where something was.
+        bridge_decision: Option<&'a bridges::Decision>,
     },
 }
 
@@ -91,10 +93,17 @@ pub fn status(
         // What this reconciliation does not know stays as it was.
         ..previous
     };
-    if let Assessment::Applied { pipeline, stores, outcome, approvals, decision } = assessment {
+    if let Assessment::Applied { pipeline, stores, outcome, approvals, decision, bridge_decision } =
+        assessment
+    {
         if let Some(processor) = &mut status.processor {
             processor.autoscaling =
                 pipeline.scaled().and_then(|_| autoscaling(*decision, processor.autoscaling.take()));
+        }
+        if let Some(bridge) = &mut status.bridge {
+            bridge.autoscaling = pipeline
+                .scaled_bridges()
+                .and_then(|_| bridge_autoscaling(*bridge_decision, bridge.autoscaling.take()));
         }
         if let Some(bridge) = status.bridge.as_mut().filter(|_| pipeline.mode == Mode::Enforce) {
             bridge.sessions = outcome.sessions;
@@ -238,6 +247,7 @@ fn bridge_status(
         sessions: previous.bridge.as_ref().and_then(|bridge| bridge.sessions),
         // Without its volume there is nothing in it; a bridge that does not answer has lost nothing by that.
         spool: spool.or_else(|| previous.bridge.as_ref()?.spool).filter(|_| has_spool),
+        autoscaling: previous.bridge.as_ref().and_then(|bridge| bridge.autoscaling.clone()),
     }
 }
 

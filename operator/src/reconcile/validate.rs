@@ -103,6 +103,7 @@ fn parse(
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let autoscaling = workers::autoscaling(&spec.processor, problems);
+    let bridge_scaling = workers::bridge_scaling(spec.bridge.as_ref(), problems);
     let writer = database.as_ref().map(|database| database.worker_role.clone());
     let table = stores::table(spec, writer, problems);
     let topic = stores::topic(spec, kafka.map(|kafka| kafka.access), max_packet_size, problems);
@@ -117,6 +118,7 @@ fn parse(
         bridge: bridge.map_or(Some(None), |bridge| bridge.map(Some))?,
         processor: processor?,
         autoscaling: autoscaling?,
+        bridge_scaling: bridge_scaling?,
         deletion_policy: spec.deletion_policy.clone(),
         suspend: spec.suspend,
         mode: spec.mode,
@@ -131,6 +133,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::scale::bridges;
 
     fn spec() -> Value {
         json!({
@@ -207,6 +210,35 @@ mod tests {
         assert_eq!(replicas("None"), (1, 2));
         assert_eq!(replicas("Processor"), (1, 0));
         assert_eq!(replicas("All"), (0, 0));
+    }
+
+    #[test]
+    fn bridges_are_scaled_within_bounds_where_they_share_and_run() {
+        let scaled = |session: &str, suspend: &str, bridge: Value| {
+            let mut spec = spec();
+            spec["mqtt"]["session"] = session.into();
+            spec["mqtt"]["protocolVersion"] = "V5".into();
+            spec["suspend"] = suspend.into();
+            spec["bridge"] = bridge;
+            check(spec, &secrets())
+                .map(|pipeline| pipeline.scaled_bridges())
+                .map_err(|invalid| invalid.message)
+        };
+        let bounds = json!({"mode": "BuiltIn", "minReplicas": 2, "maxReplicas": 4, "targetRate": 500});
+        let settings = |min, target_rate| Ok(Some(bridges::Settings { min, max: 4, target_rate }));
+        assert_eq!(scaled("Shared", "None", bounds.clone()), settings(2, 500));
+        assert_eq!(
+            scaled("Shared", "None", json!({"mode": "BuiltIn", "maxReplicas": 4})),
+            settings(1, 10_000)
+        );
+        assert_eq!(scaled("Shared", "Processor", bounds.clone()), settings(2, 500));
+        assert_eq!(scaled("Shared", "All", bounds.clone()), Ok(None));
+        assert_eq!(scaled("Shared", "None", json!({"replicas": 3})), Ok(None));
+        let message = scaled("Single", "None", bounds).unwrap_err();
+        assert!(message.contains("set mqtt.session to Shared, or bridge.mode to Fixed"), "{message}");
+        let message =
+            scaled("Shared", "None", json!({"mode": "BuiltIn", "minReplicas": 5, "maxReplicas": 4}));
+        assert_eq!(message.unwrap_err(), "bridge.minReplicas 5 is more than maxReplicas 4");
     }
 
     #[test]

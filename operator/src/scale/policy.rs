@@ -350,7 +350,7 @@ impl Policy {
 }
 
 /// A number for a person: two digits and zeros.
-fn told(number: f64) -> String {
+pub(super) fn told(number: f64) -> String {
     let unit = 10_f64.powf((number.max(1.0).log10().floor() - 1.0).max(0.0));
     format!("{:.0}", (number / unit).round() * unit)
 }

@@ -14,10 +14,11 @@ use access::kafka::KafkaAccess;
 use crds::worker::{StartFrom, WorkerStatus};
 use futures::{StreamExt, future, stream, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
-    Target,
+    BridgeTarget, Target, bridges,
     policy::{Partition, Reading},
 };
 use crate::{context::Context, kafka::Watermarks, memory::PipelineKey, reconcile::health::is_ready};
@@ -25,7 +26,7 @@ use crate::{context::Context, kafka::Watermarks, memory::PipelineKey, reconcile:
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a processor may take to answer. One that takes longer is asked again with the next look.
+/// How long a worker may take to answer. One that takes longer is asked again with the next look.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many pipelines of one cluster are looked at at once.
@@ -34,9 +35,43 @@ const AT_ONCE: usize = 8;
 /// What the reason of a worker's problem begins with, where the database does not take what the worker has.
 const DATABASE: &str = "Database";
 
-/// Looks and decides for as long as it is polled. The pipelines of one Kafka cluster are looked at together, and those of
-/// another do not wait for them.
+/// How many pipelines' bridges are asked at once.
+const BRIDGES_AT_ONCE: usize = 64;
+
+/// Looks and decides for as long as it is polled.
 pub async fn run(context: &Context) {
+    future::join(processors(context), bridges(context)).await;
+}
+
+/// How much all bridges receive, they themselves say.
+async fn bridges(context: &Context) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let looks = stream::iter(context.scaling.bridge_targets());
+        looks
+            .for_each_concurrent(BRIDGES_AT_ONCE, |(key, target)| async move {
+                let reports = ask(&target.pods, context).await;
+                let reading = reports.and_then(|reports| bridge_reading(&target, &reports));
+                context.scaling.decide_bridges(&key, reading.as_ref());
+            })
+            .await;
+    }
+}
+
+/// `None` where a bridge does not tell how much it has received.
+fn bridge_reading(target: &BridgeTarget, reports: &[(&Pod, WorkerStatus)]) -> Option<bridges::Reading> {
+    let received = reports.iter().map(|(pod, report)| Some((pod.uid()?, report.received?)));
+    Some(bridges::Reading {
+        received: received.collect::<Option<_>>()?,
+        replicas: target.replicas,
+        is_settled: target.is_settled,
+    })
+}
+
+/// The pipelines of one Kafka cluster are looked at together, and those of another do not wait for them.
+async fn processors(context: &Context) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looking = FuturesUnordered::new();
@@ -83,6 +118,7 @@ async fn look(key: &PipelineKey, target: &Target, context: &Context) {
     let reports = ask(&target.pods, context).await;
     let reading = match (watermarks, reports) {
         (Ok(watermarks), Some(reports)) => {
+            let reports: Vec<_> = reports.into_iter().map(|(_, report)| report).collect();
             let reported = reports.iter().flat_map(|report| report.positions.clone()).collect();
             let owned = reports.iter().flat_map(|report| report.partitions.clone()).collect();
             let writing = || reports.iter().filter(|report| report.ready && !report.partitions.is_empty());
@@ -103,16 +139,16 @@ async fn look(key: &PipelineKey, target: &Target, context: &Context) {
     context.scaling.decide(key, reading.as_ref());
 }
 
-/// What the processors say; `None` where one does not answer that Kubernetes takes for ready: without what it has done, the
-/// lag would seem to grow.
-async fn ask(pods: &[Pod], context: &Context) -> Option<Vec<WorkerStatus>> {
+/// What the workers say, each with its pod; `None` where one does not answer that Kubernetes takes for ready: without what it
+/// has done, the lag would seem to grow, or the rate to fall.
+async fn ask<'a>(pods: &'a [Pod], context: &Context) -> Option<Vec<(&'a Pod, WorkerStatus)>> {
     let answers = pods.iter().map(|pod| async move {
         let report = timeout(PATIENCE, context.reports.ask(pod)).await.ok().flatten();
-        (is_ready(pod), report)
+        (pod, report)
     });
     let answers = future::join_all(answers).await;
-    let is_missing = answers.iter().any(|(is_ready, report)| *is_ready && report.is_none());
-    (!is_missing).then(|| answers.into_iter().filter_map(|(_, report)| report).collect())
+    let is_missing = answers.iter().any(|(pod, report)| is_ready(pod) && report.is_none());
+    (!is_missing).then(|| answers.into_iter().filter_map(|(pod, report)| Some((pod, report?))).collect())
 }
 
 fn database_refuses(report: &WorkerStatus) -> bool {

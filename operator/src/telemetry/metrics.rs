@@ -23,7 +23,8 @@ use prometheus_client::{
 
 use crate::{
     error::Error,
-    scale::{Scaling, policy::Inputs},
+    memory::PipelineKey,
+    scale::{Scaling, bridges, policy::Inputs},
 };
 
 /// The pipelines that one watch has seen.
@@ -55,7 +56,7 @@ struct WriteLabels {
 #[derive(Debug)]
 struct Pipelines(Vec<PipelineStore>);
 
-/// Tells what was decided about the number of processors, at the moment of the scrape.
+/// Tells what was decided about the numbers of processors and bridges, at the moment of the scrape.
 #[derive(Debug)]
 struct Decisions(Arc<Scaling>);
 
@@ -183,8 +184,37 @@ impl Collector for Decisions {
                 ConstGauge::new(figure).encode(family.encode_family(&labels)?)?;
             }
         }
-        Ok(())
+        encode_bridges(&self.0.bridge_decisions(), &mut encoder)
     }
+}
+
+fn encode_bridges(
+    decisions: &[(PipelineKey, bridges::Decision)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(
+        "bridge_autoscaling_desired_replicas",
+        "Bridges that there shall be, by reason",
+        None,
+        MetricType::Gauge,
+    )?;
+    for ((namespace, pipeline), decision) in decisions {
+        let reason: &str = decision.reason.into();
+        let labels = [("namespace", namespace.as_str()), ("pipeline", pipeline), ("reason", reason)];
+        ConstGauge::new(i64::from(decision.desired)).encode(family.encode_family(&labels)?)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "bridge_autoscaling_message_rate",
+        "Messages a second that bridges receive",
+        None,
+        MetricType::Gauge,
+    )?;
+    for ((namespace, pipeline), decision) in decisions {
+        let Some(rate) = decision.rate else { continue };
+        let labels = [("namespace", namespace.as_str()), ("pipeline", pipeline)];
+        ConstGauge::new(rate).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn is_ready(pipeline: &DeserializeGuard<IoTPipeline>) -> bool {

@@ -1,5 +1,7 @@
 //! Several bridges on one shared subscription: how they come, leave, and what is left of them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::world::{PIPELINE, STATEFULSET, World};
@@ -77,6 +79,57 @@ async fn bridges_that_leave_keep_their_pods_until_their_sessions_have_ended() {
     world.log();
     world.reconcile().await.unwrap();
     assert_eq!(world.log(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_operator_decides_how_many_bridges_there_are() {
+    let scaled = shared(2).replace("{replicas: 2}", "{mode: BuiltIn, replicas: 2, maxReplicas: 4}");
+    let world = World::at_rest(&scaled).await;
+    assert_eq!(staff(&world).0, 2, "those of the spec, at first");
+    let watch = async || world.watch_load(Duration::from_millis(100)).await;
+    let received = |ordinals: u32| {
+        (0..ordinals).for_each(|ordinal| world.report_of_bridge(ordinal, json!({"received": 7})));
+    };
+    received(2);
+    assert_eq!(watch().await, 0, "nothing is known yet");
+
+    world.edit(|spec| spec["bridge"]["minReplicas"] = json!(3));
+    world.reconcile().await.unwrap();
+    assert_eq!(staff(&world), (json!(3), json!(null), json!(null)));
+    assert_eq!(world.status()["bridge"]["sessions"], 3);
+    settle(&world).await;
+    received(3);
+    watch().await;
+    settle(&world).await;
+    let decided = |world: &World| world.status()["bridge"]["autoscaling"].clone();
+    assert_eq!(decided(&world)["desiredReplicas"], 3);
+
+    // What was decided is brought about like an edit: those that leave end their sessions first.
+    world.edit(|spec| {
+        spec["bridge"]["minReplicas"] = json!(1);
+        spec["bridge"]["maxReplicas"] = json!(1);
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(staff(&world), (json!(3), json!(1), json!(1)));
+    watch().await;
+    settle(&world).await;
+    assert_eq!(
+        (&decided(&world)["desiredReplicas"], &decided(&world)["reason"]),
+        (&json!(1), &json!("AtMaximum"))
+    );
+    for ordinal in [1, 2] {
+        world.report_of_bridge(ordinal, ended());
+    }
+    world.reconcile().await.unwrap();
+    assert_eq!(staff(&world), (json!(1), json!(null), json!(null)));
+
+    // Whoever changes the number by hand has changed nothing, and a mode without decisions tells none.
+    world.edit(|spec| spec["bridge"]["replicas"] = json!(3));
+    world.reconcile().await.unwrap();
+    assert_eq!(staff(&world).0, 1);
+    world.edit(|spec| spec["bridge"] = json!({"replicas": 1}));
+    settle(&world).await;
+    assert_eq!(decided(&world), json!(null));
 }
 
 #[tokio::test]

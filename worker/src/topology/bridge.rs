@@ -56,6 +56,7 @@ pub async fn run(kafka: KafkaConfig, config: BridgeConfig, context: Context) {
     let metrics = Arc::new(context.metrics.register(BridgeMetrics::register));
     let mut subscriptions = retirement::subscriptions(&config);
     context.health.set_subscriptions(subscriptions.status());
+    context.health.set_received(metrics.received_counters());
     if config.retire {
         context.health.set_retirement(Retirement { ended: false, passed_on: 0, in_flight: 0 });
     }

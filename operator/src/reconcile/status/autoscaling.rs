@@ -1,9 +1,9 @@
-//! What to report of the number of processors. Pure.
+//! What to report of the number of processors, and of bridges. Pure.
 
-use crds::status::AutoscalingStatus;
+use crds::status::{AutoscalingStatus, BridgeAutoscalingStatus};
 
 use super::coarse_number;
-use crate::scale::policy::Decision;
+use crate::scale::{bridges, policy::Decision};
 
 /// A figure is told anew where it is further from what was told than this share of it: rates are never twice the same.
 const NEWS: f64 = 0.25;
@@ -33,12 +33,38 @@ pub(super) fn autoscaling(
     Some(before.filter(|before| says_the_same(before, &status)).unwrap_or(status))
 }
 
+/// What was decided about the bridges; as it was told before, where nothing is known or nothing is news.
+pub(super) fn bridge_autoscaling(
+    decision: Option<&bridges::Decision>,
+    before: Option<BridgeAutoscalingStatus>,
+) -> Option<BridgeAutoscalingStatus> {
+    let Some(decision) = decision else { return before };
+    let status = BridgeAutoscalingStatus {
+        desired_replicas: decision.desired,
+        reason: decision.reason,
+        message: decision.message.clone(),
+        message_rate: decision.rate.map(|rate| coarse_number(rate.round() as i64, 2)),
+    };
+    let says_the_same = |before: &BridgeAutoscalingStatus| {
+        (before.desired_replicas, before.reason) == (status.desired_replicas, status.reason)
+            && match (before.message_rate, status.message_rate) {
+                (Some(before), Some(after)) => is_near((before, after)),
+                (None, Some(_)) => false,
+                // What was told last is worth more than nothing.
+                (_, None) => true,
+            }
+    };
+    Some(before.filter(says_the_same).unwrap_or(status))
+}
+
+fn is_near((before, after): (i64, i64)) -> bool {
+    (after - before).abs() as f64 <= NEWS * before.max(after) as f64
+}
+
 fn says_the_same(before: &AutoscalingStatus, after: &AutoscalingStatus) -> bool {
     let figures = |status: &AutoscalingStatus| {
         [status.arrival_rate, status.drained_rate, status.capacity_rate.unwrap_or_default()]
     };
-    let is_near =
-        |(before, after): (i64, i64)| (after - before).abs() as f64 <= NEWS * before.max(after) as f64;
     // What is on its way from Kafka to the table within two seconds is no lag.
     let is_flowing = |status: &AutoscalingStatus| status.lag_messages <= 2 * status.arrival_rate;
     let waits = |status: &AutoscalingStatus| status.database_wait_percent.unwrap_or_default();
@@ -69,6 +95,22 @@ mod tests {
         };
         let (reason, message) = (AutoscalingReason::AsNeeded, format!("{arrival} come"));
         autoscaling(Some(&Decision { desired, reason, message, inputs }), before).unwrap()
+    }
+
+    #[test]
+    fn a_rate_of_the_bridges_that_stays_is_told_once() {
+        let told = |desired: i32, rate: Option<f64>, before| {
+            let (reason, message) = (AutoscalingReason::AsNeeded, format!("{rate:?} come"));
+            bridge_autoscaling(Some(&bridges::Decision { desired, reason, message, rate }), before).unwrap()
+        };
+        let first = told(2, Some(12_345.6), None);
+        assert_eq!((first.desired_replicas, first.message_rate), (2, Some(12_000)));
+        for rate in [Some(13_900.0), Some(9_900.0), None] {
+            assert_eq!(told(2, rate, Some(first.clone())), first);
+        }
+        assert_ne!(told(2, Some(19_000.0), Some(first.clone())), first);
+        assert_ne!(told(3, Some(12_345.6), Some(first.clone())), first);
+        assert_eq!(bridge_autoscaling(None, Some(first.clone())), Some(first));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use crds::{
     IoTPipelineSpec,
     names::{self, SecretPurpose},
     pipeline::{
-        KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec, ProtocolVersion, SecretRef, Session,
-        SpoolSpec, Suspend,
+        BridgeMode, BridgeSpec, KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec, ProtocolVersion,
+        SecretRef, Session, SpoolSpec, Suspend,
     },
     status::Reason,
     units::DurationText,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     pipeline::{Autoscaling, MountedSecret, SpoolVolume, Worker},
-    scale::policy::Settings,
+    scale::{bridges, policy::Settings},
 };
 
 /// The smallest volume that a spool can use.
@@ -34,6 +34,9 @@ const MIN_SPOOL_BYTES: u64 = 16 << 20;
 
 /// Within which time a lag can be asked to be drained: a rebalance alone takes seconds, and after an hour it is late.
 const TARGET_DRAIN: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
+
+/// How many messages a second one bridge carries, unless the spec says it.
+const TARGET_RATE: i32 = 10_000;
 
 /// The keys of the Secret of `mqtt.credentialsSecretRef`, and the names of their files.
 const CREDENTIALS: [&str; 2] = ["username", "password"];
@@ -70,7 +73,7 @@ pub(super) fn bridge(
     });
     let key = key(spec.kafka.key.as_ref(), problems);
     let wanted = spec.bridge.clone().unwrap_or_default();
-    sharing(mqtt, wanted.replicas, problems);
+    sharing(mqtt, &wanted, problems);
     let (broker, kafka, tls) = (broker?, kafka?, tls?);
     let max_packet_size_bytes = max_packet_size?;
     let max_in_flight_bytes = max_in_flight_bytes?;
@@ -120,14 +123,22 @@ pub(super) fn bridge(
 }
 
 /// Refuses what several bridges, or none that shares, cannot do.
-fn sharing(mqtt: &MqttSpec, replicas: i32, problems: &mut Problems) {
+fn sharing(mqtt: &MqttSpec, bridge: &BridgeSpec, problems: &mut Problems) {
+    let replicas = bridge.replicas;
     match mqtt.session {
-        Session::Single => problems.refuse_if(replicas > 1, || {
-            format!(
-                "bridge.replicas is {replicas}, and a Single session belongs to one bridge; set mqtt.session to Shared, or \
-                 bridge.replicas to 1"
-            )
-        }),
+        Session::Single => {
+            problems.refuse_if(replicas > 1, || {
+                format!(
+                    "bridge.replicas is {replicas}, and a Single session belongs to one bridge; set mqtt.session to Shared, \
+                     or bridge.replicas to 1"
+                )
+            });
+            problems.refuse_if(bridge.mode == BridgeMode::BuiltIn, || {
+                "bridge.mode is BuiltIn, and a Single session belongs to one bridge; set mqtt.session to Shared, or \
+                 bridge.mode to Fixed"
+                    .to_owned()
+            });
+        }
         Session::Shared => {
             problems.refuse_if(mqtt.protocol_version != ProtocolVersion::V5, || {
                 "mqtt.session Shared needs mqtt.protocolVersion V5: an MQTT 3.1.1 broker that has no shared subscriptions \
@@ -222,6 +233,22 @@ pub(super) fn processor(
         pod: wanted.pod.clone(),
         spool: None,
     })
+}
+
+/// `Some(None)` where the operator does not decide how many bridges there are, `None` where something is wrong.
+pub(super) fn bridge_scaling(
+    spec: Option<&BridgeSpec>,
+    problems: &mut Problems,
+) -> Option<Option<bridges::Settings>> {
+    let Some(spec) = spec.filter(|spec| spec.mode == BridgeMode::BuiltIn) else { return Some(None) };
+    let max =
+        problems.require(spec.max_replicas, || "bridge.maxReplicas is needed with mode BuiltIn".to_owned());
+    let min = spec.min_replicas.unwrap_or(1);
+    problems.refuse_if(max.is_some_and(|max| min > max), || {
+        format!("bridge.minReplicas {min} is more than maxReplicas {}", max.unwrap_or_default())
+    });
+    let target_rate = spec.target_rate.unwrap_or(TARGET_RATE);
+    Some(Some(bridges::Settings { min, max: max?, target_rate }))
 }
 
 /// `Some(None)` where the operator does not decide how many processors there are, `None` where something is wrong.

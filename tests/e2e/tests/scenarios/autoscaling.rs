@@ -1,16 +1,17 @@
-//! Processors of which the operator decides how many there are. What load leads to which number is tried in a simulation
-//! (`operator/tests/scaling`): here, that a decision is told and brought about.
+//! Workers of which the operator decides how many there are. What load leads to which number of processors is tried in a
+//! simulation (`operator/tests/scaling`), and of bridges in unit tests: here, that a decision is told and brought about.
 
 use std::time::Duration;
 
 use crds::{
     IoTPipeline,
-    status::{AutoscalingReason, AutoscalingStatus},
+    status::{AutoscalingReason, AutoscalingStatus, BridgeAutoscalingStatus},
     worker::Component,
 };
 use e2e::{
     fleet::Shares,
     manifest::set,
+    scale::bridges::{bridges, expect_no_session, shared},
     scenario::{Scenario, scenario},
     wait::eventually,
 };
@@ -44,6 +45,41 @@ async fn advice_is_only_told_and_a_decision_is_brought_about_under_load() -> Rep
         test.expect_delivered(&ledger, false).await
     })
     .await
+}
+
+#[tokio::test]
+async fn the_bridges_are_as_many_as_the_rate_needs_and_the_bounds_allow() -> Report<Whatever> {
+    scenario("autoscaling-bridges", async |test: &Scenario| {
+        let bridge = json!({"mode": "BuiltIn", "maxReplicas": 3, "targetRate": 200});
+        test.start(&set(shared(test, 1)?, "/spec/bridge", bridge)?).await?;
+        let fleet = test.fleet(100, 500.0, None, Shares::NONE);
+        test.wait_for("has three bridges", |pipeline| bridges(pipeline) == (3, Some(3))).await?;
+        test.wait_for("says what comes", |pipeline| {
+            bridge_autoscaling(pipeline).is_some_and(|said| {
+                (said.desired_replicas, said.reason) == (3, AutoscalingReason::AsNeeded)
+                    && said.message_rate.is_some_and(|rate| (400..=600).contains(&rate))
+            })
+        })
+        .await?;
+
+        // Fewer by the rate alone would take ten minutes without need of them.
+        test.patch(json!({"spec": {"bridge": {"maxReplicas": 1}}})).await?;
+        test.wait_for("has one bridge and says why", |pipeline| {
+            let reason = bridge_autoscaling(pipeline).map(|said| said.reason);
+            bridges(pipeline) == (1, Some(1)) && reason == Some(AutoscalingReason::AtMaximum)
+        })
+        .await?;
+        test.ready().await?;
+        test.published(&fleet, fleet.progress().published() + 1_000).await?;
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, true).await?;
+        expect_no_session(test, &[1, 2]).await
+    })
+    .await
+}
+
+fn bridge_autoscaling(pipeline: &IoTPipeline) -> Option<&BridgeAutoscalingStatus> {
+    pipeline.status.as_ref()?.bridge.as_ref()?.autoscaling.as_ref()
 }
 
 fn autoscaling(pipeline: &IoTPipeline) -> Option<&AutoscalingStatus> {

@@ -118,6 +118,11 @@ impl BridgeMetrics {
         metrics
     }
 
+    /// What counts the messages that arrive.
+    pub fn received_counters(&self) -> Vec<Counter> {
+        self.received.to_vec()
+    }
+
     /// A message arrived.
     pub fn received(&self, qos: u8, payload_bytes: u64, duplicate: bool) {
         if let Some(counter) = self.received.get(usize::from(qos)) {
@@ -137,8 +142,26 @@ impl BridgeMetrics {
 
 #[cfg(test)]
 mod tests {
+    use crds::worker::Component;
+
     use super::*;
-    use crate::telemetry::{Metrics, document};
+    use crate::{
+        health::Health,
+        telemetry::{Metrics, document},
+    };
+
+    #[test]
+    fn the_status_tells_how_many_messages_came_whatever_their_qos() {
+        let health = Health::new(Component::Bridge);
+        assert_eq!(health.status().received, None);
+        let metrics = Metrics::default().register(BridgeMetrics::register);
+        health.set_received(metrics.received_counters());
+        assert_eq!(health.status().received, Some(0));
+        for qos in [0, 1, 1, 2] {
+            metrics.received(qos, 10, false);
+        }
+        assert_eq!(health.status().received, Some(4));
+    }
 
     #[test]
     fn every_metric_is_documented_and_every_documented_one_exists() {
