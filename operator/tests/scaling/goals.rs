@@ -110,6 +110,15 @@ fn a_rising_load_is_followed_without_looking_back() {
 }
 
 #[test]
+fn a_day_as_it_was_is_followed_and_nothing_waits_for_long() {
+    let (outcome, _) = built_in(&scenarios::recorded());
+    assert_eq!(outcome.late_seconds, 0);
+    assert!(outcome.most_turns_in_an_hour() <= 4, "{:?}", outcome.changes());
+    let of_keda = run(&scenarios::recorded(), &mut Keda::new(&scenarios::recorded())).turns();
+    assert!(outcome.turns() * 4 < of_keda, "{} and {of_keda}", outcome.turns());
+}
+
+#[test]
 fn a_burst_that_is_soon_done_starts_nothing() {
     let (outcome, scaler) = built_in(&scenarios::minutely());
     assert_eq!(outcome.changes(), []);

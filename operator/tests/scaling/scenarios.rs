@@ -1,6 +1,6 @@
 //! The loads: 12 partitions, at most 12 replicas of 5,000 records a second each, and a lag that shall be drained in 30 s.
 
-use std::{f64::consts::TAU, time::Duration};
+use std::{f64::consts::TAU, sync::LazyLock, time::Duration};
 
 use operator::scale::policy::Settings;
 
@@ -8,6 +8,12 @@ use crate::world::Scenario;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
+
+/// What came to a server in each minute of a day.
+static RECORDED: LazyLock<Vec<f64>> = LazyLock::new(|| {
+    let lines = include_str!("nasa-http-1995-07-13.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.flat_map(str::split_whitespace).map(|requests| requests.parse().unwrap()).collect()
+});
 
 fn base(name: &'static str, seconds: u64, arrival: fn(u64) -> f64) -> Scenario {
     Scenario {
@@ -48,6 +54,11 @@ pub fn ramp() -> Scenario {
 pub fn wave() -> Scenario {
     let arrival = |second| 16_000.0 - 14_000.0 * (TAU * second as f64 / (24 * HOUR) as f64).cos();
     base("daily wave", 24 * HOUR, arrival)
+}
+
+/// A day as it was, with a hundred messages in a second for each request in a minute: 9,300 on average, up to 40,900.
+pub fn recorded() -> Scenario {
+    base("recorded day", 24 * HOUR, |second| 100.0 * RECORDED[(second / MINUTE) as usize % RECORDED.len()])
 }
 
 /// All devices report in the first second of a minute.
@@ -110,6 +121,7 @@ pub fn all() -> Vec<Scenario> {
         step(),
         ramp(),
         wave(),
+        recorded(),
         minutely(),
         bursts(),
         stuck(),
