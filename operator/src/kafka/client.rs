@@ -28,7 +28,7 @@ const LIFE: Duration = Duration::from_secs(300);
 /// than a pipeline waits for its next look.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// How many connections are kept. Each costs librdkafka a thread and one more for each broker, so what is asked for less
+/// How many connections are kept. Each costs librdkafka two threads and two more for each broker, so what is asked for less
 /// often than all others is made anew. Those that are in use are kept, however many they are.
 const CAPACITY: usize = 32;
 
@@ -202,7 +202,11 @@ fn surplus(kept: &HashMap<KafkaAccess, Kept>, now: Instant) -> Option<&KafkaAcce
 #[cfg(test)]
 mod tests {
     use access::kafka::KafkaAccess;
-    use rdkafka::{mocking::MockCluster, types::RDKafkaRespErr};
+    use rdkafka::{
+        mocking::MockCluster,
+        producer::{BaseProducer, BaseRecord, Producer},
+        types::RDKafkaRespErr,
+    };
 
     use super::*;
 
@@ -226,6 +230,22 @@ mod tests {
         });
         assert!(error.is_err());
         assert_eq!(others.unwrap(), 1, "those of other topics do not hear of it");
+    }
+
+    #[tokio::test]
+    async fn all_partitions_of_several_brokers_are_asked_at_once() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("several", 4, 1).unwrap();
+        let access = access(&cluster.bootstrap_servers());
+        let producer: BaseProducer = access.client_config().create().unwrap();
+        for partition in [1, 3, 3] {
+            producer.send(BaseRecord::<(), str>::to("several").partition(partition).payload("x")).unwrap();
+        }
+        producer.flush(Duration::from_secs(10)).unwrap();
+        let name = TopicName::parse("several").unwrap();
+        let watermarks = KafkaClient::default().watermarks(&access, &name).await.unwrap();
+        let expected = [0, 1, 0, 2].map(|high| Watermarks { low: 0, high });
+        assert_eq!(watermarks, (0..).zip(expected).collect());
     }
 
     #[test]

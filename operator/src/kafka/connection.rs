@@ -23,7 +23,9 @@ use rdkafka::{
     },
     client::DefaultClientContext,
     config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult},
+    topic_partition_list::{Offset, TopicPartitionList},
     types::RDKafkaErrorCode,
 };
 
@@ -37,18 +39,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Connection {
     bootstrap_servers: String,
     admin: AdminClient<DefaultClientContext>,
+    /// Only a consumer may ask for the offsets of many partitions at once, and an admin client cannot be made of one.
+    /// It joins no group.
+    consumer: BaseConsumer,
 }
 
 impl Connection {
     pub fn new(access: &KafkaAccess) -> Result<Self, Error> {
         let bootstrap_servers = access.bootstrap_servers.as_str();
-        let admin = client_config(access)
-            .set("log.connection.close", "false")
-            .set_log_level(RDKafkaLogLevel::Emerg)
-            .create()
-            // What librdkafka says of its settings may repeat their values.
-            .map_err(|_| SetupSnafu { bootstrap_servers, encrypted: access.tls.is_some() }.build())?;
-        Ok(Self { bootstrap_servers: bootstrap_servers.to_owned(), admin })
+        let mut config = client_config(access);
+        config.set("log.connection.close", "false").set_log_level(RDKafkaLogLevel::Emerg);
+        // What librdkafka says of its settings may repeat their values.
+        let setup = |_| SetupSnafu { bootstrap_servers, encrypted: access.tls.is_some() }.build();
+        let admin = config.create().map_err(setup)?;
+        // The end is where those that write transactions have come to: what processors can read.
+        let consumer = config.create().map_err(setup)?;
+        Ok(Self { bootstrap_servers: bootstrap_servers.to_owned(), admin, consumer })
     }
 
     pub fn observe(&self, topic: &TopicName) -> Result<ObservedTopic, Error> {
@@ -110,16 +116,36 @@ impl Connection {
         let Some((partitions, _)) = self.partitions(topic, &action)? else {
             return Ok(BTreeMap::new());
         };
-        (0..partitions)
-            .map(|partition| {
-                let (low, high) = self
-                    .admin
-                    .inner()
-                    .fetch_watermarks(topic.as_str(), partition, DEADLINE)
-                    .map_err(|error| self.error(&error, Right::Describe, &action))?;
-                Ok((partition, Watermarks { low, high }))
-            })
-            .collect()
+        let lows = self.offsets(topic, partitions, Offset::Beginning, &action)?;
+        let highs = self.offsets(topic, partitions, Offset::End, &action)?;
+        let pair = |((partition, low), (_, high))| (partition, Watermarks { low, high });
+        Ok(lows.into_iter().zip(highs).map(pair).collect())
+    }
+
+    /// The offset of each partition at one of its ends, by one request to each broker: Kafka takes the ends for times.
+    fn offsets(
+        &self,
+        topic: &TopicName,
+        partitions: i32,
+        end: Offset,
+        action: &str,
+    ) -> Result<BTreeMap<i32, i64>, Error> {
+        let failed = |error| self.error(&error, Right::Describe, action);
+        let mut ends = TopicPartitionList::new();
+        for partition in 0..partitions {
+            ends.add_partition_offset(topic.as_str(), partition, end).map_err(failed)?;
+        }
+        let found = self.consumer.offsets_for_times(ends, DEADLINE).map_err(failed)?;
+        let offset = |partition| {
+            let found = found.find_partition(topic.as_str(), partition);
+            let found = found.ok_or_else(|| not_as_asked(action, "Kafka left out a partition"))?;
+            found.error().map_err(failed)?;
+            match found.offset() {
+                Offset::Offset(offset) => Ok((partition, offset)),
+                _ => Err(not_as_asked(action, format!("Kafka told no offset of partition {partition}"))),
+            }
+        };
+        (0..partitions).map(offset).collect()
     }
 
     /// Creates the topic and looks whether it came out as asked: a broker that creates topics by itself may have
