@@ -110,7 +110,7 @@ where
     watcher(api::<PartialObjectMeta<K>>(client, namespace), config).touched_objects()
 }
 
-/// The pipelines of this scope that somebody tells of: their number of processors was decided anew, or it is their turn.
+/// The pipelines of this scope that somebody tells of: how many workers there shall be was decided anew, or it is their turn.
 fn told(
     pipelines: broadcast::Receiver<PipelineKey>,
     namespace: Option<&str>,

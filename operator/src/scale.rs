@@ -133,11 +133,10 @@ impl Scaling {
         };
         let decided = self.bridge_decision(&key).map(|decision| decision.desired);
         bridge.replicas = decided.or(staying).unwrap_or(bridge.replicas).clamp(settings.min, settings.max);
-        if let (Some(staying), Some(target)) = (staying, bridge_target(&pipeline.id.name, settings, workers))
-        {
+        if let Some(staying) = staying {
             let now = self.now();
             let mut watched = self.lock_bridges();
-            let target = Arc::new(target);
+            let target = Arc::new(bridge_target(&pipeline.id.name, settings, workers));
             let one = watched.entry(key).or_insert_with(|| WatchedBridges {
                 target: Arc::clone(&target),
                 policy: bridges::Policy::new(staying),
@@ -327,9 +326,10 @@ fn in_order<D>(decisions: impl Iterator<Item = (PipelineKey, D)>) -> Vec<(Pipeli
     decisions
 }
 
-/// `None` where none runs.
-fn bridge_target(pipeline: &str, settings: bridges::Settings, workers: &Workers) -> Option<BridgeTarget> {
-    let bridge = workers.bridge(pipeline)?;
+fn bridge_target(pipeline: &str, settings: bridges::Settings, workers: &Workers) -> BridgeTarget {
+    let Some(bridge) = workers.bridge(pipeline) else {
+        return BridgeTarget { settings, replicas: 0, is_settled: false, pods: Vec::new() };
+    };
     let rollout = bridge.rollout();
     let leaves = workers.bridge_configuration(pipeline).and_then(|running| leaving_from(&running)).is_some();
     let pods: Vec<_> = (0..rollout.wanted)
@@ -337,12 +337,12 @@ fn bridge_target(pipeline: &str, settings: bridges::Settings, workers: &Workers)
         .map(|pod| pod.pod.clone())
         .collect();
     let are_there = i32::try_from(pods.len()) == Ok(rollout.wanted);
-    (rollout.wanted > 0).then(|| BridgeTarget {
+    BridgeTarget {
         settings,
         replicas: rollout.wanted,
-        is_settled: rollout.is_complete() && !leaves && are_there,
+        is_settled: rollout.wanted > 0 && rollout.is_complete() && !leaves && are_there,
         pods,
-    })
+    }
 }
 
 /// How many there shall be: as decided; as there are, where nothing was decided yet; as the spec says at first.

@@ -21,7 +21,7 @@ use rdkafka::{
         AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier,
         TopicReplication, TopicResult,
     },
-    client::DefaultClientContext,
+    client::{Client, ClientContext, DefaultClientContext},
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult},
@@ -113,7 +113,8 @@ impl Connection {
 
     pub fn watermarks(&self, topic: &TopicName) -> Result<BTreeMap<i32, Watermarks>, Error> {
         let action = format!("read the offsets of topic {topic}");
-        let Some((partitions, _)) = self.partitions(topic, &action)? else {
+        // The consumer has to know of partitions that are new, and of leaders that are others.
+        let Some((partitions, _)) = self.partitions_by(self.consumer.client(), topic, &action)? else {
             return Ok(BTreeMap::new());
         };
         let lows = self.offsets(topic, partitions, Offset::Beginning, &action)?;
@@ -235,9 +236,17 @@ impl Connection {
 
     /// Partitions and replication factor; `None` where the topic does not exist.
     fn partitions(&self, topic: &TopicName, action: &str) -> Result<Option<(i32, i32)>, Error> {
-        let metadata = self
-            .admin
-            .inner()
+        self.partitions_by(self.admin.inner(), topic, action)
+    }
+
+    /// The same as this client hears it, which knows it from then on.
+    fn partitions_by<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+        topic: &TopicName,
+        action: &str,
+    ) -> Result<Option<(i32, i32)>, Error> {
+        let metadata = client
             .fetch_metadata(Some(topic.as_str()), DEADLINE)
             .map_err(|error| self.error(&error, Right::Describe, action))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {

@@ -16,8 +16,15 @@ use super::policy::told;
 /// Over which time the rate is taken.
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// What waited for a bridge that was away comes at once when it is back: so long after that nothing is measured.
-const CATCHING_UP: Duration = Duration::from_secs(10);
+/// What waited for a bridge that was away comes at once when it is back: for as long as it was away nothing is measured, but ...
+/// ... so long at least, ...
+const SHORTEST_CATCHING_UP: Duration = Duration::from_secs(10);
+
+/// ... and so long at most.
+const LONGEST_CATCHING_UP: Duration = Duration::from_secs(600);
+
+/// How long bridges may take to come or leave until it is no longer said why they do, but that they are waited for.
+const ON_ITS_WAY: Duration = Duration::from_secs(60);
 
 /// For how long fewer bridges must have been enough.
 const STABILISATION: Duration = Duration::from_secs(600);
@@ -68,11 +75,14 @@ pub struct Decision {
 pub struct Policy {
     desired: i32,
     said: (Reason, String),
+    /// Since when there shall be so many.
+    desired_since: Duration,
     /// What each bridge had received when it was asked last.
     received: BTreeMap<String, u64>,
     /// What all have received since the policy began.
     total: u64,
-    /// Since when no bridge comes, leaves or restarts.
+    /// Since when a bridge comes, leaves or restarts, and when the last one was done.
+    unsettled_since: Option<Duration>,
     settled_since: Option<Duration>,
     /// `total` at each moment of the window, and at one before it.
     samples: VecDeque<(Duration, u64)>,
@@ -89,8 +99,10 @@ impl Policy {
         Self {
             desired: replicas,
             said: (Reason::Measuring, String::new()),
+            desired_since: Duration::ZERO,
             received: BTreeMap::new(),
             total: 0,
+            unsettled_since: None,
             settled_since: None,
             samples: VecDeque::new(),
             enough: VecDeque::new(),
@@ -103,6 +115,9 @@ impl Policy {
     pub fn decide(&mut self, now: Duration, reading: Option<&Reading>, settings: &Settings) -> Decision {
         let rate = reading.and_then(|reading| self.measure(now, reading));
         let (desired, reason, message) = self.judge(now, reading, rate, settings);
+        if desired != self.desired {
+            self.desired_since = now;
+        }
         self.desired = desired;
         self.said = (reason, message.clone());
         Decision { desired, reason, message, rate }
@@ -113,13 +128,16 @@ impl Policy {
         let has_restarted = self.count(&reading.received);
         if !reading.is_settled || reading.replicas != self.desired || has_restarted {
             self.settled_since = None;
+            self.unsettled_since.get_or_insert(now);
             self.samples.clear();
             return None;
         }
         let since = *self.settled_since.get_or_insert(now);
-        if now.saturating_sub(since) < CATCHING_UP {
+        let away = since.saturating_sub(self.unsettled_since.unwrap_or(since));
+        if now.saturating_sub(since) < away.clamp(SHORTEST_CATCHING_UP, LONGEST_CATCHING_UP) {
             return None;
         }
+        self.unsettled_since = None;
         self.samples.push_back((now, self.total));
         while self.samples.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
             self.samples.pop_front();
@@ -161,7 +179,7 @@ impl Policy {
             return self
                 .keep(Reason::SignalMissing, "a bridge does not tell how much it receives".to_owned());
         }
-        let Some(rate) = rate else { return self.wait() };
+        let Some(rate) = rate else { return self.wait(now) };
         let needed = fewest(rate, target_rate);
         let enough = fewest(rate * HEAD_ROOM, target_rate);
         self.remember(now, enough);
@@ -190,10 +208,11 @@ impl Policy {
     }
 
     /// What is said while nothing can be measured.
-    fn wait(&self) -> (i32, Reason, String) {
+    fn wait(&self, now: Duration) -> (i32, Reason, String) {
         match self.said.0 {
-            // It is on its way.
-            Reason::ScaledUp | Reason::ScaledDown => self.keep(self.said.0, self.said.1.clone()),
+            Reason::ScaledUp | Reason::ScaledDown if now.saturating_sub(self.desired_since) < ON_ITS_WAY => {
+                self.keep(self.said.0, self.said.1.clone())
+            }
             _ if self.settled_since.is_some() => {
                 self.keep(Reason::Measuring, "it is being measured how much comes".to_owned())
             }

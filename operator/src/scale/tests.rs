@@ -1,10 +1,13 @@
-use crds::status::{AutoscalingReason, BridgeStatus};
+use crds::{
+    names::WORKER_CONFIG_KEY,
+    status::{AutoscalingReason, BridgeStatus},
+};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    build::ChildKind,
-    reconcile::fetch::LiveChild,
+    build::{ChildKind, pod},
+    reconcile::fetch::{LiveChild, WorkerPod},
     scale::policy::{Inputs, Partition},
     test_support::{QUICKSTART, object, pipeline},
 };
@@ -86,6 +89,44 @@ fn what_is_decided_about_bridges_is_told_and_followed() {
     assert_eq!(scaling.decision(&key), None, "processors are another matter");
     scaling.forget(&key);
     assert_eq!(scaling.bridge_decision(&key), None);
+}
+
+/// Two bridges, of which so many are ready, with these pods; from some ordinal on they may leave.
+fn two_bridges(ready: i32, pods: &[i32], leaving_from: Option<i32>) -> Workers {
+    let volumes = json!([{"name": pod::CONFIG_VOLUME, "configMap": {"name": "of-bridges"}}]);
+    let child = |kind, object| LiveChild { kind, object: serde_json::from_value(object).unwrap() };
+    let statefulset = json!({
+        "metadata": {"name": "line-bridge", "uid": "s", "generation": 1},
+        "spec": {"replicas": 2, "template": {"spec": {"volumes": volumes}}},
+        "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": ready},
+    });
+    let configuration = json!({"role": {"bridge": {"shared": {"retireFrom": leaving_from}}}}).to_string();
+    let config_map = json!({"metadata": {"name": "of-bridges"}, "data": {WORKER_CONFIG_KEY: configuration}});
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "line-bridge", "uid": "s"}]);
+    let pod = |ordinal: &i32| {
+        let metadata = json!({"name": format!("line-bridge-{ordinal}"), "ownerReferences": owner});
+        let pod = json!({"metadata": metadata, "spec": {"containers": [], "volumes": volumes}});
+        let pod = serde_json::from_value(pod).unwrap();
+        WorkerPod { component: Component::Bridge, pod, report: None }
+    };
+    Workers {
+        children: vec![child(ChildKind::StatefulSet, statefulset), child(ChildKind::ConfigMap, config_map)],
+        pods: pods.iter().map(pod).collect(),
+    }
+}
+
+#[test]
+fn bridges_are_settled_once_all_are_there_and_ready_and_none_leaves() {
+    let settings = bridges::Settings { min: 1, max: 3, target_rate: 1 };
+    let target = |workers: &Workers| {
+        let target = bridge_target("line", settings, workers);
+        (target.replicas, target.pods.len(), target.is_settled)
+    };
+    assert_eq!(target(&two_bridges(2, &[0, 1], None)), (2, 2, true));
+    assert_eq!(target(&two_bridges(1, &[0, 1], None)), (2, 2, false));
+    assert_eq!(target(&two_bridges(2, &[0], None)), (2, 1, false));
+    assert_eq!(target(&two_bridges(2, &[0, 1], Some(1))), (2, 2, false));
+    assert_eq!(target(&Workers::default()), (0, 0, false));
 }
 
 #[test]

@@ -85,6 +85,7 @@ async fn a_larger_max_message_bytes_stays_and_a_wanted_default_is_no_drift() {
 #[tokio::test]
 async fn partitions_grow_and_never_shrink() {
     let test = Test::created("partitions").await;
+    assert_eq!(test.watermarks().await.len(), 2);
     let mut grown = test.topic.clone();
     grown.wanted.as_mut().unwrap().partitions = 5;
     let plan = test.plan(&grown, Some(&test.pipeline)).await;
@@ -98,6 +99,7 @@ async fn partitions_grow_and_never_shrink() {
     assert_eq!(plan.steps, []);
     assert_eq!(plan.refusals[0].reason, Reason::TopicChangeRefused);
     assert_eq!(test.observe().await.topic.unwrap().partitions, 5);
+    assert_eq!(test.watermarks().await.len(), 5, "who asked before knows of the new ones");
     test.finish().await;
 }
 

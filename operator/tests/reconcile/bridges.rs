@@ -90,8 +90,16 @@ async fn the_operator_decides_how_many_bridges_there_are() {
     let received = |ordinals: u32| {
         (0..ordinals).for_each(|ordinal| world.report_of_bridge(ordinal, json!({"received": 7})));
     };
+    let decided = |world: &World| world.status()["bridge"]["autoscaling"].clone();
+    watch().await;
+    world.reconcile().await.unwrap();
+    assert_eq!(decided(&world)["reason"], "CoolingDown", "the pods are not there yet");
     received(2);
-    assert_eq!(watch().await, 0, "nothing is known yet");
+    world.reconcile().await.unwrap();
+    // Each that is seen first may have been away.
+    assert_eq!((watch().await, watch().await), (0, 0), "nothing is decided");
+    world.reconcile().await.unwrap();
+    assert_eq!(decided(&world)["reason"], "Measuring");
 
     world.edit(|spec| spec["bridge"]["minReplicas"] = json!(3));
     world.reconcile().await.unwrap();
@@ -101,7 +109,6 @@ async fn the_operator_decides_how_many_bridges_there_are() {
     received(3);
     watch().await;
     settle(&world).await;
-    let decided = |world: &World| world.status()["bridge"]["autoscaling"].clone();
     assert_eq!(decided(&world)["desiredReplicas"], 3);
 
     // What was decided is brought about like an edit: those that leave end their sessions first.

@@ -178,7 +178,8 @@ impl World {
         let name = format!("line-bridge-{ordinal}");
         let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "line-bridge",
             "uid": self.api.get(STATEFULSET)["metadata"]["uid"]}]);
-        let metadata = json!({"name": name, "labels": BRIDGE.labels(), "ownerReferences": owner});
+        let uid = format!("uid-of-{name}");
+        let metadata = json!({"name": name, "uid": uid, "labels": BRIDGE.labels(), "ownerReferences": owner});
         let mut spec = self.api.get(STATEFULSET)["spec"]["template"]["spec"].clone();
         spec["containers"] = json!([]);
         self.api.put(

@@ -84,7 +84,28 @@ fn while_a_change_is_on_its_way_there_is_no_other() {
     world.changing_until = 1_000;
     assert_eq!(said(&world.run(60, 30_000)), (1, Reason::CoolingDown));
     world.changing_until = 0;
-    assert_eq!(said(&world.run(26, 30_000)), (3, Reason::ScaledUp));
+    assert_eq!(said(&world.run(60, 30_000)), (1, Reason::Measuring), "as long again");
+    assert_eq!(said(&world.run(20, 30_000)), (3, Reason::ScaledUp));
+}
+
+#[test]
+fn a_change_that_does_not_end_is_said_to_be_waited_for() {
+    let mut world = World::with(1);
+    world.run(40, 6_000);
+    assert_eq!(said(&world.run(16, 17_000)), (2, Reason::ScaledUp));
+    world.changing_until = 1_000;
+    assert_eq!(said(&world.run(30, 17_000)), (2, Reason::ScaledUp));
+    assert_eq!(said(&world.run(60, 17_000)), (2, Reason::CoolingDown));
+}
+
+#[test]
+fn what_has_waited_for_bridges_that_were_away_calls_for_no_others() {
+    let mut world = World::with(2);
+    world.run(60, 16_000);
+    world.changing_until = 360;
+    world.run(300, 0);
+    assert_eq!(said(&world.run(200, 90_000)), (2, Reason::Measuring));
+    assert_eq!(world.run(300, 16_000).desired, 2);
 }
 
 #[test]

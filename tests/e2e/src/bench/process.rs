@@ -193,6 +193,13 @@ pub(crate) fn free_address() -> std::io::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_machine_has_used_what_it_did_not_idle() {
+        let stat = "cpu  100 20 30 900 50 1 2 0 0 0\ncpu0 1 2 3 4 5 6 7 0 0 0\n";
+        assert_eq!(super::machine_cpu_seconds(stat), Some(1.53));
+        assert_eq!(super::machine_cpu_seconds("intr 1"), None);
+    }
+
     use super::*;
 
     #[test]
