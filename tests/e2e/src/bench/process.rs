@@ -193,13 +193,6 @@ pub(crate) fn free_address() -> std::io::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn a_machine_has_used_what_it_did_not_idle() {
-        let stat = "cpu  100 20 30 900 50 1 2 0 0 0\ncpu0 1 2 3 4 5 6 7 0 0 0\n";
-        assert_eq!(super::machine_cpu_seconds(stat), Some(1.53));
-        assert_eq!(super::machine_cpu_seconds("intr 1"), None);
-    }
-
     use super::*;
 
     #[test]
@@ -211,5 +204,12 @@ mod tests {
     #[test]
     fn memory_is_what_was_resident_at_most() {
         assert_eq!(peak_rss_mib("VmPeak:\t  90000 kB\nVmHWM:\t   51200 kB\nVmRSS:\t  100 kB\n"), Some(50.0));
+    }
+
+    #[test]
+    fn a_machine_has_used_what_it_did_not_idle() {
+        let stat = "cpu  100 20 30 900 50 1 2 0 0 0\ncpu0 1 2 3 4 5 6 7 0 0 0\n";
+        assert_eq!(machine_cpu_seconds(stat), Some(1.53));
+        assert_eq!(machine_cpu_seconds("intr 1"), None);
     }
 }
