@@ -154,12 +154,15 @@ async fn read_hypertable(
     schema: &str,
     name: &str,
 ) -> sqlx::Result<Option<ObservedHypertable>> {
+    // Not by the view of dimensions, which numbers those of every hypertable of the database before it looks for these.
     let row = statement(
-        "SELECT column_name::text AS time_column, extract(epoch FROM time_interval)::bigint AS chunk_seconds, \
-           num_chunks > 0 AS has_chunks \
-         FROM timescaledb_information.hypertables JOIN timescaledb_information.dimensions \
-           USING (hypertable_schema, hypertable_name) \
-         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND dimension_number = 1",
+        "SELECT column_name::text AS time_column, num_chunks > 0 AS has_chunks, \
+           CASE WHEN column_type IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) \
+             THEN interval_length / 1000000 END AS chunk_seconds \
+         FROM timescaledb_information.hypertables \
+           JOIN _timescaledb_catalog.hypertable ON schema_name = hypertable_schema AND table_name = hypertable_name \
+           JOIN _timescaledb_catalog.dimension ON hypertable_id = hypertable.id \
+         WHERE hypertable_schema = $1 AND hypertable_name = $2 ORDER BY dimension.id LIMIT 1",
     )
     .bind(schema.to_owned())
     .bind(name.to_owned())
