@@ -268,8 +268,7 @@ impl Scaling {
         if is_news(before, (*desired, *reason), watched.target.replicas, since_told) {
             tracing::info!(namespace = key.0, pipeline = key.1, acts, desired, %reason, "{message}");
             watched.told_at = now;
-            // Nobody listens while the operator stops.
-            let _ = self.changes.send(key.clone());
+            self.tell(key);
         }
         watched.decision = Some(decision);
     }
@@ -286,10 +285,14 @@ impl Scaling {
         if is_news(before, (*desired, *reason), watched.target.replicas, since_told) {
             tracing::info!(namespace = key.0, pipeline = key.1, bridges = desired, %reason, "{message}");
             watched.told_at = now;
-            // Nobody listens while the operator stops.
-            let _ = self.changes.send(key.clone());
+            self.tell(key);
         }
         watched.decision = Some(decision);
+    }
+
+    fn tell(&self, key: &PipelineKey) {
+        // Nobody listens while the operator stops.
+        let _ = self.changes.send(key.clone());
     }
 
     fn now(&self) -> Duration {
@@ -326,6 +329,7 @@ fn in_order<D>(decisions: impl Iterator<Item = (PipelineKey, D)>) -> Vec<(Pipeli
     decisions
 }
 
+/// The bridges as they are; none, where nothing runs them.
 fn bridge_target(pipeline: &str, settings: bridges::Settings, workers: &Workers) -> BridgeTarget {
     let Some(bridge) = workers.bridge(pipeline) else {
         return BridgeTarget { settings, replicas: 0, is_settled: false, pods: Vec::new() };

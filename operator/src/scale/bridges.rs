@@ -16,8 +16,8 @@ use super::policy::told;
 /// Over which time the rate is taken.
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// What waited for a bridge that was away comes at once when it is back: for as long as it was away nothing is measured, but ...
-/// ... so long at least, ...
+/// What waited for a bridge that was away comes at once when it is back. For as long as it was away nothing is measured then, so
+/// long at least ...
 const SHORTEST_CATCHING_UP: Duration = Duration::from_secs(10);
 
 /// ... and so long at most.

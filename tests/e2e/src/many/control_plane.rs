@@ -187,7 +187,7 @@ fn start_api_server(settings: &Settings, api: SocketAddr, etcd: SocketAddr) -> R
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
         ])
-        .args(["--profiling=false"])
+        .arg("--profiling=false")
         .args(["--service-account-issuer=https://kubernetes.default.svc"])
         // Nobody but this machine's programs asks, and none of them shall wait for another.
         .args([

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Result,
-    fleet::Shares,
+    fleet::{Fleet, Shares},
     manifest::set,
     mqtt,
     scenario::{PIPELINE, Scenario, in_namespace},
@@ -129,6 +129,19 @@ pub async fn bridge(test: &Scenario, ordinal: u32) -> Result<k8s_openapi::api::c
     let name = format!("{PIPELINE}-bridge-{ordinal}");
     let pods = test.workers(Component::Bridge).await?;
     pods.into_iter().find(|pod| pod.name_any() == name).whatever_context(format!("there is no pod {name}"))
+}
+
+/// Lets more come to the bridges that there are, and ends the load: everything has become rows, whatever MQTT delivered again,
+/// and the broker keeps no session of those that left.
+///
+/// # Errors
+/// Fails where a message is lost or there twice, or a session is kept.
+pub async fn end(test: &Scenario, fleet: Fleet, left: &[u32]) -> Result<()> {
+    test.ready().await?;
+    test.published(&fleet, fleet.progress().published() + 1_000).await?;
+    let ledger = test.halt(fleet).await?;
+    test.expect_delivered(&ledger, true).await?;
+    expect_no_session(test, left).await
 }
 
 /// Fails where the broker still keeps the session of one of these bridges.

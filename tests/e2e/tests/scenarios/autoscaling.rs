@@ -11,7 +11,7 @@ use crds::{
 use e2e::{
     fleet::Shares,
     manifest::set,
-    scale::bridges::{bridges, expect_no_session, shared},
+    scale::bridges::{bridges, end, shared},
     scenario::{Scenario, scenario},
     wait::eventually,
 };
@@ -69,11 +69,7 @@ async fn the_bridges_are_as_many_as_the_rate_needs_and_the_bounds_allow() -> Rep
             bridges(pipeline) == (1, Some(1)) && reason == Some(AutoscalingReason::AtMaximum)
         })
         .await?;
-        test.ready().await?;
-        test.published(&fleet, fleet.progress().published() + 1_000).await?;
-        let ledger = test.halt(fleet).await?;
-        test.expect_delivered(&ledger, true).await?;
-        expect_no_session(test, &[1, 2]).await
+        end(test, fleet, &[1, 2]).await
     })
     .await
 }

@@ -5,7 +5,7 @@ use e2e::{
     Result,
     fleet::{Ledger, Shares},
     manifest::set,
-    scale::bridges::{bridge, bridges, expect_no_session, prove, scale_bridges, shared},
+    scale::bridges::{bridge, bridges, end, expect_no_session, prove, scale_bridges, shared},
     scenario::{PIPELINE, Scenario, scenario, scenario_alone},
 };
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -47,12 +47,7 @@ async fn a_session_whose_pod_was_deleted_by_force_is_passed_on_and_ended() -> Re
             }
         }
         test.wait_for("has one bridge", |pipeline| bridges(pipeline) == (1, Some(1))).await?;
-        test.ready().await?;
-        test.published(&fleet, fleet.progress().published() + 1_000).await?;
-
-        let ledger = test.halt(fleet).await?;
-        test.expect_delivered(&ledger, true).await?;
-        expect_no_session(test, &[1, 2]).await
+        end(test, fleet, &[1, 2]).await
     })
     .await
 }
