@@ -205,7 +205,7 @@ mod tests {
     use rdkafka::{
         mocking::MockCluster,
         producer::{BaseProducer, BaseRecord, Producer},
-        types::RDKafkaRespErr,
+        types::{RDKafkaApiKey, RDKafkaRespErr},
     };
 
     use super::*;
@@ -246,6 +246,21 @@ mod tests {
         let watermarks = KafkaClient::default().watermarks(&access, &name).await.unwrap();
         let expected = [0, 1, 0, 2].map(|high| Watermarks { low: 0, high });
         assert_eq!(watermarks, (0..).zip(expected).collect());
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_does_not_know_it_yet_is_asked_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("new", 1, 1).unwrap();
+        let early = [
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        ];
+        cluster.request_errors(RDKafkaApiKey::ListOffsets, &early);
+        let access = access(&cluster.bootstrap_servers());
+        let name = TopicName::parse("new").unwrap();
+        let watermarks = KafkaClient::default().watermarks(&access, &name).await.unwrap();
+        assert_eq!(watermarks, BTreeMap::from([(0, Watermarks { low: 0, high: 0 })]));
     }
 
     #[test]

@@ -113,14 +113,16 @@ impl Connection {
 
     pub fn watermarks(&self, topic: &TopicName) -> Result<BTreeMap<i32, Watermarks>, Error> {
         let action = format!("read the offsets of topic {topic}");
-        // The consumer has to know of partitions that are new, and of leaders that are others.
-        let Some((partitions, _)) = self.partitions_by(self.consumer.client(), topic, &action)? else {
-            return Ok(BTreeMap::new());
-        };
-        let lows = self.offsets(topic, partitions, Offset::Beginning, &action)?;
-        let highs = self.offsets(topic, partitions, Offset::End, &action)?;
-        let pair = |((partition, low), (_, high))| (partition, Watermarks { low, high });
-        Ok(lows.into_iter().zip(highs).map(pair).collect())
+        settle(|| {
+            // The consumer has to know of partitions that are new, and of leaders that are others.
+            let Some((partitions, _)) = self.partitions_by(self.consumer.client(), topic, &action)? else {
+                return Ok(BTreeMap::new());
+            };
+            let lows = self.offsets(topic, partitions, Offset::Beginning, &action)?;
+            let highs = self.offsets(topic, partitions, Offset::End, &action)?;
+            let pair = |((partition, low), (_, high))| (partition, Watermarks { low, high });
+            Ok(lows.into_iter().zip(highs).map(pair).collect())
+        })
     }
 
     /// The offset of each partition at one of its ends, by one request to each broker: Kafka takes the ends for times.
@@ -352,12 +354,12 @@ pub(super) fn client_config(access: &KafkaAccess) -> ClientConfig {
     config
 }
 
-/// Looks at a change that spreads through the cluster until it is there or the deadline passes.
-fn settle(look: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+/// Looks while a change spreads through the cluster, until it is there or the deadline passes.
+fn settle<T>(look: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match look() {
-            Err(Error::NotAsAsked { .. }) if Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
+            Err(error) if error.may_pass() && Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
             result => return result,
         }
     }

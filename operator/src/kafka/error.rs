@@ -100,6 +100,19 @@ impl Error {
         }
     }
 
+    /// Whether this is what brokers say too while a change spreads among them: one that was made the leader of a partition
+    /// hears it later than those that clients ask who it is.
+    pub(super) fn may_pass(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        match self {
+            Self::NotAsAsked { .. } => true,
+            Self::Refused { code, .. } => {
+                matches!(code, Code::NotLeaderForPartition | Code::UnknownTopicOrPartition)
+            }
+            _ => false,
+        }
+    }
+
     /// Sorts an error code of librdkafka: a broker that does not answer, or one that refuses.
     pub(super) fn from_code(
         code: RDKafkaErrorCode,
@@ -169,6 +182,10 @@ fn advice(code: RDKafkaErrorCode, right: Right) -> Cow<'static, str> {
         Code::InvalidTopic => {
             "; Kafka takes . and _ in names for the same, so it collides with another topic: choose another \
              kafka.topic.name"
+        }
+        Code::NotLeaderForPartition => {
+            "; the brokers do not agree on who leads a partition: look at them, and at the topic with \
+             kafka-topics.sh --describe"
         }
         Code::UnsupportedVersion => "; the brokers are too old (Kafka 2.4 or newer is needed)",
         _ => "",
