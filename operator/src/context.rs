@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
+use tokio::sync::Semaphore;
 
 use crate::{
     build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::apply::IndexBuilds,
@@ -26,6 +27,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What is remembered of each pipeline.
     pub memory: Memory,
+    /// How many pipelines at rest may be looked at besides those that are new or have changed.
+    pub looks_at_rest: Semaphore,
     /// The pipelines that are scaled.
     pub scaling: Arc<Scaling>,
     /// The pipelines whose workers are being replaced.

@@ -22,7 +22,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{DeserializeGuard, ObjectMeta, PartialObjectMeta},
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
@@ -37,13 +37,16 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use crate::{
     context::Context,
     error::Error,
-    memory::{self, PipelineKey},
+    memory::{self, PipelineKey, about},
     reconcile::reconcile,
     telemetry::chain,
 };
 
 /// Events of one object that come within this time lead to one reconciliation.
 const DEBOUNCE: Duration = Duration::from_secs(1);
+
+/// When to look again at a pipeline at rest where others come first.
+const AFTER_OTHERS: Duration = Duration::from_secs(5);
 
 /// A deletion is bounded in time, so it is tried again at least so often.
 const CLEANUP_RETRY: Duration = Duration::from_secs(15);
@@ -144,7 +147,7 @@ where
 
 /// Reconciles whatever the controller says; this is where every result is told.
 pub fn reconciliations(controller: PipelineController, context: Arc<Context>) -> impl Stream<Item = ()> {
-    controller.run(observed_reconcile, error_policy, Arc::clone(&context)).map(move |result| match result {
+    controller.run(reconcile_in_turn, error_policy, Arc::clone(&context)).map(move |result| match result {
         Ok((pipeline, action)) => tracing::debug!(%pipeline, ?action, "Reconciled"),
         Err(controller::Error::ObjectNotFound(pipeline)) => {
             tracing::debug!(%pipeline, "The pipeline is gone");
@@ -162,13 +165,22 @@ pub fn reconciliations(controller: PipelineController, context: Arc<Context>) ->
     })
 }
 
-/// Reconciles one pipeline and takes its time.
-async fn observed_reconcile(
+/// Reconciles one pipeline and takes its time; later, where it is at rest and others come first.
+///
+/// # Errors
+/// Those of [`reconcile`].
+pub async fn reconcile_in_turn(
     object: Arc<DeserializeGuard<IoTPipeline>>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     let started = Instant::now();
     let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let rests_until = context.memory.recall(&key).rests_until;
+    let look_at_rest =
+        is_at_rest(object.meta(), rests_until, started).then(|| context.looks_at_rest.try_acquire());
+    if let Some(Err(_)) = look_at_rest {
+        return Ok(Action::requeue(about(AFTER_OTHERS)));
+    }
     let result = reconcile(object, Arc::clone(&context)).await;
     context.metrics.record_reconcile(started.elapsed(), result.as_ref().map(|_| ()));
     if result.is_ok() {
@@ -177,16 +189,45 @@ async fn observed_reconcile(
     result
 }
 
+/// Whether nothing has happened to a pipeline but that it is time to look at it again.
+fn is_at_rest(pipeline: &ObjectMeta, rests_until: Option<(Instant, i64)>, now: Instant) -> bool {
+    pipeline.deletion_timestamp.is_none()
+        && rests_until
+            .is_some_and(|(until, generation)| until <= now && Some(generation) == pipeline.generation)
+}
+
 /// When to try again what failed: later and later.
 fn error_policy(object: Arc<DeserializeGuard<IoTPipeline>>, error: &Error, context: Arc<Context>) -> Action {
     let key = (object.namespace().unwrap_or_default(), object.name_any());
     let failures = context.memory.update(&key, |remembered| {
         remembered.failures = remembered.failures.saturating_add(1);
+        remembered.rests_until = None;
         remembered.failures
     });
     match error {
         Error::ReadPipeline { .. } => Action::await_change(),
         Error::CleanUp { .. } => Action::requeue(memory::backoff(failures).min(CLEANUP_RETRY)),
         _ => Action::requeue(memory::backoff(failures)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    #[test]
+    fn a_pipeline_to_which_nothing_happens_is_at_rest() {
+        let pipeline = ObjectMeta { generation: Some(7), ..ObjectMeta::default() };
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        assert!(is_at_rest(&pipeline, Some((now, 7)), now));
+        assert!(!is_at_rest(&pipeline, None, now), "it is new, or failed");
+        assert!(!is_at_rest(&pipeline, Some((now, 6)), now), "its spec is another one");
+        assert!(!is_at_rest(&pipeline, Some((later, 7)), now), "something happens before its time");
+        let going = ObjectMeta { deletion_timestamp: Some(Time(Timestamp::now())), ..pipeline };
+        assert!(!is_at_rest(&going, Some((now, 7)), now));
     }
 }

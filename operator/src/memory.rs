@@ -28,6 +28,8 @@ pub struct Memory(Mutex<HashMap<PipelineKey, Remembered>>);
 pub struct Remembered {
     /// How many reconciliations have failed in a row.
     pub failures: u32,
+    /// When it is looked at again although nothing happens, and of which generation of the spec.
+    pub rests_until: Option<(Instant, i64)>,
     /// The lag when it was read last.
     pub lag: Option<(Instant, LagStatus)>,
     /// When chunks were measured last, of which generation of the spec, and what was to say of them.

@@ -162,7 +162,7 @@ async fn keep(
     match outcome.failure.or(stores.into_failure()) {
         Some(failure) => Err(failure),
         None if outcome.unfinished => Ok(Action::requeue(NEXT_STEP)),
-        None => Ok(Action::requeue(about(pause_while_changing(changing_for, pause)))),
+        None => Ok(rest(pipeline, about(pause_while_changing(changing_for, pause)), context)),
     }
 }
 
@@ -180,6 +180,13 @@ fn bridges_changing_for(outcome: &Outcome, pipeline: &Pipeline, context: &Contex
 /// bridge that the broker refuses a day.
 fn pause_while_changing(so_long: Option<Duration>, pause: Duration) -> Duration {
     so_long.map_or(pause, |so_long| (so_long / LATENESS).max(BRIDGES_CHANGING).min(pause))
+}
+
+/// Nothing is to be done for so long, unless something happens.
+fn rest(pipeline: &Pipeline, pause: Duration, context: &Context) -> Action {
+    let rests_until = Some((Instant::now() + pause, pipeline.generation));
+    context.memory.update(&pipeline.key(), |remembered| remembered.rests_until = rests_until);
+    Action::requeue(pause)
 }
 
 /// What a person lets through, and what of it is used.

@@ -17,7 +17,7 @@ use snafu::{ResultExt, Snafu};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 
 use crate::{
@@ -83,6 +83,9 @@ pub enum Error {
     },
 }
 
+/// What part of all pipelines that are looked at at once may be at rest: one of so many.
+const LOOKS_AT_REST: usize = 4;
+
 /// Resolves when the operator is asked to stop.
 type Stop = Shared<BoxFuture<'static, ()>>;
 
@@ -128,6 +131,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         databases: Arc::new(DirectDatabases::default()),
         metrics: Metrics::default(),
         memory: Memory::default(),
+        looks_at_rest: Semaphore::new(usize::from(concurrency).div_ceil(LOOKS_AT_REST)),
         scaling: Arc::default(),
         rollouts: Rollouts::new(max_concurrent_rollouts),
         builds: IndexBuilds::default(),

@@ -17,7 +17,7 @@ use super::{
     apply::WorkerOutcome,
     fetch::{LiveChild, WorkerPod},
 };
-use crate::build::pod::CONTAINER_NAME;
+use crate::{build::pod::CONTAINER_NAME, change::Note};
 
 /// What a condition says, before it is compared with what it said before.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -103,9 +103,7 @@ pub fn judge_worker(
             reason: problem.reason,
             message: format!("pod {pod} works, but: {}", problem.message),
         },
-        (None, Some(note)) => {
-            Finding { holds: true, reason: note.reason.to_string(), message: note.message.clone() }
-        }
+        (None, Some(note)) => Finding::notes(note),
         (None, None) => {
             let next = if outcome.is_some_and(|outcome| outcome.awaits_turn) { AWAITS_TURN } else { "" };
             Finding {
@@ -118,17 +116,22 @@ pub fn judge_worker(
 }
 
 /// What there is to say of a worker that did its work before, where all that goes on is that pods are added or removed
-/// while others go on; `None` where something else does. `before` is the condition as it was told before: it was
-/// false from the moment on at which pods were given another template, until the last one had it.
+/// while others go on; `None` where something else does. `note` is what is said while they leave. `before` is the condition
+/// as it was told before: it was false from the moment on at which all pods were given another template, until the last one
+/// had it.
 pub fn judge_scaling(
     component: Component,
     workload: &LiveChild,
     pods: &[WorkerPod],
+    note: Option<&Note>,
     before: Option<&Condition>,
     now: Timestamp,
 ) -> Option<Finding> {
     let rollout = workload.rollout();
-    let others_work = rollout.wanted > 0 && rollout.ready > 0 && rollout.updated == rollout.existing;
+    // Those that are held back go on while the others start anew to leave; those that are too many are others until they
+    // have gone.
+    let others_stay = rollout.held_back > 0 || rollout.updated >= rollout.existing.min(rollout.wanted);
+    let others_work = rollout.wanted > 0 && rollout.ready > 0 && others_stay;
     let is_recent = |time: &Time| now.duration_since(time.0) < START;
     let is_new = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().is_some_and(is_recent);
     let mut of_this = pods.iter().filter(|pod| pod.component == component).map(|pod| &pod.pod);
@@ -138,10 +141,13 @@ pub fn judge_scaling(
     let all_work =
         of_this.all(|pod| pod.metadata.deletion_timestamp.is_some() || is_ready(pod) || is_new(pod));
     let has_worked = before.is_some_and(|before| before.status == "True");
-    (has_worked && others_work && all_come && all_work).then(|| Finding {
-        holds: true,
-        reason: Reason::AsSpecified.to_string(),
-        message: format!("{} of {} ready, and the others come or go", rollout.ready, rollout.wanted),
+    (has_worked && others_work && all_come && all_work).then(|| match note {
+        Some(note) => Finding::notes(note),
+        None => Finding {
+            holds: true,
+            reason: Reason::AsSpecified.to_string(),
+            message: format!("{} of {} ready, and the others come or go", rollout.ready, rollout.wanted),
+        },
     })
 }
 
@@ -170,6 +176,11 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 impl Finding {
+    /// A condition that holds, with something to say.
+    fn notes(note: &Note) -> Self {
+        Self { holds: true, reason: note.reason.to_string(), message: note.message.clone() }
+    }
+
     /// A condition that does not hold.
     pub fn fails(reason: Reason, message: impl Into<String>) -> Self {
         Self { holds: false, reason: reason.to_string(), message: message.into() }
@@ -346,7 +357,7 @@ mod tests {
         };
         let judge = |workload: &LiveChild, pods: &[WorkerPod], before: &str| {
             let before = condition(before);
-            let finding = judge_scaling(Component::Bridge, workload, pods, Some(&before), now);
+            let finding = judge_scaling(Component::Bridge, workload, pods, None, Some(&before), now);
             finding.map(|finding| finding.message)
         };
         let (works, starts, hangs, old) =
@@ -374,13 +385,21 @@ mod tests {
         lacks_one.object.data["status"]["conditions"] = json!([{"type": "ReplicaFailure", "status": "True"}]);
         assert_eq!(judge(&lacks_one, one, "True"), None, "its pod is refused");
         assert_eq!(judge(&grows, &[works.clone(), starts.clone()], "False"), None, "it is being rolled");
-        assert_eq!(judge(&grows, &[works.clone(), hangs], "True"), None, "it takes too long");
+        assert_eq!(judge(&grows, &[works.clone(), hangs.clone()], "True"), None, "it takes too long");
         assert_eq!(judge(&grows, &[old, works.clone()], "True"), None, "one of those before fails");
-        assert_eq!(judge(&workload(2, 0), &[starts], "True"), None, "none works");
+        assert_eq!(judge(&workload(2, 0), std::slice::from_ref(&starts), "True"), None, "none works");
         assert_eq!(judge(&workload(0, 0), &[], "True"), None);
         let mut rolls = workload(2, 1);
         rolls.object.data["status"]["updatedReplicas"] = 1.into();
-        assert_eq!(judge(&rolls, &[works], "True"), None, "one has another template");
+        assert_eq!(judge(&rolls, &[works.clone(), starts.clone()], "True"), None, "one has another template");
+        let mut retires = rolls.clone();
+        retires.object.data["spec"]["updateStrategy"] = json!({"rollingUpdate": {"partition": 1}});
+        assert_eq!(judge(&retires, &[works.clone(), starts], "True"), goes_on, "the other one stays");
+        assert_eq!(judge(&retires, &[works.clone(), hangs], "True"), None, "it takes too long to start anew");
+        let mut has_left = workload(1, 2);
+        has_left.object.data["status"]["replicas"] = 2.into();
+        let left = Some("2 of 1 ready, and the others come or go".to_owned());
+        assert_eq!(judge(&has_left, &[works], "True"), left, "the other one has still to go");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use super::fetch::LiveChild;
 
+/// Where a StatefulSet says how many pods, from the first one on, keep the template that they have.
+pub const HELD_BACK: &str = "/spec/updateStrategy/rollingUpdate/partition";
+
 /// The replicas of a workload, as its controller counted them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rollout {
@@ -40,7 +43,7 @@ impl LiveChild {
             existing: count("/status/replicas"),
             updated: count("/status/updatedReplicas"),
             ready: count("/status/readyReplicas"),
-            held_back: count("/spec/updateStrategy/rollingUpdate/partition"),
+            held_back: count(HELD_BACK),
             is_observed: number("/status/observedGeneration") >= self.object.metadata.generation.unwrap_or(0),
         }
     }

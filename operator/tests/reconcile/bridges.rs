@@ -56,6 +56,12 @@ async fn bridges_that_leave_keep_their_pods_until_their_sessions_have_ended() {
     scale(&world, 1);
     world.reconcile().await.unwrap();
     assert_eq!(staff(&world), (json!(3), json!(1), json!(1)), "the one that stays is not rolled");
+    assert_eq!(world.condition("BridgeReady"), "True BridgesLeaving");
+    world.api.change(STATEFULSET, |bridges| {
+        bridges["status"] = json!({"replicas": 3, "updatedReplicas": 1, "readyReplicas": 1});
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("BridgeReady"), "True BridgesLeaving", "those that leave start anew");
     settle(&world).await;
     assert_eq!(world.condition("BridgeReady"), "True BridgesLeaving");
     assert_eq!(world.condition("Ready"), "True AsSpecified");
@@ -72,8 +78,14 @@ async fn bridges_that_leave_keep_their_pods_until_their_sessions_have_ended() {
     world.reconcile().await.unwrap();
     assert_eq!(staff(&world), (json!(1), json!(null), json!(null)));
     assert_eq!(world.status()["bridge"]["sessions"], 1);
+    assert!(world.condition("BridgeReady").starts_with("True "));
     world.api.remove("pods/line-bridge-1");
     world.api.remove("pods/line-bridge-2");
+    world.api.change(STATEFULSET, |bridges| {
+        bridges["status"] = json!({"replicas": 2, "updatedReplicas": 1, "readyReplicas": 2});
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("BridgeReady"), "True AsSpecified", "one that has left still goes");
     settle(&world).await;
     assert_eq!(world.condition("BridgeReady"), "True AsSpecified");
     world.log();

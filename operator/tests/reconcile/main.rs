@@ -79,6 +79,19 @@ async fn nothing_is_written_at_rest() {
 }
 
 #[tokio::test]
+async fn what_is_at_rest_waits_for_others_and_an_edit_does_not() {
+    let world = World::at_rest(PIPELINE).await;
+    world.api.remove(DEPLOYMENT);
+    world.let_others_come_first();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), [""; 0]);
+
+    world.edit(|spec| spec["processor"] = json!({"replicas": 2}));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get(DEPLOYMENT)["spec"]["replicas"], 2);
+}
+
+#[tokio::test]
 async fn drift_is_repaired_even_while_kafka_and_the_database_are_down() {
     let world = World::at_rest(PIPELINE).await;
     world.kafka.set_down(true);

@@ -24,16 +24,18 @@ use kube::{
 use operator::{
     build::{WorkerImage, WorkerSettings},
     context::Context,
+    controller::reconcile_in_turn,
     error::Error,
     kafka::TopicKey,
     memory::{Memory, PipelineKey},
     pipeline::TopicName,
-    reconcile::{apply::IndexBuilds, reconcile, report::Reports, validate::Settings},
+    reconcile::{apply::IndexBuilds, report::Reports, validate::Settings},
     rollouts::{Rollouts, Stage},
     scale::probe,
     telemetry::metrics::Metrics,
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::{
     api_server::{ApiServer, Log},
@@ -118,6 +120,7 @@ impl World {
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),
             memory: Memory::default(),
+            looks_at_rest: Semaphore::new(1),
             scaling: Arc::default(),
             rollouts: Rollouts::new(1),
             builds: IndexBuilds::with_patience(Duration::from_millis(300)),
@@ -238,7 +241,17 @@ impl World {
     pub async fn reconcile(&self) -> Result<Action, Error> {
         let object: DeserializeGuard<IoTPipeline> =
             serde_json::from_value(self.api.get("iotpipelines/line")).unwrap();
-        reconcile(Arc::new(object), Arc::clone(&self.context)).await
+        reconcile_in_turn(Arc::new(object), Arc::clone(&self.context)).await
+    }
+
+    /// It is time to look at the pipeline again, and as many others at rest are looked at as may be.
+    pub fn let_others_come_first(&self) {
+        let generation = self.api.get("iotpipelines/line")["metadata"]["generation"].as_i64().unwrap();
+        let key = ("plant-7".to_owned(), "line".to_owned());
+        self.context.memory.update(&key, |remembered| {
+            remembered.rests_until = Some((Instant::now(), generation));
+        });
+        self.context.looks_at_rest.forget_permits(1);
     }
 
     /// What the operator remembers of the pipeline is lost, as by a restart.

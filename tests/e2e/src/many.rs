@@ -186,8 +186,8 @@ async fn at_rest(settings: &Settings, cluster: &ControlPlane, operator: &Operato
 async fn edit(cluster: &ControlPlane, pipelines: &Pipelines) -> Result<(Duration, usize)> {
     let name = pipelines.first();
     let (mark, begun) = (cluster.audit_log().mark()?, Instant::now());
-    pipelines.edit(&name).await?;
-    eventually(PATIENCE, "the edit is applied", async || pipelines.is_settled(&name).await).await?;
+    pipelines.edit_first().await?;
+    eventually(PATIENCE, "the edit is applied", async || pipelines.first_is_settled().await).await?;
     let took = begun.elapsed();
     let calls = cluster.audit_log().calls_about(&name, mark)?;
     println!("one edit: {:.1} s, {calls}", took.as_secs_f64());
@@ -196,11 +196,10 @@ async fn edit(cluster: &ControlPlane, pipelines: &Pipelines) -> Result<(Duration
 
 /// How long it takes until a Deployment that somebody deleted is there again.
 async fn drift(pipelines: &Pipelines) -> Result<Duration> {
-    let name = pipelines.first();
-    let deleted = pipelines.delete_deployment(&name).await?;
+    let deleted = pipelines.delete_first_deployment().await?;
     let begun = Instant::now();
     eventually(PATIENCE, "the Deployment is there again", async || {
-        pipelines.has_another_deployment(&name, &deleted).await
+        pipelines.first_has_another_deployment(&deleted).await
     })
     .await?;
     println!("one drift: {:.1} s", begun.elapsed().as_secs_f64());

@@ -58,7 +58,7 @@ pub(super) async fn apply_worker(
     if let Some(Scaling { live, replicas }) = plan.scale {
         let patch = json!({"metadata": {"uid": live.object.metadata.uid}, "spec": {"replicas": replicas}});
         match write::patch_child(context, &pipeline.id.namespace, &live, &patch).await {
-            Ok(()) => outcome.is_written = !plan.is_only_scaled,
+            Ok(()) => outcome.is_written = !plan.lets_some_go_on,
             Err(error) => whole.fail(error),
         }
     }
@@ -69,7 +69,7 @@ pub(super) async fn apply_worker(
         match write::apply_child(context, &pipeline.id.namespace, &child).await {
             Ok(()) => {
                 let runs_pods = matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
-                outcome.is_written |= runs_pods && !plan.is_only_scaled;
+                outcome.is_written |= runs_pods && !plan.lets_some_go_on;
                 whole.changes.extend(plan.repairs.remove(&(child.kind, child.name)).unwrap_or_default());
             }
             Err(error) => {

@@ -69,7 +69,7 @@ impl Plan {
                 plan.keep.retain(|child| !is_for_the_pods(child));
                 plan.roll.retain(|child| !is_for_the_pods(child));
                 plan.awaits_turn = true;
-                plan.is_only_scaled = scaling.keeps_some();
+                plan.lets_some_go_on = scaling.keeps_some();
                 plan.scale = Some(scaling).filter(Scaling::is_needed);
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::{names, status::Reason, worker::Component};
 use kube::ResourceExt;
+use serde_json::Value;
 
 use super::{
     ownership::{Ownership, is_owned, ownership},
@@ -16,6 +17,7 @@ use crate::{
     reconcile::{
         drift::{changes_of_child, differs, repairs_of_child},
         fetch::{LiveChild, Workers},
+        rollout::HELD_BACK,
         sessions::leaving_from,
     },
 };
@@ -27,8 +29,9 @@ pub struct WorkerPlan {
     pub keep: Vec<Child>,
     /// What to write only once the stores are as the workers will expect them: a first configuration or another.
     pub roll: Vec<Child>,
-    /// Whether the pods stay as they are and there are only more of them or fewer, of some: those that stay go on.
-    pub is_only_scaled: bool,
+    /// Whether writing these lets pods go on that do their work: there are only more of them or fewer, or only those that
+    /// leave start anew.
+    pub lets_some_go_on: bool,
     /// What writing these undoes of what somebody did by hand, by kind and name.
     pub repairs: BTreeMap<(ChildKind, String), Vec<Change>>,
     /// Objects in the way.
@@ -81,7 +84,7 @@ pub fn plan_worker(
                 plan.repairs.insert((child.kind, child.name.clone()), repairs);
                 let is_workload = child.kind == workload_kind(component);
                 if is_workload {
-                    plan.is_only_scaled = live.is_some_and(|live| is_only_scaled(&child, live));
+                    plan.lets_some_go_on = live.is_some_and(|live| lets_some_go_on(&child, live));
                     plan.renewal = live.and_then(|live| renewal(&child, live, is_applied && !is_in_steps));
                 }
                 let is_for_the_pods = is_workload || child.kind == ChildKind::ConfigMap;
@@ -109,10 +112,17 @@ fn is_drifted(child: &Child, live: &LiveChild) -> bool {
     differs(&child.object, &live)
 }
 
-/// Whether a workload of some pods becomes one of more or fewer of the same.
-fn is_only_scaled(child: &Child, live: &LiveChild) -> bool {
+/// Whether a workload of some pods becomes one of more or fewer of the same, or one where only the pods that leave are others.
+fn lets_some_go_on(child: &Child, live: &LiveChild) -> bool {
     let has_some = live.rollout().wanted > 0 && child.object["spec"]["replicas"] != 0;
-    has_some && changes_of_child(child, Some(live)).iter().all(|change| change.field == "spec.replicas")
+    // Those that stay keep their template while others leave. Afterwards it is that of the workload again; if it is not,
+    // because the spec has changed meanwhile, the next look sees them start anew.
+    let some_leave = |workload: &Value| {
+        workload.pointer(HELD_BACK).and_then(Value::as_i64).is_some_and(|held_back| held_back > 0)
+    };
+    let is_only_scaled =
+        || changes_of_child(child, Some(live)).iter().all(|change| change.field == "spec.replicas");
+    has_some && (some_leave(&child.object) || some_leave(&live.object.data) || is_only_scaled())
 }
 
 /// Everything of this pipeline that the plan does not name. A configuration goes only when no pod can need it any
@@ -179,7 +189,7 @@ fn on_its_way_out(child: &Child) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::test_support::{QUICKSTART, pipeline, worker_settings};
@@ -273,15 +283,15 @@ mod tests {
             plan_worker(&pipeline, &pipeline.processor, &workers, &worker_settings(), true).unwrap()
         };
         let three = "  processor: {replicas: 3}\n";
-        assert!(plan(2, three).is_only_scaled && plan(5, three).is_only_scaled);
-        assert!(!plan(3, three).is_only_scaled, "nothing is written");
-        assert!(!plan(0, three).is_only_scaled, "there was none that could go on");
-        assert!(!plan(3, "  suspend: Processor\n").is_only_scaled, "there will be none");
+        assert!(plan(2, three).lets_some_go_on && plan(5, three).lets_some_go_on);
+        assert!(!plan(3, three).lets_some_go_on, "nothing is written");
+        assert!(!plan(0, three).lets_some_go_on, "there was none that could go on");
+        assert!(!plan(3, "  suspend: Processor\n").lets_some_go_on, "there will be none");
         let others = "  processor: {replicas: 2, resources: {limits: {memory: 1Gi}}}\n";
         let before = workers(children(&pipeline(&format!("{QUICKSTART}{others}"))));
         let after = pipeline(&format!("{QUICKSTART}{three}"));
         let plan = plan_worker(&after, &after.processor, &before, &worker_settings(), true).unwrap();
-        assert!(!plan.is_only_scaled && !plan.keep.is_empty(), "the pods become others too");
+        assert!(!plan.lets_some_go_on && !plan.keep.is_empty(), "the pods become others too");
     }
 
     #[test]

@@ -50,10 +50,11 @@ pub fn conditions(
         );
         let is_let_be =
             outcome.is_none_or(|done| !done.is_written && done.problems.is_empty() && done.hold.is_none());
+        let note = outcome.and_then(|outcome| outcome.note.as_ref());
         let before = find(&previous.conditions, ready_of(component));
         let scaling = workload
             .filter(|_| !finding.holds && is_let_be)
-            .and_then(|workload| judge_scaling(component, workload, &workers.pods, before, now));
+            .and_then(|workload| judge_scaling(component, workload, &workers.pods, note, before, now));
         Some(scaling.unwrap_or(finding))
     };
     let (topic, table, policies) = match assessment {

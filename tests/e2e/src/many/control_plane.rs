@@ -28,9 +28,6 @@ use crate::{Result, bench::process::free_address, wait::eventually};
 /// Whose calls are counted.
 pub const OPERATOR: &str = "operator";
 
-/// The namespace of all pipelines.
-pub const NAMESPACE: &str = "many";
-
 const USERS: [&str; 5] = ["admin", OPERATOR, "controller-manager", "scheduler", "kwok"];
 
 /// How fast controllers and scheduler may be, calls a second: the defaults (20 and 50) are for larger clusters than
@@ -126,14 +123,7 @@ impl ControlPlane {
         }))
         .whatever_context("failed to write a Node")?;
         nodes.create(&PostParams::default(), &node).await.whatever_context("failed to make a node")?;
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))
-            .whatever_context("failed to write a Namespace")?;
-        namespaces
-            .create(&PostParams::default(), &namespace)
-            .await
-            .whatever_context("failed to make a namespace")?;
-        let pipelines: Api<IoTPipeline> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pipelines: Api<IoTPipeline> = Api::all(self.client.clone());
         eventually(Duration::from_secs(60), "IoTPipelines are known", async || {
             let known = pipelines.list(&ListParams::default()).await;
             Ok(known.map(|_| ()).map_err(|error| error.to_string()))

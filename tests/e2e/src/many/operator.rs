@@ -8,11 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{
-    Settings,
-    control_plane::{ControlPlane, NAMESPACE},
-    process::Process,
-};
+use super::{Settings, control_plane::ControlPlane, process::Process};
 use crate::{
     Result,
     bench::process::{cpu_seconds, free_address, peak_rss_mib},
@@ -54,7 +50,7 @@ impl Operator {
         let mut command = Command::new(&settings.operator);
         command
             .args(["--cluster-name=many", "--worker-image=worker:simulated", "--worker-ingress-from=[]"])
-            .arg(format!("--watch-namespaces={NAMESPACE}"))
+            .arg("--watch-any-namespace")
             .arg(format!("--http-address={http}"))
             .arg(format!("--resync={}s", settings.resync.as_secs()))
             .env("KUBECONFIG", cluster.operator_kubeconfig())

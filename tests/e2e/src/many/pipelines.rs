@@ -1,4 +1,5 @@
-//! The pipelines: alike but for their names, topics and tables, on one Kafka and one database with one Secret.
+//! The pipelines: alike but for their names, topics and tables, on one Kafka and one database with one credential, in
+//! namespaces of some dozens.
 
 use std::{
     collections::BTreeMap,
@@ -8,49 +9,47 @@ use std::{
 
 use crds::{IoTPipeline, names::worker_name, status::ConditionType, worker::Component};
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Secret};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Namespace, Secret, ServiceAccount},
+    },
+};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
 use snafu::{OptionExt, ResultExt};
 
-use super::{
-    PATIENCE,
-    backends::Backends,
-    control_plane::{ControlPlane, NAMESPACE},
-};
-use crate::Result;
+use super::{PATIENCE, backends::Backends, control_plane::ControlPlane};
+use crate::{Result, wait::eventually};
 
 /// How many are created at once.
 const AT_ONCE: usize = 32;
 
+/// How many are in one namespace: each plant or team has its own.
+const IN_A_NAMESPACE: usize = 50;
+
 /// The pipelines of a measurement.
 pub struct Pipelines {
-    api: Api<IoTPipeline>,
-    deployments: Api<Deployment>,
+    client: Client,
     manifests: Vec<Value>,
 }
 
 impl Pipelines {
-    /// Prepares them, and makes their Secret.
+    /// Prepares them, and makes their namespaces and Secrets.
     ///
     /// # Errors
     /// Fails where the API server refuses.
     pub async fn new(cluster: &ControlPlane, backends: &Backends, count: usize) -> Result<Self> {
-        let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), NAMESPACE);
-        let secret = serde_json::from_value(
-            json!({"metadata": {"name": "tsdb"}, "stringData": {"uri": backends.uri}}),
-        )
-        .whatever_context("failed to write a Secret")?;
-        secrets.create(&PostParams::default(), &secret).await.whatever_context("failed to make a Secret")?;
-        Ok(Self {
-            api: Api::namespaced(cluster.client.clone(), NAMESPACE),
-            deployments: Api::namespaced(cluster.client.clone(), NAMESPACE),
-            manifests: (0..count).map(|index| manifest(index, backends)).collect(),
-        })
+        let client = cluster.client.clone();
+        for number in 0..count.div_ceil(IN_A_NAMESPACE) {
+            create_namespace(&client, &namespace(number * IN_A_NAMESPACE), backends).await?;
+        }
+        Ok(Self { client, manifests: (0..count).map(|index| manifest(index, backends)).collect() })
     }
 
     /// Applies them all, some at once.
@@ -75,8 +74,8 @@ impl Pipelines {
     ) -> Result<Duration> {
         let mut pipelines = BTreeMap::new();
         let mut told = Instant::now();
-        let changes =
-            watcher(self.api.clone(), watcher::Config::default()).default_backoff().applied_objects();
+        let all = Api::<IoTPipeline>::all(self.client.clone());
+        let changes = watcher(all, watcher::Config::default()).default_backoff().applied_objects();
         let mut still = changes
             .try_skip_while(|pipeline| {
                 pipelines.insert(pipeline.name_any(), holds(pipeline));
@@ -97,58 +96,57 @@ impl Pipelines {
         Ok(begun.elapsed())
     }
 
-    /// The name of the first one.
+    /// The name of the first one, which the next ones are about.
     pub fn first(&self) -> String {
         name(0)
     }
 
-    /// Changes what its processor is told.
+    /// Changes what the first one's processor is told.
     ///
     /// # Errors
     /// Fails where the API server refuses.
-    pub async fn edit(&self, name: &str) -> Result<()> {
+    pub async fn edit_first(&self) -> Result<()> {
         let patch = json!({"spec": {"processing": {"program": ".value = to_float!(.value) + 1.0"}}});
-        self.api
-            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .with_whatever_context(|_| format!("failed to change {name}"))?;
-        Ok(())
+        let patched =
+            self.beside_first().patch(&name(0), &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map(|_: IoTPipeline| ()).whatever_context("failed to change the first pipeline")
     }
 
-    /// Whether it is applied as it is, and Ready.
+    /// Whether the first one is applied as it is, and Ready.
     ///
     /// # Errors
     /// Fails where it cannot be read.
-    pub async fn is_settled(&self, name: &str) -> Result<Result<(), String>> {
-        let pipeline =
-            self.api.get(name).await.with_whatever_context(|_| format!("failed to read {name}"))?;
+    pub async fn first_is_settled(&self) -> Result<Result<(), String>> {
+        let pipeline = self.beside_first().get(&name(0)).await;
+        let pipeline = pipeline.whatever_context("failed to read the first pipeline")?;
         let settled = is_applied(&pipeline) && is_ready(&pipeline);
         Ok(settled.then_some(()).ok_or_else(|| "it is on its way".to_owned()))
     }
 
-    /// Deletes its Deployment; answers which that was.
+    /// Deletes the first one's Deployment; answers which that was.
     ///
     /// # Errors
     /// Fails where there is none.
-    pub async fn delete_deployment(&self, pipeline: &str) -> Result<String> {
-        let name = worker_name(pipeline, Component::Processor);
+    pub async fn delete_first_deployment(&self) -> Result<String> {
+        let name = worker_name(&name(0), Component::Processor);
+        let deployments = self.beside_first::<Deployment>();
         let deployment =
-            self.deployments.get(&name).await.with_whatever_context(|_| format!("failed to read {name}"))?;
-        self.deployments
+            deployments.get(&name).await.with_whatever_context(|_| format!("failed to read {name}"))?;
+        deployments
             .delete(&name, &DeleteParams::background())
             .await
             .with_whatever_context(|_| format!("failed to delete {name}"))?;
         deployment.uid().whatever_context("a Deployment has no UID")
     }
 
-    /// Whether it has another Deployment than that one.
+    /// Whether the first one has another Deployment than that one.
     ///
     /// # Errors
     /// Fails where that cannot be read.
-    pub async fn has_another_deployment(&self, pipeline: &str, deleted: &str) -> Result<Result<(), String>> {
-        let name = worker_name(pipeline, Component::Processor);
+    pub async fn first_has_another_deployment(&self, deleted: &str) -> Result<Result<(), String>> {
+        let name = worker_name(&name(0), Component::Processor);
         let deployment = self
-            .deployments
+            .beside_first::<Deployment>()
             .get_opt(&name)
             .await
             .with_whatever_context(|_| format!("failed to read {name}"))?;
@@ -156,14 +154,43 @@ impl Pipelines {
         Ok(is_another.then_some(()).ok_or_else(|| "there is none".to_owned()))
     }
 
+    /// The objects of one kind in the first one's namespace.
+    fn beside_first<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &namespace(0))
+    }
+
     async fn apply(&self, manifest: &Value) -> Result<()> {
-        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
-        self.api
+        let metadata = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default();
+        let (namespace, name) = (metadata("namespace"), metadata("name"));
+        Api::<IoTPipeline>::namespaced(self.client.clone(), namespace)
             .patch(name, &PatchParams::apply("many"), &Patch::Apply(manifest))
             .await
             .with_whatever_context(|_| format!("failed to apply {name}"))?;
         Ok(())
     }
+}
+
+/// A namespace with the database's Secret, in which pods can be made.
+async fn create_namespace(client: &Client, name: &str, backends: &Backends) -> Result<()> {
+    let failed = || format!("failed to make namespace {name}");
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let object = serde_json::from_value(json!({"metadata": {"name": name}}));
+    let object = object.with_whatever_context(|_| failed())?;
+    namespaces.create(&PostParams::default(), &object).await.with_whatever_context(|_| failed())?;
+    let secret =
+        serde_json::from_value(json!({"metadata": {"name": "tsdb"}, "stringData": {"uri": backends.uri}}));
+    let secret: Secret = secret.with_whatever_context(|_| failed())?;
+    let secrets = Api::namespaced(client.clone(), name);
+    secrets.create(&PostParams::default(), &secret).await.with_whatever_context(|_| failed())?;
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), name);
+    eventually(Duration::from_secs(60), "pods have an account", async || {
+        let account = accounts.get_opt("default").await.with_whatever_context(|_| failed())?;
+        Ok(account.map(|_| ()).ok_or_else(|| "they have none".to_owned()))
+    })
+    .await
 }
 
 /// Whether all of the spec was brought about.
@@ -179,6 +206,10 @@ pub fn is_ready(pipeline: &IoTPipeline) -> bool {
     conditions.any(|condition| condition.type_ == ready && condition.status == "True")
 }
 
+fn namespace(index: usize) -> String {
+    format!("many-{:03}", index / IN_A_NAMESPACE)
+}
+
 fn name(index: usize) -> String {
     format!("p{index:05}")
 }
@@ -188,7 +219,7 @@ fn manifest(index: usize, backends: &Backends) -> Value {
     json!({
         "apiVersion": "iotpipeline.dev/v1alpha1",
         "kind": "IoTPipeline",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace(index)},
         "spec": {
             "mqtt": {
                 "url": "mqtt://mosquitto.mqtt:1883",

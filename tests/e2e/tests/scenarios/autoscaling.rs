@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use crds::{
     IoTPipeline,
-    status::{AutoscalingReason, AutoscalingStatus, BridgeAutoscalingStatus},
+    status::{AutoscalingReason, AutoscalingStatus, BridgeAutoscalingStatus, ConditionType},
     worker::Component,
 };
 use e2e::{
     fleet::Shares,
     manifest::set,
     scale::bridges::{bridges, end, shared},
-    scenario::{Scenario, scenario},
+    scenario::{Scenario, condition, scenario},
     wait::eventually,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use snafu::{Report, Whatever};
 
@@ -51,7 +52,7 @@ async fn advice_is_only_told_and_a_decision_is_brought_about_under_load() -> Rep
 async fn the_bridges_are_as_many_as_the_rate_needs_and_the_bounds_allow() -> Report<Whatever> {
     scenario("autoscaling-bridges", async |test: &Scenario| {
         let bridge = json!({"mode": "BuiltIn", "maxReplicas": 3, "targetRate": 200});
-        test.start(&set(shared(test, 1)?, "/spec/bridge", bridge)?).await?;
+        let started = test.start(&set(shared(test, 1)?, "/spec/bridge", bridge)?).await?;
         let fleet = test.fleet(100, 500.0, None, Shares::NONE);
         test.wait_for("has three bridges", |pipeline| bridges(pipeline) == (3, Some(3))).await?;
         test.wait_for("says what comes", |pipeline| {
@@ -64,14 +65,21 @@ async fn the_bridges_are_as_many_as_the_rate_needs_and_the_bounds_allow() -> Rep
 
         // Fewer by the rate alone would take ten minutes without need of them.
         test.patch(json!({"spec": {"bridge": {"maxReplicas": 1}}})).await?;
-        test.wait_for("has one bridge and says why", |pipeline| {
-            let reason = bridge_autoscaling(pipeline).map(|said| said.reason);
-            bridges(pipeline) == (1, Some(1)) && reason == Some(AutoscalingReason::AtMaximum)
-        })
-        .await?;
+        let scaled = test
+            .wait_for("has one bridge and says why", |pipeline| {
+                let reason = bridge_autoscaling(pipeline).map(|said| said.reason);
+                bridges(pipeline) == (1, Some(1)) && reason == Some(AutoscalingReason::AtMaximum)
+            })
+            .await?;
+        assert_eq!(ready_since(&started), ready_since(&scaled), "it was Ready all the time");
         end(test, fleet, &[1, 2]).await
     })
     .await
+}
+
+fn ready_since(pipeline: &IoTPipeline) -> Option<&Time> {
+    let ready = condition(pipeline, ConditionType::Ready).filter(|ready| ready.status == "True");
+    ready.map(|ready| &ready.last_transition_time)
 }
 
 fn bridge_autoscaling(pipeline: &IoTPipeline) -> Option<&BridgeAutoscalingStatus> {
