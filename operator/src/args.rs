@@ -92,14 +92,20 @@ fn parse_peers(text: &str) -> Result<Peers, String> {
     peers.map_err(|error| format!("not a JSON list of NetworkPolicyPeers: {error}"))
 }
 
+/// The longest name of a cluster, as the chart has it.
+const MAX_CLUSTER_NAME: usize = 20;
+
 /// The cluster's name is part of MQTT client ids, so it is held to what fits everywhere.
 fn parse_cluster_name(text: &str) -> Result<String, String> {
-    let legal = (1..=40).contains(&text.len())
+    let legal = (1..=MAX_CLUSTER_NAME).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-');
-    let problem = "not a cluster name; use 1 to 40 of a-z 0-9 -, and neither begin nor end with -";
-    legal.then(|| text.to_owned()).ok_or_else(|| problem.to_owned())
+    legal.then(|| text.to_owned()).ok_or_else(|| {
+        format!(
+            "not a cluster name; use 1 to {MAX_CLUSTER_NAME} of a-z 0-9 -, and neither begin nor end with -"
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,14 +1,24 @@
 //! What every reconciliation shares.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use kube::{Client, runtime::events::Recorder};
 use tokio::sync::Semaphore;
 
 use crate::{
-    build::WorkerSettings, kafka::TopicAdmin, memory::Memory, reconcile::apply::IndexBuilds,
-    reconcile::report::Reports, reconcile::validate::Settings, rollouts::Rollouts, scale::Scaling,
-    telemetry::metrics::Metrics, timescale::Databases,
+    build::WorkerSettings,
+    kafka::TopicAdmin,
+    memory::Memory,
+    reconcile::apply::IndexBuilds,
+    reconcile::report::Reports,
+    reconcile::validate::Settings,
+    rollouts::Rollouts,
+    scale::Scaling,
+    telemetry::metrics::{Metrics, PipelineStore},
+    timescale::Databases,
 };
 
 /// The clients, the settings and the memory of the operator.
@@ -25,6 +35,8 @@ pub struct Context {
     pub databases: Arc<dyn Databases>,
     /// The operator's own metrics.
     pub metrics: Metrics,
+    /// All pipelines, once they are watched.
+    pub watched: OnceLock<Vec<PipelineStore>>,
     /// What is remembered of each pipeline.
     pub memory: Memory,
     /// How many pipelines at rest may be looked at besides those that are new or have changed.

@@ -181,6 +181,7 @@ pub async fn reconcile_in_turn(
     if let Some(Err(_)) = look_at_rest {
         return Ok(Action::requeue(about(AFTER_OTHERS)));
     }
+    context.memory.update(&key, |remembered| remembered.rests_until = None);
     let result = reconcile(object, Arc::clone(&context)).await;
     context.metrics.record_reconcile(started.elapsed(), result.as_ref().map(|_| ()));
     if result.is_ok() {
@@ -201,7 +202,6 @@ fn error_policy(object: Arc<DeserializeGuard<IoTPipeline>>, error: &Error, conte
     let key = (object.namespace().unwrap_or_default(), object.name_any());
     let failures = context.memory.update(&key, |remembered| {
         remembered.failures = remembered.failures.saturating_add(1);
-        remembered.rests_until = None;
         remembered.failures
     });
     match error {

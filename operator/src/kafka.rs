@@ -115,8 +115,8 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    /// The offset of the next record to read, `position` being what was noted; a partition that was never read begins where
-    /// the spec says.
+    /// The offset of the next record to read, `position` being what was noted; a partition that was never read begins at
+    /// `start`.
     pub fn next_offset(self, position: Option<i64>, start: &StartFrom) -> i64 {
         match (position, start) {
             (Some(position), _) => position.max(self.low),
@@ -124,6 +124,12 @@ impl Watermarks {
             (None, StartFrom::Earliest | StartFrom::Timestamp(_)) => self.low,
         }
     }
+}
+
+/// Where a partition begins that was never read, as the processors have it: where the spec says, if none was. Otherwise the
+/// topic has grown, and nothing of the new ones is skipped.
+pub fn start_of_unread(start_from: &StartFrom, has_positions: bool) -> &StartFrom {
+    if has_positions { &StartFrom::Earliest } else { start_from }
 }
 
 /// What to do so that the topic is as the spec says.

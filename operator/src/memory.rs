@@ -48,6 +48,8 @@ pub struct Remembered {
     pub draining_since: Option<Instant>,
     /// Whether the MQTT session of a deleted pipeline is ended, or given up.
     pub session_is_over: bool,
+    /// Whether it is known which topic it manages, if any.
+    pub topic_is_known: bool,
     /// The topic that it manages, once it has marked it as its own.
     pub topic: Option<TopicKey>,
     /// Since when the clean-up after a deleted pipeline has failed.

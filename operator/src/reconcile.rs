@@ -50,7 +50,8 @@ const SETTLING: Duration = Duration::from_secs(10);
 /// When to look again at first for bridges that leave: each holds its pod, and those that stay may wait for it.
 const BRIDGES_CHANGING: Duration = Duration::from_secs(2);
 
-/// By how much of what it has taken already the end of that may be seen late.
+/// Bridges that leave are looked at again after one of so many parts of the time that it has taken so far: an end may be seen as
+/// late as that.
 const LATENESS: u32 = 8;
 
 /// When to look again for a Secret that is missing: its appearance sends no event.
@@ -196,13 +197,16 @@ fn approvals(object: &IoTPipeline, pipeline: &Pipeline) -> Approvals {
     Approvals::new(pipeline.generation, annotation, used.unwrap_or_default())
 }
 
-/// Leaves everything as it is and says why; again after a while, should somebody change what it says.
+/// Leaves everything as it is, but for the number of processors where that follows the load, and says why; again after a while, should somebody change what it says.
 async fn refuse(
     object: &IoTPipeline,
     invalid: &Invalid,
     workers: &Workers,
     context: &Context,
 ) -> Result<Action, Error> {
+    if let Some(replicas) = context.scaling.keep_following(object, workers) {
+        write::scale_processors(context, object, workers, replicas).await?;
+    }
     let status = status::status(object, workers, &Assessment::Refused(invalid), Timestamp::now());
     report_status(object, &status, None, &[], context).await?;
     match invalid.reason {

@@ -1,6 +1,11 @@
 //! The operator from start to end: answer HTTP, wait for the Lease, reconcile while it is held, stop when told to.
 
-use std::{io, net::SocketAddr, process, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    process,
+    sync::{Arc, OnceLock},
+};
 
 use access::database::REFUSED_VARIABLES;
 use crds::names::{API_GROUP, FIELD_MANAGER};
@@ -130,6 +135,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         kafka: Arc::new(KafkaClient::default()),
         databases: Arc::new(DirectDatabases::default()),
         metrics: Metrics::default(),
+        watched: OnceLock::new(),
         memory: Memory::default(),
         looks_at_rest: Semaphore::new(usize::from(concurrency).div_ceil(LOOKS_AT_REST)),
         scaling: Arc::default(),
@@ -211,6 +217,7 @@ async fn act(scopes: &Scopes, context: &Arc<Context>, phase: &watch::Sender<Phas
         .unzip();
     context.metrics.record_leader(true);
     context.metrics.count_pipelines(stores.clone());
+    context.watched.get_or_init(|| stores.clone());
     context.metrics.tell_decisions(Arc::clone(&context.scaling));
     phase.send_replace(Phase::Acting(stores));
     tokio::select! {

@@ -24,6 +24,7 @@ use crds::{
     worker::{Component, RoleConfig, StartFrom},
 };
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use tokio::sync::broadcast;
 
 use self::policy::{Decision, Policy, Reading};
@@ -170,6 +171,20 @@ impl Scaling {
         }
     }
 
+    /// Takes note of the processors of a pipeline whose spec is refused, which go on with what they were told last. Answers how
+    /// many there shall be, where those are not as many.
+    pub fn keep_following(&self, object: &IoTPipeline, workers: &Workers) -> Option<i32> {
+        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        let name = crds::names::worker_name(&object.name_any(), Component::Processor);
+        let present = workers.child(workload_kind(Component::Processor), &name)?.rollout().wanted;
+        let mut watched = self.lock();
+        let one = watched.get_mut(&key)?;
+        let target = Target { replicas: present, pods: processors(workers), ..Target::clone(&one.target) };
+        one.target = Arc::new(target);
+        let desired = one.decision.as_ref().filter(|_| one.target.autoscaling.acts)?.desired;
+        (desired != present).then_some(desired)
+    }
+
     /// What was decided last about a pipeline.
     pub fn decision(&self, key: &PipelineKey) -> Option<Decision> {
         self.lock().get(key).and_then(|watched| watched.decision.clone())
@@ -191,9 +206,13 @@ impl Scaling {
         in_order(watched.iter().filter_map(|(key, one)| Some((key.clone(), one.decision.clone()?))))
     }
 
-    /// Takes note of what the database says of the positions: all there is to know while no processor runs.
+    /// Takes note of what the database says of the positions: all there is to know while no processor runs. A fail-over or a
+    /// restore may have set them back since one said something.
     pub fn note_positions(&self, key: &PipelineKey, positions: BTreeMap<i32, i64>) {
         if let Some(watched) = self.lock().get_mut(key) {
+            if watched.target.pods.is_empty() {
+                watched.reported.clear();
+            }
             watched.stored = Some(positions);
         }
     }
@@ -359,8 +378,6 @@ fn replicas(autoscaling: Autoscaling, decided: Option<i32>, present: Option<i32>
 }
 
 fn target(pipeline: &Pipeline, autoscaling: Autoscaling, replicas: i32, workers: &Workers) -> Target {
-    let processors = workers.pods.iter().filter(|pod| pod.component == Component::Processor);
-    let pods = processors.filter(|pod| pod.pod.metadata.deletion_timestamp.is_none());
     let start_from = match &pipeline.processor.config.role {
         RoleConfig::Processor(processor) => processor.start_from.clone(),
         RoleConfig::Bridge(_) => StartFrom::Earliest,
@@ -371,6 +388,13 @@ fn target(pipeline: &Pipeline, autoscaling: Autoscaling, replicas: i32, workers:
         topic: pipeline.topic.name.clone(),
         start_from,
         replicas,
-        pods: pods.map(|pod| pod.pod.clone()).collect(),
+        pods: processors(workers),
     }
+}
+
+/// The processors' pods, but for those that go.
+fn processors(workers: &Workers) -> Vec<Pod> {
+    let processors = workers.pods.iter().filter(|pod| pod.component == Component::Processor);
+    let pods = processors.filter(|pod| pod.pod.metadata.deletion_timestamp.is_none());
+    pods.map(|pod| pod.pod.clone()).collect()
 }

@@ -81,15 +81,16 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
         return leave(object, observed, &key, context).await;
     }
     let namespace_goes = is_namespace_terminating(&key.0, context).await?;
-    if let Some(message) = end_session(object, namespace_goes, &key, context).await? {
-        say_pending(object, &message, &key, context).await?;
+    if let Some((message, limit)) = end_session(object, namespace_goes, &key, context).await? {
+        say_pending(object, &message, limit, &key, context).await?;
         return Ok(Action::requeue(POD_WAIT));
     }
     let progress = attempt(object, namespace_goes, context).await?;
     let now = Instant::now();
     let since =
         context.memory.update(&key, |remembered| *remembered.cleanup_failing_since.get_or_insert(now));
-    let is_over = since.elapsed() > if namespace_goes { LIMIT_IN_TERMINATING_NAMESPACE } else { LIMIT };
+    let limit = if namespace_goes { LIMIT_IN_TERMINATING_NAMESPACE } else { LIMIT };
+    let is_over = since.elapsed() > limit;
     match progress {
         Progress::Done(changes) => {
             for change in changes {
@@ -103,11 +104,11 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
         }
         Progress::Waits(message) if is_over => give_up(object, &message, &key, context).await,
         Progress::Waits(message) => {
-            say_pending(object, &message, &key, context).await?;
+            say_pending(object, &message, limit, &key, context).await?;
             Ok(Action::requeue(POD_WAIT))
         }
         Progress::Fails { message, .. } => {
-            say_pending(object, &message, &key, context).await?;
+            say_pending(object, &message, limit, &key, context).await?;
             Err(Error::CleanUp { message })
         }
     }
@@ -142,7 +143,7 @@ async fn end_session(
     namespace_goes: bool,
     key: &PipelineKey,
     context: &Context,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<(String, Duration)>, Error> {
     let Ok(object) = &object.0 else { return Ok(None) };
     if context.memory.recall(key).session_is_over {
         return Ok(None);
@@ -152,7 +153,7 @@ async fn end_session(
     } else {
         let workers = fetch_workers(object, context).await?;
         match session::end_session(object, &workers, key, context).await {
-            session::Progress::Waits(message) => return Ok(Some(message)),
+            session::Progress::Waits(message, limit) => return Ok(Some((message, limit))),
             session::Progress::Over(event) => event.map(|event| *event),
         }
     };
@@ -364,12 +365,13 @@ async fn let_go(
 async fn say_pending(
     object: &DeserializeGuard<IoTPipeline>,
     message: &str,
+    limit: Duration,
     key: &PipelineKey,
     context: &Context,
 ) -> Result<(), Error> {
     let Ok(object) = &object.0 else { return Ok(()) };
     let session_is_over = context.memory.recall(key).session_is_over;
-    let pending = status::cleanup_pending(object, message, session_is_over, Timestamp::now());
+    let pending = status::cleanup_pending(object, message, limit, session_is_over, Timestamp::now());
     if object.status.as_ref() != Some(&pending) {
         write::write_status(context, object, &pending).await?;
     }

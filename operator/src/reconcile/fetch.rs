@@ -10,7 +10,7 @@ use std::{
 use crds::{
     IoTPipeline,
     names::{self, COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_CONFIG_KEY},
-    pipeline::Mode,
+    pipeline::{Management, Mode},
     status::LagStatus,
     worker::{Component, RoleConfig, WorkerStatus},
 };
@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::{
     Api, ResourceExt,
     api::{DynamicObject, ListParams},
+    runtime::reflector::Store,
 };
 use serde_json::Value;
 use snafu::ResultExt;
@@ -140,13 +141,17 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         Err(error) => (Err(error), None),
     };
     let topic_manager = topic_key.zip(table.as_ref().ok()).and_then(|(topic, table)| {
+        context.memory.update(&pipeline.key(), |remembered| remembered.topic_is_known = true);
         if pipeline.mode == Mode::Observe {
             // It takes no topic from others, nor leaves its own to them.
             context.memory.other_manager(&pipeline.key(), &topic)
         } else if pipeline.topic.wanted.is_some() && table.topic_marker.as_ref() == Some(&pipeline.id) {
             context.memory.claim_topic(&pipeline.key(), &topic)
         } else {
-            context.memory.disclaim_topic(&pipeline.key(), &topic)
+            let manager = context.memory.disclaim_topic(&pipeline.key(), &topic);
+            let would_adopt = table.topic_marker.is_none()
+                && pipeline.topic.wanted.as_ref().is_some_and(|wanted| wanted.adopt);
+            manager.or_else(|| would_adopt.then(|| unknown_manager(pipeline, context)).flatten())
         }
     });
     let chunk_advice = match remembered.chunk_advice {
@@ -180,6 +185,22 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
         _ => fetch_lag(pipeline, context, &stores, session.as_deref_mut()).await,
     };
     (stores, session)
+}
+
+/// Another pipeline that says that it manages this topic and was not looked at since the operator started: whether it has marked
+/// the topic as its own may be noted in another database.
+fn unknown_manager(pipeline: &Pipeline, context: &Context) -> Option<PipelineKey> {
+    let pipelines = context.watched.get()?.iter().flat_map(Store::state);
+    pipelines
+        .filter_map(|object| {
+            let object = object.0.as_ref().ok()?;
+            let topic = &object.spec.kafka.topic;
+            let says_so = object.spec.mode == Mode::Enforce
+                && topic.management == Management::Managed
+                && topic.name == pipeline.topic.name.as_str();
+            says_so.then(|| (object.namespace().unwrap_or_default(), object.name_any()))
+        })
+        .find(|key| *key != pipeline.key() && !context.memory.recall(key).topic_is_known)
 }
 
 /// Where something would delete records, it matters whether there are any.

@@ -11,7 +11,7 @@ mod stranded;
 mod workers;
 
 pub use ownership::{is_owned, is_owned_by};
-pub use renewal::Scaling;
+pub use renewal::ReplicasPatch;
 pub use sessions::Sessions;
 pub use workers::WorkerPlan;
 

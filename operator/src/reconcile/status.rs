@@ -7,9 +7,9 @@ mod autoscaling;
 mod conditions;
 mod unmapped;
 
-pub use conditions::{find, is_no_trouble, is_transient};
+pub use conditions::{condition, find, is_no_trouble, is_transient};
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
@@ -27,7 +27,7 @@ use kube::ResourceExt;
 
 use self::{
     autoscaling::{autoscaling, bridge_autoscaling},
-    conditions::{condition, conditions},
+    conditions::conditions,
     unmapped::unmapped,
 };
 use super::{
@@ -41,7 +41,7 @@ use crate::{
     change::{Approvals, Change, coarse_number},
     pipeline::Pipeline,
     scale::{bridges, policy::Decision},
-    timescale::{ObservedRollup, ViewKind},
+    timescale::{ObservedRollup, ViewKind, duration_text},
 };
 
 /// How many steps of a plan are listed.
@@ -146,10 +146,12 @@ fn shortened(text: &str) -> String {
     format!("{}…", &text[..text.floor_char_boundary(MAX_PLANNED_BYTES)])
 }
 
-/// What to report of a deleted pipeline whose clean-up takes a while: the last report, and what is waited for.
+/// What to report of a deleted pipeline whose clean-up takes a while: the last report, what is waited for, and for how long at
+/// most.
 pub fn cleanup_pending(
     object: &IoTPipeline,
     message: &str,
+    limit: Duration,
     session_is_over: bool,
     now: Timestamp,
 ) -> IoTPipelineStatus {
@@ -157,9 +159,8 @@ pub fn cleanup_pending(
     let finding = Finding::fails(
         Reason::CleanupPending,
         format!(
-            "{message}; given up after about {} minutes, or at once with the annotation \
-             {SKIP_CLEANUP_ANNOTATION}=true",
-            if session_is_over { "three" } else { "two" }
+            "{message}; given up after {}, or at once with the annotation {SKIP_CLEANUP_ANNOTATION}=true",
+            duration_text(limit)
         ),
     );
     let before = find(&status.conditions, ConditionType::Ready);

@@ -21,7 +21,12 @@ use super::{
     BridgeTarget, Target, bridges,
     policy::{Partition, Reading},
 };
-use crate::{context::Context, kafka::Watermarks, memory::PipelineKey, reconcile::health::is_ready};
+use crate::{
+    context::Context,
+    kafka::{Watermarks, start_of_unread},
+    memory::PipelineKey,
+    reconcile::health::is_ready,
+};
 
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -170,8 +175,9 @@ fn partitions(
     owned: &BTreeSet<i32>,
     start_from: &StartFrom,
 ) -> BTreeMap<i32, Partition> {
+    let start = start_of_unread(start_from, !positions.is_empty());
     let stand = |(partition, watermarks): (&i32, &Watermarks)| {
-        let position = watermarks.next_offset(positions.get(partition).copied(), start_from);
+        let position = watermarks.next_offset(positions.get(partition).copied(), start);
         (*partition, Partition { end: watermarks.high, position, is_owned: owned.contains(partition) })
     };
     watermarks.iter().map(stand).collect()
@@ -188,13 +194,14 @@ mod tests {
         let watermarks =
             (0..).zip([(0, 10), (8, 10), (2, 10)].map(|(low, high)| Watermarks { low, high })).collect();
         let positions = BTreeMap::from([(0, 7), (1, 5)]);
-        let stand = |start_from| {
-            let partitions = partitions(&watermarks, &positions, &BTreeSet::from([1]), &start_from);
+        let stand = |positions: &BTreeMap<_, _>, start_from| {
+            let partitions = partitions(&watermarks, positions, &BTreeSet::from([1]), &start_from);
             assert_eq!(partitions.values().map(|one| one.is_owned).collect::<Vec<_>>(), [false, true, false]);
             partitions.values().map(|partition| partition.position).collect::<Vec<_>>()
         };
-        assert_eq!(stand(StartFrom::Earliest), [7, 8, 2]);
-        assert_eq!(stand(StartFrom::Latest), [7, 8, 10]);
+        assert_eq!(stand(&positions, StartFrom::Earliest), [7, 8, 2]);
+        assert_eq!(stand(&positions, StartFrom::Latest), [7, 8, 2], "the topic has grown");
+        assert_eq!(stand(&BTreeMap::new(), StartFrom::Latest), [10, 10, 10]);
     }
 
     #[test]

@@ -212,3 +212,17 @@ fn before_anything_is_decided_there_are_as_many_as_there_were() {
     assert_eq!(replicas(to_zero, None, Some(0), 2), 0);
     assert_eq!(replicas(to_zero, None, None, 0), 1, "one at least looks what there is");
 }
+
+#[test]
+fn positions_that_the_database_sets_back_count_once_no_processor_runs() {
+    let scaling = Scaling::default();
+    let mut pipeline = pipeline(&format!("{QUICKSTART}{BUILT_IN}"));
+    let key = pipeline.key();
+    scaling.follow_processors(&mut pipeline, &with(0));
+    scaling.note_positions(&key, BTreeMap::from([(0, 40)]));
+    let reported = BTreeMap::from([(0, 50)]);
+    assert_eq!(scaling.positions(&key, reported.clone()), Some(reported.clone()));
+    assert_eq!(scaling.positions(&key, BTreeMap::new()), Some(reported), "the last one said so");
+    scaling.note_positions(&key, BTreeMap::from([(0, 45)]));
+    assert_eq!(scaling.positions(&key, BTreeMap::new()), Some(BTreeMap::from([(0, 45)])));
+}

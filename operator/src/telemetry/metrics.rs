@@ -6,8 +6,12 @@ use std::{
     time::Duration,
 };
 
-use crds::{IoTPipeline, status::ConditionType};
-use kube::{core::DeserializeGuard, runtime::reflector::Store};
+use crds::{
+    IoTPipeline,
+    status::{ConditionType, LagStatus},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{ResourceExt, core::DeserializeGuard, runtime::reflector::Store};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -24,6 +28,7 @@ use prometheus_client::{
 use crate::{
     error::Error,
     memory::PipelineKey,
+    reconcile::status::find,
     scale::{Scaling, bridges, policy::Inputs},
 };
 
@@ -52,7 +57,7 @@ struct WriteLabels {
     kind: String,
 }
 
-/// Counts the pipelines of all watches at the moment of the scrape, so that the count cannot drift.
+/// Counts the pipelines of all watches, and tells of each how it is, at the moment of the scrape: so nothing can drift.
 #[derive(Debug)]
 struct Pipelines(Vec<PipelineStore>);
 
@@ -147,7 +152,8 @@ impl Collector for Pipelines {
             let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&[("ready", label)])?)?;
         }
-        Ok(())
+        encode_readiness(&pipelines, &mut encoder)?;
+        encode_lag(&pipelines, &mut encoder)
     }
 }
 
@@ -188,6 +194,47 @@ impl Collector for Decisions {
     }
 }
 
+fn encode_readiness(
+    pipelines: &[Arc<DeserializeGuard<IoTPipeline>>],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(
+        "pipeline_ready",
+        "1 where messages become rows, 0 where a person should look",
+        None,
+        MetricType::Gauge,
+    )?;
+    for pipeline in pipelines {
+        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+        let reason = ready(pipeline).map_or("Unknown", |ready| ready.reason.as_str());
+        let labels = [("namespace", namespace.as_str()), ("pipeline", &name), ("reason", reason)];
+        ConstGauge::new(i64::from(is_ready(pipeline))).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_lag(
+    pipelines: &[Arc<DeserializeGuard<IoTPipeline>>],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let messages: fn(&LagStatus) -> i64 = |lag| lag.messages;
+    for (name, help, figure) in [
+        ("pipeline_lag_messages", "Messages in the topic that are not rows yet", messages),
+        ("pipeline_lag_seconds", "Age of the oldest of them, estimated", |lag| lag.seconds),
+    ] {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for pipeline in pipelines.iter().filter_map(|pipeline| pipeline.0.as_ref().ok()) {
+            let Some(lag) = pipeline.status.as_ref().and_then(|status| status.lag.as_ref()) else {
+                continue;
+            };
+            let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+            let labels = [("namespace", namespace.as_str()), ("pipeline", name.as_str())];
+            ConstGauge::new(figure(lag)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn encode_bridges(
     decisions: &[(PipelineKey, bridges::Decision)],
     encoder: &mut DescriptorEncoder<'_>,
@@ -218,18 +265,43 @@ fn encode_bridges(
 }
 
 fn is_ready(pipeline: &DeserializeGuard<IoTPipeline>) -> bool {
-    let status = pipeline.0.as_ref().ok().and_then(|pipeline| pipeline.status.as_ref());
-    status.is_some_and(|status| {
-        let ready: &str = ConditionType::Ready.into();
-        status.conditions.iter().any(|condition| condition.type_ == ready && condition.status == "True")
-    })
+    ready(pipeline).is_some_and(|ready| ready.status == "True")
+}
+
+/// The condition Ready of a pipeline that can be read and was looked at.
+fn ready(pipeline: &DeserializeGuard<IoTPipeline>) -> Option<&Condition> {
+    let status = pipeline.0.as_ref().ok()?.status.as_ref()?;
+    find(&status.conditions, ConditionType::Ready)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use crds::{IoTPipelineStatus, status::Reason};
+    use jiff::Timestamp;
+    use kube::runtime::{reflector::store::Writer, watcher};
+
     use super::*;
+    use crate::{
+        reconcile::{health::Finding, status::condition},
+        test_support::{QUICKSTART, object},
+    };
+
+    /// One pipeline that is not ready.
+    fn store() -> PipelineStore {
+        let mut pipeline = object(QUICKSTART);
+        let finding = Finding::fails(Reason::KafkaUnreachable, "away");
+        let ready = condition(ConditionType::Ready, Some(finding), None, None, Timestamp::now());
+        pipeline.status = Some(IoTPipelineStatus {
+            conditions: vec![ready],
+            lag: Some(LagStatus { messages: 7, seconds: 90 }),
+            ..IoTPipelineStatus::default()
+        });
+        let mut writer = Writer::default();
+        writer.apply_watcher_event(&watcher::Event::Apply(DeserializeGuard(Ok(pipeline))));
+        writer.as_reader()
+    }
 
     #[test]
     fn every_metric_is_documented_and_every_documented_one_exists() {
@@ -240,7 +312,7 @@ mod tests {
             Err(&Error::CleanUp { message: "Kafka does not answer".to_owned() }),
         );
         metrics.record_write("patch", "Deployment");
-        metrics.count_pipelines(Vec::new());
+        metrics.count_pipelines(vec![store()]);
         metrics.tell_decisions(Arc::new(crate::scale::tests::with_a_decision()));
         assert_eq!(encoded(&metrics.encode().unwrap()), documented());
     }
@@ -285,7 +357,7 @@ mod tests {
         metrics.record_reconcile(Duration::from_millis(20), Ok(()));
         metrics.record_write("patch", "Deployment");
         metrics.record_leader(true);
-        metrics.count_pipelines(Vec::new());
+        metrics.count_pipelines(vec![store()]);
         let text = metrics.encode().unwrap();
         for line in [
             "iotpipeline_leader 1\n",
@@ -293,7 +365,10 @@ mod tests {
             "iotpipeline_reconcile_duration_seconds_count 1\n",
             "iotpipeline_api_writes_total{verb=\"patch\",kind=\"Deployment\"} 1\n",
             "iotpipeline_pipelines{ready=\"true\"} 0\n",
-            "iotpipeline_pipelines{ready=\"false\"} 0\n",
+            "iotpipeline_pipelines{ready=\"false\"} 1\n",
+            "iotpipeline_pipeline_ready{namespace=\"plant-7\",pipeline=\"line\",reason=\"KafkaUnreachable\"} 0\n",
+            "iotpipeline_pipeline_lag_messages{namespace=\"plant-7\",pipeline=\"line\"} 7\n",
+            "iotpipeline_pipeline_lag_seconds{namespace=\"plant-7\",pipeline=\"line\"} 90\n",
         ] {
             assert!(text.contains(&format!("\n{line}")), "{line} is not in\n{text}");
         }

@@ -6,7 +6,7 @@ use crds::{status::LagStatus, worker::StartFrom};
 use jiff::Timestamp;
 
 use super::Position;
-use crate::kafka::Watermarks;
+use crate::kafka::{Watermarks, start_of_unread};
 
 /// The records that are not yet rows, and the age of the oldest of them.
 ///
@@ -19,6 +19,7 @@ pub fn lag(
     now: Timestamp,
 ) -> LagStatus {
     let mut lag = LagStatus::default();
+    let start = start_of_unread(start, !positions.is_empty());
     for (partition, watermarks) in watermarks {
         let position = positions.get(partition);
         let next_offset = watermarks.next_offset(position.map(|position| position.next_offset), start);
@@ -93,5 +94,6 @@ mod tests {
         check(&[(2, 10)], &[], StartFrom::Earliest, (8, 0));
         check(&[(2, 10)], &[], StartFrom::Latest, (0, 0));
         check(&[(2, 10)], &[], StartFrom::Timestamp(400_000), (8, 600));
+        check(&[(0, 10), (2, 10)], &[(0, position(10, 1))], StartFrom::Latest, (8, 0));
     }
 }

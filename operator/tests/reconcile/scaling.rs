@@ -54,6 +54,29 @@ async fn what_comes_to_no_processor_starts_one() {
 }
 
 #[tokio::test]
+async fn an_edit_that_is_refused_keeps_no_processor_from_starting() {
+    let world = World::at_rest(&scaled("{mode: BuiltIn, minReplicas: 0, maxReplicas: 3}")).await;
+    scale_by_hand(&world, 0);
+    world.forget();
+    world.reconcile().await.unwrap();
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    world.edit(|spec| spec["processing"] = json!({"program": ".x = no_such_function()"}));
+    world.reconcile().await.unwrap();
+    assert_eq!((replicas(&world), world.condition("Ready").as_str()), (0, "False ProgramInvalid"));
+    world.log();
+
+    assert_eq!(world.watch_load(Duration::from_millis(100)).await, 1);
+    world.reconcile().await.unwrap();
+    assert_eq!((replicas(&world), world.log()), (1, vec!["merge deployments/line-processor".to_owned()]));
+    world.settle_workers();
+    world.reconcile().await.unwrap();
+    world.log();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.log(), [""; 0]);
+}
+
+#[tokio::test]
 async fn what_is_scaled_by_hand_is_scaled_back() {
     let world = World::at_rest(&scaled("{mode: BuiltIn, replicas: 2, maxReplicas: 3}")).await;
     assert_eq!(replicas(&world), 2, "those of the spec, at first");

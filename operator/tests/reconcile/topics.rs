@@ -183,6 +183,21 @@ async fn an_edit_of_the_bridge_does_not_keep_a_topic_from_growing() {
 }
 
 #[tokio::test]
+async fn no_topic_is_adopted_that_another_pipeline_may_have() {
+    let world = World::with(&format!("{PIPELINE}  adoptionPolicy: Adopt\n"));
+    world.kafka.make_topic(&[]);
+    world.let_another_be_unknown();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("TopicReady"), "False ResourceConflict");
+    assert!(world.message("TopicReady").contains("the IoTPipeline other in namespace plant-8"));
+    world.look_at_another();
+    world.log();
+    world.reconcile().await.unwrap();
+    let log = world.log();
+    assert!(log.contains(&"database: topic plant-7.line adopted".to_owned()), "{log:?}");
+}
+
+#[tokio::test]
 async fn a_topic_of_nobody_is_adopted_where_the_spec_says_so_and_stays_when_the_pipeline_goes() {
     let policy = "  deletionPolicy: {topic: Delete}\n  adoptionPolicy: Adopt\n";
     let world = World::with(&format!("{PIPELINE}{policy}").replace("partitions: 3", "partitions: 12"));

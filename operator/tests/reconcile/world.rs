@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,8 @@ use kube::{
     runtime::{
         controller::Action,
         events::{Recorder, Reporter},
+        reflector::store::Writer,
+        watcher,
     },
 };
 use operator::{
@@ -119,6 +121,7 @@ impl World {
             kafka: Arc::new(kafka.clone()),
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),
+            watched: OnceLock::new(),
             memory: Memory::default(),
             looks_at_rest: Semaphore::new(1),
             scaling: Arc::default(),
@@ -301,6 +304,20 @@ impl World {
     /// A pipeline of another namespace, with another database, manages the topic.
     pub fn let_another_manage_the_topic(&self) {
         assert_eq!(self.context.memory.claim_topic(&other_pipeline(), &topic()), None);
+    }
+
+    /// The operator has just started, and has yet to look at a pipeline of another namespace that names the same topic.
+    pub fn let_another_be_unknown(&self) {
+        let mut other: Value = serde_saphyr::from_str(PIPELINE).unwrap();
+        (other["metadata"]["namespace"], other["metadata"]["name"]) = (json!("plant-8"), json!("other"));
+        let mut writer = Writer::default();
+        writer.apply_watcher_event(&watcher::Event::Apply(serde_json::from_value(other).unwrap()));
+        self.context.watched.set(vec![writer.as_reader()]).ok().unwrap();
+    }
+
+    /// The operator has looked at that pipeline.
+    pub fn look_at_another(&self) {
+        self.context.memory.update(&other_pipeline(), |remembered| remembered.topic_is_known = true);
     }
 
     /// Whether the operator would refuse the topic to another pipeline, for this one.

@@ -3,7 +3,6 @@
 use crds::status::{ChangeClass, Reason};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use serde_json::json;
 
 use super::Outcome;
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
     pipeline::Pipeline,
     reconcile::{
         fetch::LiveChild,
-        plan::{Scaling, WorkerPlan},
+        plan::{ReplicasPatch, WorkerPlan},
         write,
     },
     telemetry::chain,
@@ -55,9 +54,8 @@ pub(super) async fn apply_worker(
         note: plan.note,
         awaits_turn: plan.awaits_turn,
     };
-    if let Some(Scaling { live, replicas }) = plan.scale {
-        let patch = json!({"metadata": {"uid": live.object.metadata.uid}, "spec": {"replicas": replicas}});
-        match write::patch_child(context, &pipeline.id.namespace, &live, &patch).await {
+    if let Some(ReplicasPatch { live, replicas }) = plan.scale {
+        match write::scale(context, &pipeline.id.namespace, &live, replicas).await {
             Ok(()) => outcome.is_written = !plan.lets_some_go_on,
             Err(error) => whole.fail(error),
         }

@@ -42,12 +42,17 @@ const LIMIT_OF_ANOTHER: Duration = Duration::from_secs(15);
 /// How long a bridge that runs may take to pass on what is left.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long to wait until so many sessions have ended.
+fn limit(sessions: i32) -> Duration {
+    LIMIT + LIMIT_OF_ANOTHER * sessions.unsigned_abs().saturating_sub(1)
+}
+
 /// How far it has come.
 pub enum Progress {
     /// There is nothing to wait for any more, and this to tell of it.
     Over(Option<Box<Event>>),
-    /// The bridge is at it.
-    Waits(String),
+    /// The bridge is at it, and may be for so long.
+    Waits(String, Duration),
 }
 
 /// What is to be done about the session.
@@ -75,12 +80,11 @@ pub async fn end_session(
     let step = next_step(object, workers, sessions);
     let retirement = if let Step::Waits { retirement, .. } = &step { *retirement } else { None };
     let now = Instant::now();
-    let limit = LIMIT + LIMIT_OF_ANOTHER * sessions.unsigned_abs().saturating_sub(1);
     let all_run = matches!(step, Step::Waits { all_run: true, .. });
     let is_given_up = context.memory.update(key, |remembered| {
         let since = *remembered.retiring_since.get_or_insert(now);
         let run_since = all_run.then(|| *remembered.draining_since.get_or_insert(now));
-        now - since > limit || run_since.is_some_and(|since| now - since > DRAIN_LIMIT)
+        now - since > limit(sessions) || run_since.is_some_and(|since| now - since > DRAIN_LIMIT)
     });
     let session = describe(object, mqtt, &context.settings.cluster_name);
     let why = match step {
@@ -105,7 +109,9 @@ pub async fn end_session(
         }
     };
     match why {
-        Ok(message) if !is_given_up => Progress::Waits(format!("{session} is being ended: {message}")),
+        Ok(message) if !is_given_up => {
+            Progress::Waits(format!("{session} is being ended: {message}"), limit(sessions))
+        }
         Ok(why) | Err(why) => Progress::Over(Some(Box::new(leave(object, mqtt, &why, retirement, context)))),
     }
 }

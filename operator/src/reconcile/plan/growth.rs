@@ -59,7 +59,8 @@ impl Growth {
             return Self::Free;
         }
         let mut processors = workers.pods.iter().filter(|pod| pod.component == Component::Processor);
-        if !processors.any(|pod| pod.report.as_ref().is_some_and(|report| report.ready)) {
+        let are_at_work = processors.any(|pod| pod.report.as_ref().is_some_and(|report| report.ready));
+        if lag.messages > 0 && !are_at_work {
             return waits(Reason::TopicGrowing, "no processor makes rows of what is in it");
         }
         if !is_held && lag.messages > SOON.0 && lag.seconds > SOON.1 {

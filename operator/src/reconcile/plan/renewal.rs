@@ -16,14 +16,14 @@ use crate::{
 
 /// Another number of pods, all of them as they are.
 #[derive(Clone, Debug)]
-pub struct Scaling {
+pub struct ReplicasPatch {
     /// The workload as it is.
     pub live: LiveChild,
     /// How many pods there shall be.
     pub replicas: i32,
 }
 
-impl Scaling {
+impl ReplicasPatch {
     fn is_needed(&self) -> bool {
         self.live.rollout().wanted != self.replicas
     }
@@ -35,13 +35,13 @@ impl Scaling {
 }
 
 /// Where applying a workload would replace its pods, although the spec was applied: what can be done without that.
-pub(super) fn renewal(child: &Child, live: &LiveChild, is_applied: bool) -> Option<Scaling> {
+pub(super) fn renewal(child: &Child, live: &LiveChild, is_applied: bool) -> Option<ReplicasPatch> {
     let none = Value::Null;
     let template = live.object.data.pointer("/spec/template").unwrap_or(&none);
     let is_renewal = is_applied && differs(&child.object["spec"]["template"], template);
     let wanted = child.object["spec"]["replicas"].as_i64().and_then(|replicas| i32::try_from(replicas).ok());
     let replicas = wanted.unwrap_or_else(|| live.rollout().wanted);
-    is_renewal.then(|| Scaling { live: live.clone(), replicas })
+    is_renewal.then(|| ReplicasPatch { live: live.clone(), replicas })
 }
 
 impl Plan {
@@ -70,7 +70,7 @@ impl Plan {
                 plan.roll.retain(|child| !is_for_the_pods(child));
                 plan.awaits_turn = true;
                 plan.lets_some_go_on = scaling.keeps_some();
-                plan.scale = Some(scaling).filter(Scaling::is_needed);
+                plan.scale = Some(scaling).filter(ReplicasPatch::is_needed);
             }
         }
     }

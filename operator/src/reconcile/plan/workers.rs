@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     ownership::{Ownership, is_owned, ownership},
-    renewal::{Scaling, renewal},
+    renewal::{ReplicasPatch, renewal},
 };
 use crate::{
     build::{self, Child, ChildKind, WorkerSettings, build_configuration, build_worker, workload_kind},
@@ -41,11 +41,11 @@ pub struct WorkerPlan {
     /// What a person should know although they do their work.
     pub note: Option<Note>,
     /// Where this replaces pods although nobody changed the spec: what is left to do until it is their turn.
-    pub renewal: Option<Scaling>,
+    pub renewal: Option<ReplicasPatch>,
     /// Whether such pods wait for their turn.
     pub awaits_turn: bool,
     /// The number of pods to set meanwhile, where it differs.
-    pub scale: Option<Scaling>,
+    pub scale: Option<ReplicasPatch>,
 }
 
 /// Plans one kind of worker. `is_applied` says whether all of this spec was brought about before.

@@ -154,8 +154,7 @@ impl Work {
     async fn try_tend(&mut self) -> Result<(), Failure> {
         self.connect().await?;
         self.ping().await?;
-        self.give_positions().await?;
-        self.settle_doubts().await
+        self.give_positions().await
     }
 
     async fn write(&mut self, batch: &mut Batch) {

@@ -47,8 +47,6 @@ pub struct Owned {
     pub position: Option<i64>,
     /// Whether the source has yet to go to `position`.
     pub must_seek: bool,
-    /// Whether the stored position is to be compared with what Kafka still has.
-    pub in_doubt: bool,
     /// Whether a person must decide first.
     pub halted: bool,
 }
@@ -66,7 +64,7 @@ impl Assignment {
         let mut state = self.lock();
         for partition in partitions {
             let epoch = state.new_epoch();
-            let owned = Owned { epoch, position: None, must_seek: false, in_doubt: false, halted: false };
+            let owned = Owned { epoch, position: None, must_seek: false, halted: false };
             state.owned.insert(*partition, owned);
         }
         self.changed(state);
@@ -153,22 +151,14 @@ impl Assignment {
         self.positioned.notify_all();
     }
 
-    /// Kafka no longer has what some partition wants next: all positions are to be checked.
-    pub fn doubt_all(&self) {
-        let mut state = self.lock();
-        state.owned.values_mut().for_each(|owned| owned.in_doubt = true);
-        drop(state);
-        self.wanted.notify_one();
-    }
-
-    /// The partitions whose positions are to be checked, with epoch and position. Each is named once.
-    pub fn take_doubts(&self) -> Vec<(i32, u64, i64)> {
-        let mut state = self.lock();
-        let doubtful = state.owned.iter_mut().filter_map(|(partition, owned)| {
-            let in_doubt = std::mem::take(&mut owned.in_doubt) && !owned.halted;
-            in_doubt.then_some((*partition, owned.epoch, owned.position?))
-        });
-        doubtful.collect()
+    /// Kafka does not have what some partition wants next, and reads no further in it until it is told where. What was read
+    /// of all of them is void, until their positions are read and compared with Kafka again.
+    pub fn forget_positions(&self) {
+        for (partition, owned) in self.owned() {
+            if owned.position.is_some() && !owned.halted {
+                self.forget_position(partition, owned.epoch);
+            }
+        }
     }
 
     /// The source is where `position` says.
@@ -275,6 +265,22 @@ mod tests {
         let (_, epoch) = assignment.without_position()[0];
         assignment.set_position(3, epoch, 40);
         assert!(!flowing(&assignment, 3));
+        assignment.sought(3, epoch);
+        assert!(flowing(&assignment, 3));
+    }
+
+    #[test]
+    fn partitions_of_which_kafka_lacks_something_wait_for_their_positions_and_are_sought() {
+        let assignment = Assignment::default();
+        assignment.assign(&[3, 4]);
+        let [(3, three), (4, four)] = assignment.without_position()[..] else { panic!() };
+        assignment.halt(4, four);
+        assignment.set_position(3, three, 40);
+        assignment.forget_positions();
+        let [(3, epoch)] = assignment.without_position()[..] else { panic!("not one that is halted") };
+        assignment.forget_positions();
+        assignment.set_position(3, epoch, 40);
+        assert!(epoch > three && !flowing(&assignment, 3));
         assignment.sought(3, epoch);
         assert!(flowing(&assignment, 3));
     }

@@ -79,7 +79,7 @@ impl ClientContext for SourceContext {
             // Retention or a new topic passed the position: which partition, the sink finds out.
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
                 tracing::error!(%error, "Kafka does not have the next record any more");
-                self.assignment.doubt_all();
+                self.assignment.forget_positions();
             }
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
                 let message = format!("The Kafka topic {} does not exist.", self.topic);

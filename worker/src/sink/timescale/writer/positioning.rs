@@ -13,7 +13,6 @@ use crate::{
         positions::{self, Gap},
         transaction::{self, Scope},
     },
-    source::kafka::offsets,
 };
 
 impl Work {
@@ -68,25 +67,6 @@ impl Work {
             };
             if let Some(position) = position {
                 self.writer.assignment.set_position(partition, epoch, position);
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks whether Kafka still has the next records of partitions that seem to have lost them.
-    pub(super) async fn settle_doubts(&mut self) -> Result<(), Failure> {
-        for (partition, epoch, position) in self.writer.assignment.take_doubts() {
-            let position = positions::Position {
-                next_offset: position,
-                last_offset: None,
-                last_record: offsets::RecordTraits { timestamp: None, hash: Vec::new() },
-            };
-            let gaps = positions::check(self.writer.topic.as_ref(), &[(partition, position)].into())
-                .map_err(|error| classify_positions(&error))?;
-            if let Some(gap) = gaps.get(&partition)
-                && let Some(position) = self.face(gap, epoch).await?
-            {
-                self.writer.assignment.rewind(partition, epoch, position);
             }
         }
         Ok(())
