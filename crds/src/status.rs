@@ -155,7 +155,7 @@ pub struct BridgeStatus {
 pub struct BridgeAutoscalingStatus {
     /// How many there shall be.
     pub desired_replicas: i32,
-    /// Why.
+    /// Why, one of those that docs/bridges.md lists.
     pub reason: AutoscalingReason,
     /// Why, for a person.
     pub message: String,

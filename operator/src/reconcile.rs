@@ -132,7 +132,7 @@ async fn keep(
                 plan.postpone_renewal();
             }
             let outcome = apply::apply(plan, pipeline, object, &stores, session, context).await?;
-            if is_admitted && matches!(stage, Stage::Outdated { .. }) && !outcome.has_written_workload() {
+            if is_admitted && matches!(stage, Stage::Outdated { .. }) && !outcome.starts_workers_anew() {
                 // Its stores are not ready for it. Others need not wait for that.
                 context.rollouts.forget(&pipeline.key());
             }

@@ -21,7 +21,7 @@ use rdkafka::{
         AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier,
         TopicReplication, TopicResult,
     },
-    client::{Client, ClientContext, DefaultClientContext},
+    client::DefaultClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult},
@@ -114,8 +114,8 @@ impl Connection {
     pub fn watermarks(&self, topic: &TopicName) -> Result<BTreeMap<i32, Watermarks>, Error> {
         let action = format!("read the offsets of topic {topic}");
         settle(|| {
-            // The consumer has to know of partitions that are new, and of leaders that are others.
-            let Some((partitions, _)) = self.partitions_by(self.consumer.client(), topic, &action)? else {
+            // By this the consumer hears of partitions that are new, and of leaders that are others.
+            let Some((partitions, _)) = self.partitions(topic, &action)? else {
                 return Ok(BTreeMap::new());
             };
             let lows = self.offsets(topic, partitions, Offset::Beginning, &action)?;
@@ -236,19 +236,12 @@ impl Connection {
         })
     }
 
-    /// Partitions and replication factor; `None` where the topic does not exist.
+    /// Partitions and replication factor; `None` where the topic does not exist. Asked by the consumer alone, because a client
+    /// remembers each topic that it was asked about, and that takes 6 KiB.
     fn partitions(&self, topic: &TopicName, action: &str) -> Result<Option<(i32, i32)>, Error> {
-        self.partitions_by(self.admin.inner(), topic, action)
-    }
-
-    /// The same as this client hears it, which knows it from then on.
-    fn partitions_by<C: ClientContext>(
-        &self,
-        client: &Client<C>,
-        topic: &TopicName,
-        action: &str,
-    ) -> Result<Option<(i32, i32)>, Error> {
-        let metadata = client
+        let metadata = self
+            .consumer
+            .client()
             .fetch_metadata(Some(topic.as_str()), DEADLINE)
             .map_err(|error| self.error(&error, Right::Describe, action))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {

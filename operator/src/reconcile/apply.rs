@@ -124,9 +124,9 @@ impl Outcome {
         self.topic_problems.iter().all(|problem| serves.contains(&problem.reason))
     }
 
-    /// Whether an object that runs pods was written.
-    pub fn has_written_workload(&self) -> bool {
-        self.bridge.iter().chain([&self.processor]).any(|worker| worker.is_written)
+    /// Whether pods of one of the workers start, or all of them start anew, by what was written.
+    pub fn starts_workers_anew(&self) -> bool {
+        self.bridge.iter().chain([&self.processor]).any(|worker| worker.starts_anew)
     }
 
     /// Whether workers may rely on the table. A change that waits leaves one that serves as before, and what is made of its

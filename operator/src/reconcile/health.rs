@@ -55,10 +55,10 @@ pub fn judge_worker(
         let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
         return Finding::fails(first.reason, messages.join("; "));
     }
-    let is_written = outcome.is_some_and(|outcome| outcome.is_written);
+    let starts_anew = outcome.is_some_and(|outcome| outcome.starts_anew);
     let Some(workload) = workload else {
         return match outcome {
-            Some(_) if is_written => {
+            Some(_) if starts_anew => {
                 Finding::fails(Reason::Progressing, format!("the {component} is created"))
             }
             Some(_) => Finding::fails(Reason::Pending, "waits for the topic and the table"),
@@ -66,7 +66,7 @@ pub fn judge_worker(
         };
     };
     let rollout = workload.rollout();
-    if is_written {
+    if starts_anew {
         return Finding::fails(Reason::Progressing, format!("the {component} is changed"));
     }
     if rollout.wanted == 0 && rollout.existing > 0 {
@@ -302,7 +302,7 @@ mod tests {
     fn workers_are_judged_by_what_is_known_best() {
         let running = json!({"phase": "Running"});
         let current = WorkerOutcome { is_current: true, ..WorkerOutcome::default() };
-        let written = WorkerOutcome { is_current: true, is_written: true, ..WorkerOutcome::default() };
+        let written = WorkerOutcome { is_current: true, starts_anew: true, ..WorkerOutcome::default() };
         let refused = WorkerOutcome {
             problems: vec![Refusal { reason: Reason::ResourceConflict, message: "in the way".to_owned() }],
             ..WorkerOutcome::default()

@@ -17,10 +17,6 @@ use reqwest::{Client, redirect::Policy};
 /// How long a worker may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long a connection to a worker is kept: for those that are asked every second, and not for the thousands that are
-/// asked once a minute.
-const IDLE: Duration = Duration::from_secs(5);
-
 /// The longest answer that is read.
 const MAX_REPORT_BYTES: usize = 64 * 1024;
 
@@ -51,7 +47,8 @@ impl HttpReports {
     /// Fails where TLS cannot be set up, although no worker speaks it.
     pub fn new() -> reqwest::Result<Self> {
         let client = Client::builder().no_proxy().redirect(Policy::none()).timeout(DEADLINE);
-        client.pool_idle_timeout(IDLE).build().map(Self)
+        // A connection takes 25 KiB, and most of thousands of workers are asked once a minute.
+        client.pool_max_idle_per_host(0).build().map(Self)
     }
 }
 

@@ -117,6 +117,8 @@ pub struct Policy {
     changed_at: Duration,
     /// Since when all replicas of `desired` are ready.
     ready_since: Option<Duration>,
+    /// Since when some of them are not.
+    unready_since: Option<Duration>,
     /// Since when fewer would suffice.
     surplus_since: Option<Duration>,
     /// How many would suffice, when: each less than the one before, over the time of stabilisation.
@@ -156,6 +158,7 @@ impl Policy {
             rates: Rates::default(),
             changed_at: now,
             ready_since: None,
+            unready_since: None,
             surplus_since: None,
             sufficient: VecDeque::new(),
             idle_since: None,
@@ -181,7 +184,7 @@ impl Policy {
                 .say(Reason::SignalMissing, "Kafka or a processor does not tell how far it is".to_owned());
         };
         self.waiting = reading.waiting;
-        let is_running = reading.ready > 0 && self.is_settled(now, reading);
+        let is_running = reading.ready > 0 && self.settles(now, reading);
         let tick = self.load.observe(now, reading, is_running);
         if let (true, Some(tick)) = (is_running, &tick) {
             self.rates.observe(now, reading.ready, tick, self.load.mean_drained());
@@ -261,7 +264,7 @@ impl Policy {
                 self.keep_on()
             };
         }
-        if !self.is_settled(now, reading) {
+        if !self.settles(now, reading) {
             return self.keep_on();
         }
         if let Some(back) = self.judge_trial(now, reading, tick, bounds) {
@@ -301,19 +304,20 @@ impl Policy {
         }
     }
 
-    /// Whether the last change has taken effect.
-    fn is_settled(&mut self, now: Duration, reading: &Reading) -> bool {
+    /// Takes note of how many are ready, and tells whether the last change has taken effect.
+    fn settles(&mut self, now: Duration, reading: &Reading) -> bool {
         if reading.replicas != self.desired {
-            self.ready_since = None;
+            (self.ready_since, self.unready_since) = (None, None);
             return false;
         }
         if reading.ready == self.desired {
+            self.unready_since = None;
             let since = *self.ready_since.get_or_insert(now);
             return now.saturating_sub(since) >= REBALANCE;
         }
         // Some do not become ready, or not any more: after a while the others count.
-        let since = self.ready_since.take().map_or(self.changed_at, |_| now);
-        self.changed_at = since;
+        let from = self.ready_since.take().map_or(self.changed_at, |_| now);
+        let since = *self.unready_since.get_or_insert(from);
         now.saturating_sub(since) >= PATIENCE
     }
 
@@ -321,7 +325,7 @@ impl Policy {
         if desired != self.desired {
             self.desired = desired;
             self.changed_at = now;
-            self.ready_since = None;
+            (self.ready_since, self.unready_since) = (None, None);
             self.surplus_since = None;
             self.idle_since = None;
         }

@@ -23,9 +23,8 @@ use crate::{
 pub struct WorkerOutcome {
     /// Whether the workers are told what the spec says; otherwise they keep what they were told before.
     pub is_current: bool,
-    /// Whether the object that runs the pods was written, so that what was read of it before is out of date; but for the
-    /// number of the pods.
-    pub is_written: bool,
+    /// Whether its pods start, or all of them start anew, by what was written: what was read of them before is out of date.
+    pub starts_anew: bool,
     /// What stands in the way.
     pub problems: Vec<Refusal>,
     /// Why there shall be no pods for now, where that is not what the spec says.
@@ -48,7 +47,7 @@ pub(super) async fn apply_worker(
     let may_roll = stores_fit && plan.problems.is_empty();
     let mut outcome = WorkerOutcome {
         is_current: plan.problems.is_empty() && (stores_fit || plan.roll.is_empty()),
-        is_written: false,
+        starts_anew: false,
         problems: plan.problems,
         hold: plan.hold,
         note: plan.note,
@@ -56,7 +55,7 @@ pub(super) async fn apply_worker(
     };
     if let Some(ReplicasPatch { live, replicas }) = plan.scale {
         match write::scale(context, &pipeline.id.namespace, &live, replicas).await {
-            Ok(()) => outcome.is_written = !plan.lets_some_go_on,
+            Ok(()) => outcome.starts_anew = !plan.lets_some_go_on,
             Err(error) => whole.fail(error),
         }
     }
@@ -67,7 +66,7 @@ pub(super) async fn apply_worker(
         match write::apply_child(context, &pipeline.id.namespace, &child).await {
             Ok(()) => {
                 let runs_pods = matches!(child.kind, ChildKind::StatefulSet | ChildKind::Deployment);
-                outcome.is_written |= runs_pods && !plan.lets_some_go_on;
+                outcome.starts_anew |= runs_pods && !plan.lets_some_go_on;
                 whole.changes.extend(plan.repairs.remove(&(child.kind, child.name)).unwrap_or_default());
             }
             Err(error) => {

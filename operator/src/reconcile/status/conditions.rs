@@ -49,7 +49,7 @@ pub fn conditions(
             object.spec.processor.mode,
         );
         let is_let_be =
-            outcome.is_none_or(|done| !done.is_written && done.problems.is_empty() && done.hold.is_none());
+            outcome.is_none_or(|done| !done.starts_anew && done.problems.is_empty() && done.hold.is_none());
         let note = outcome.and_then(|outcome| outcome.note.as_ref());
         let before = find(&previous.conditions, ready_of(component));
         let scaling = workload
