@@ -10,8 +10,8 @@ use super::{
 /// Over how many seconds a rate is averaged.
 const HORIZON: f64 = 15.0;
 
-/// From how many seconds on it counts.
-const LEAST_SECONDS: f64 = 2.0;
+/// From how many seconds on it counts: two looks, which are a little more or less than a second apart.
+const LEAST_SECONDS: f64 = 1.5;
 
 /// For how long it counts: programs, rows and databases change.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
