@@ -176,13 +176,14 @@ impl Kafka {
             .whatever_context("failed to list the consumer groups")
     }
 
-    /// Sets one setting as an administrator would by hand; the others of the topic stay.
+    /// Sets some settings as an administrator would by hand; the others of the topic stay. All at once, because the broker may
+    /// not have heard of one when it is asked for all of them to set the next.
     ///
     /// # Errors
     /// Fails where Kafka refuses.
-    pub async fn set(&self, topic: &str, name: &str, value: &str) -> Result<()> {
+    pub async fn set(&self, topic: &str, changed: &[(&str, &str)]) -> Result<()> {
         let mut settings = self.settings(topic).await?;
-        settings.insert(name.to_owned(), value.to_owned());
+        settings.extend(changed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let resource = ResourceSpecifier::Topic(topic);
         let change =
             settings.iter().fold(AlterConfig::new(resource), |change, (name, value)| change.set(name, value));
@@ -190,7 +191,7 @@ impl Kafka {
         for answer in answers.with_whatever_context(|_| format!("failed to alter {topic}"))? {
             answer
                 .map_err(|(_, code)| code)
-                .with_whatever_context(|_| format!("failed to set {name} of {topic}"))?;
+                .with_whatever_context(|_| format!("failed to set {changed:?} of {topic}"))?;
         }
         Ok(())
     }

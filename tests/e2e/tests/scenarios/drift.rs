@@ -80,8 +80,7 @@ async fn what_was_changed_by_hand_is_repaired_and_told() -> Report<Whatever> {
 
 async fn topic_setting(test: &Scenario) -> Result<()> {
     let topic = test.topic();
-    test.kafka.set(&topic, "retention.ms", "1234567").await?;
-    test.kafka.set(&topic, "segment.ms", "7654321").await?;
+    test.kafka.set(&topic, &[("retention.ms", "1234567"), ("segment.ms", "7654321")]).await?;
     repaired("topic setting altered", async || {
         let settings = test.kafka.settings(&topic).await?;
         let retention = settings.get("retention.ms").map(String::as_str);

@@ -178,11 +178,11 @@ async fn fill_spool(test: &Scenario) -> Result<()> {
 const OLDEST: &str = "message.timestamp.before.max.ms";
 
 async fn kafka_takes_nothing(test: &Scenario) -> Result<()> {
-    test.kafka.set(&test.topic(), OLDEST, "0").await
+    test.kafka.set(&test.topic(), &[(OLDEST, "0")]).await
 }
 
 async fn kafka_takes_everything(test: &Scenario) -> Result<()> {
-    test.kafka.set(&test.topic(), OLDEST, &i64::MAX.to_string()).await
+    test.kafka.set(&test.topic(), &[(OLDEST, &i64::MAX.to_string())]).await
 }
 
 /// Status and reason of a condition, where it tells of the newest spec.
