@@ -21,7 +21,7 @@ use k8s_openapi::{
     },
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, Resource,
     core::{DeserializeGuard, ObjectMeta, PartialObjectMeta},
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt,
@@ -37,7 +37,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use crate::{
     context::Context,
     error::Error,
-    memory::{self, PipelineKey, about},
+    memory::{self, PipelineKey, about, key_of},
     reconcile::reconcile,
     telemetry::chain,
 };
@@ -174,7 +174,7 @@ pub async fn reconcile_in_turn(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     let started = Instant::now();
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let key = key_of(object.as_ref());
     let rests_until = context.memory.recall(&key).rests_until;
     let look_at_rest =
         is_at_rest(object.meta(), rests_until, started).then(|| context.looks_at_rest.try_acquire());
@@ -199,7 +199,7 @@ fn is_at_rest(pipeline: &ObjectMeta, rests_until: Option<(Instant, i64)>, now: I
 
 /// When to try again what failed: later and later.
 fn error_policy(object: Arc<DeserializeGuard<IoTPipeline>>, error: &Error, context: Arc<Context>) -> Action {
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let key = key_of(object.as_ref());
     let failures = context.memory.update(&key, |remembered| {
         remembered.failures = remembered.failures.saturating_add(1);
         remembered.failures

@@ -10,6 +10,7 @@ use std::{
 
 use crds::status::LagStatus;
 use jiff::Timestamp;
+use kube::ResourceExt;
 
 use crate::{change::Note, kafka::TopicKey};
 
@@ -18,6 +19,11 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
 /// Namespace and name of a pipeline.
 pub type PipelineKey = (String, String);
+
+/// The namespace and name of this pipeline.
+pub fn key_of(pipeline: &impl ResourceExt) -> PipelineKey {
+    (pipeline.namespace().unwrap_or_default(), pipeline.name_any())
+}
 
 /// What is remembered, by pipeline.
 #[derive(Debug, Default)]

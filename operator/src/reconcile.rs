@@ -39,7 +39,7 @@ use crate::{
     change::{Approvals, Change},
     context::Context,
     error::{BuildSnafu, Error, ReadPipelineSnafu, ValidateSnafu},
-    memory::about,
+    memory::{about, key_of},
     pipeline::Pipeline,
     rollouts::Stage,
 };
@@ -68,7 +68,7 @@ pub async fn reconcile(
     object: Arc<DeserializeGuard<IoTPipeline>>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let key = key_of(object.as_ref());
     if object.meta().deletion_timestamp.is_some() {
         context.scaling.forget(&key);
         context.rollouts.forget(&key);
@@ -197,15 +197,16 @@ fn approvals(object: &IoTPipeline, pipeline: &Pipeline) -> Approvals {
     Approvals::new(pipeline.generation, annotation, used.unwrap_or_default())
 }
 
-/// Leaves everything as it is, but for the number of processors where that follows the load, and says why; again after a while, should somebody change what it says.
+/// Leaves everything as it is, but for the number of processors where that follows the load, and says why; again after a while,
+/// should somebody change what it says.
 async fn refuse(
     object: &IoTPipeline,
     invalid: &Invalid,
     workers: &Workers,
     context: &Context,
 ) -> Result<Action, Error> {
-    if let Some(replicas) = context.scaling.keep_following(object, workers) {
-        write::scale_processors(context, object, workers, replicas).await?;
+    if let Some(scaling) = context.scaling.keep_following(object, workers) {
+        write::scale(context, &object.namespace().unwrap_or_default(), &scaling).await?;
     }
     let status = status::status(object, workers, &Assessment::Refused(invalid), Timestamp::now());
     report_status(object, &status, None, &[], context).await?;

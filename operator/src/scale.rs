@@ -29,11 +29,11 @@ use tokio::sync::broadcast;
 
 use self::policy::{Decision, Policy, Reading};
 use crate::{
-    build::workload_kind,
-    memory::PipelineKey,
+    memory::{PipelineKey, key_of},
     pipeline::{Autoscaling, Pipeline, TopicName},
     reconcile::{
         fetch::Workers,
+        plan::ReplicasPatch,
         sessions::{bridge_pod, leaving_from, staying_bridges},
     },
 };
@@ -150,9 +150,8 @@ impl Scaling {
 
     fn follow_processors(&self, pipeline: &mut Pipeline, workers: &Workers) {
         let key = pipeline.key();
-        let name = crds::names::worker_name(&pipeline.id.name, Component::Processor);
         let present =
-            workers.child(workload_kind(Component::Processor), &name).map(|live| live.rollout().wanted);
+            workers.workload(&pipeline.id.name, Component::Processor).map(|live| live.rollout().wanted);
         let Some(autoscaling) = pipeline.scaled() else {
             // What is only compared does not differ by a number that nobody has decided.
             if pipeline.autoscaling.is_some_and(|one| one.acts) && pipeline.suspend == Suspend::None {
@@ -171,18 +170,17 @@ impl Scaling {
         }
     }
 
-    /// Takes note of the processors of a pipeline whose spec is refused, which go on with what they were told last. Answers how
-    /// many there shall be, where those are not as many.
-    pub fn keep_following(&self, object: &IoTPipeline, workers: &Workers) -> Option<i32> {
-        let key = (object.namespace().unwrap_or_default(), object.name_any());
-        let name = crds::names::worker_name(&object.name_any(), Component::Processor);
-        let present = workers.child(workload_kind(Component::Processor), &name)?.rollout().wanted;
+    /// Takes note of the processors of a pipeline whose spec is refused, which go on with what they were told last. Answers
+    /// what makes them as many as there shall be, where they are not.
+    pub fn keep_following(&self, object: &IoTPipeline, workers: &Workers) -> Option<ReplicasPatch> {
+        let live = workers.workload(&object.name_any(), Component::Processor)?;
+        let present = live.rollout().wanted;
         let mut watched = self.lock();
-        let one = watched.get_mut(&key)?;
+        let one = watched.get_mut(&key_of(object))?;
         let target = Target { replicas: present, pods: processors(workers), ..Target::clone(&one.target) };
         one.target = Arc::new(target);
         let desired = one.decision.as_ref().filter(|_| one.target.autoscaling.acts)?.desired;
-        (desired != present).then_some(desired)
+        (desired != present).then(|| ReplicasPatch { live: live.clone(), replicas: desired })
     }
 
     /// What was decided last about a pipeline.
@@ -350,7 +348,7 @@ fn in_order<D>(decisions: impl Iterator<Item = (PipelineKey, D)>) -> Vec<(Pipeli
 
 /// The bridges as they are; none, where nothing runs them.
 fn bridge_target(pipeline: &str, settings: bridges::Settings, workers: &Workers) -> BridgeTarget {
-    let Some(bridge) = workers.bridge(pipeline) else {
+    let Some(bridge) = workers.workload(pipeline, Component::Bridge) else {
         return BridgeTarget { settings, replicas: 0, is_settled: false, pods: Vec::new() };
     };
     let rollout = bridge.rollout();

@@ -38,7 +38,7 @@ use crate::{
     context::Context,
     error::Error,
     kafka,
-    memory::PipelineKey,
+    memory::{PipelineKey, key_of},
     pipeline::Pipeline,
     telemetry::chain,
     timescale::{Deleted, Session, TableDeletion},
@@ -69,7 +69,7 @@ enum Progress {
 /// # Errors
 /// What could not be done is tried again, until it is given up.
 pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> Result<Action, Error> {
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let key = key_of(object);
     if !object.finalizers().iter().any(|name| name == FINALIZER) {
         context.memory.forget(&key);
         return Ok(Action::await_change());

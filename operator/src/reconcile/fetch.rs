@@ -37,7 +37,7 @@ use crate::{
     context::Context,
     error::{Error, ListPodsSnafu, ReadChildrenSnafu, ReadNamespaceSnafu, ReadSecretSnafu},
     kafka::{self, ObservedTopic},
-    memory::PipelineKey,
+    memory::{PipelineKey, key_of},
     pipeline::{Pipeline, Topic},
     timescale::{self, ObservedRelation, ObservedTable, Session},
 };
@@ -198,7 +198,7 @@ fn unknown_manager(pipeline: &Pipeline, context: &Context) -> Option<PipelineKey
             let says_so = object.spec.mode == Mode::Enforce
                 && topic.management == Management::Managed
                 && topic.name == pipeline.topic.name.as_str();
-            says_so.then(|| (object.namespace().unwrap_or_default(), object.name_any()))
+            says_so.then(|| key_of(object))
         })
         .find(|key| *key != pipeline.key() && !context.memory.recall(key).topic_is_known)
 }
@@ -349,7 +349,12 @@ fn with_labels_of(pipeline: &str) -> ListParams {
 }
 
 impl Workers {
-    /// The object of this kind and name, such as the one that runs a worker's pods.
+    /// The object that runs the pods of one of a pipeline's workers.
+    pub fn workload(&self, pipeline: &str, component: Component) -> Option<&LiveChild> {
+        self.child(workload_kind(component), &names::worker_name(pipeline, component))
+    }
+
+    /// The object of this kind and name.
     pub fn child(&self, kind: ChildKind, name: &str) -> Option<&LiveChild> {
         self.children.iter().find(|child| child.kind == kind && child.object.name_any() == name)
     }
@@ -357,8 +362,7 @@ impl Workers {
     /// The configuration of the bridge as its pods are told to read it; `None` where there is no bridge, or where its
     /// configuration is lost.
     pub fn bridge_configuration(&self, pipeline: &str) -> Option<Value> {
-        let name = names::worker_name(pipeline, Component::Bridge);
-        let bridge = self.child(workload_kind(Component::Bridge), &name)?;
+        let bridge = self.workload(pipeline, Component::Bridge)?;
         let config_map = self.child(ChildKind::ConfigMap, bridge.configuration()?)?;
         serde_json::from_str(config_map.object.data["data"][WORKER_CONFIG_KEY].as_str()?).ok()
     }

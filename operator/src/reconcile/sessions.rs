@@ -4,15 +4,13 @@
 //! status before a bridge may begin one, and taken back only once the last one has said that it ended.
 
 use crds::{
-    IoTPipeline,
-    names::{self, worker_name},
+    IoTPipeline, names,
     worker::{Component, Retirement},
 };
 use kube::ResourceExt;
 use serde_json::Value;
 
 use super::fetch::{LiveChild, WorkerPod, Workers};
-use crate::build::workload_kind;
 
 /// How many sessions the status tells of; one at least, where there is a bridge.
 pub fn noted_sessions(object: &IoTPipeline) -> i32 {
@@ -25,7 +23,10 @@ pub fn noted_sessions(object: &IoTPipeline) -> i32 {
 pub fn known_sessions(object: &IoTPipeline, workers: &Workers) -> i32 {
     let name = object.name_any();
     let shares = workers.bridge_configuration(&name).is_some_and(|running| is_shared(&running));
-    let running = workers.bridge(&name).filter(|_| shares).map_or(0, |bridge| bridge.rollout().wanted);
+    let running = workers
+        .workload(&name, Component::Bridge)
+        .filter(|_| shares)
+        .map_or(0, |bridge| bridge.rollout().wanted);
     noted_sessions(object).max(running)
 }
 
@@ -33,7 +34,10 @@ pub fn known_sessions(object: &IoTPipeline, workers: &Workers) -> i32 {
 /// never was one.
 pub fn staying_bridges(object: &IoTPipeline, workers: &Workers) -> Option<i32> {
     let name = object.name_any();
-    let running = workers.bridge(&name).map(|bridge| bridge.rollout().wanted).filter(|wanted| *wanted > 0);
+    let running = workers
+        .workload(&name, Component::Bridge)
+        .map(|bridge| bridge.rollout().wanted)
+        .filter(|wanted| *wanted > 0);
     let staying = workers.bridge_configuration(&name).and_then(|running| leaving_from(&running));
     let noted = || object.status.as_ref()?.bridge.as_ref()?.sessions;
     running.map(|running| staying.unwrap_or(running).min(running)).or_else(noted)
@@ -72,11 +76,4 @@ fn runs(pod: &WorkerPod, workload: &LiveChild) -> bool {
     let mut config_maps = volumes.filter_map(|volume| volume.config_map.as_ref());
     pod.pod.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
         && config_maps.any(|config_map| Some(config_map.name.as_str()) == workload.configuration())
-}
-
-impl Workers {
-    /// The object that runs the bridges.
-    pub fn bridge(&self, pipeline: &str) -> Option<&LiveChild> {
-        self.child(workload_kind(Component::Bridge), &worker_name(pipeline, Component::Bridge))
-    }
 }

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
-    names::{SKIP_CLEANUP_ANNOTATION, unshared_filter, worker_name},
+    names::{SKIP_CLEANUP_ANNOTATION, unshared_filter},
     pipeline::{Mode, MqttSpec},
     status::{
         BridgeStatus, ChangeClass, ConditionType, LagStatus, PlannedChange, ProcessorStatus, Reason,
@@ -37,7 +37,7 @@ use super::{
     validate::Invalid,
 };
 use crate::{
-    build::{ChildKind, selector_text, workload_kind},
+    build::{ChildKind, selector_text},
     change::{Approvals, Change, coarse_number},
     pipeline::Pipeline,
     scale::{bridges, policy::Decision},
@@ -80,7 +80,7 @@ pub fn status(
 ) -> IoTPipelineStatus {
     let previous = object.status.clone().unwrap_or_default();
     let name = object.name_any();
-    let workload = |component| workers.child(workload_kind(component), &worker_name(&name, component));
+    let workload = |component| workers.workload(&name, component);
     let mut status = IoTPipelineStatus {
         observed_generation: object.metadata.generation,
         conditions: conditions(object, &previous, workers, assessment, now),

@@ -3,11 +3,7 @@
 
 use std::fmt::Debug;
 
-use crds::{
-    IoTPipeline, IoTPipelineStatus,
-    names::{FIELD_MANAGER, worker_name},
-    worker::Component,
-};
+use crds::{IoTPipeline, IoTPipelineStatus, names::FIELD_MANAGER};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Resource, ResourceExt,
@@ -19,9 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use snafu::ResultExt;
 
-use super::fetch::{LiveChild, Workers};
+use super::{fetch::LiveChild, plan::ReplicasPatch};
 use crate::{
-    build::{Child, workload_kind},
+    build::Child,
     context::Context,
     error::{
         ApplyChildSnafu, DeleteChildSnafu, Error, RemovePodSnafu, WriteFinalizersSnafu, WriteStatusSnafu,
@@ -64,26 +60,12 @@ pub async fn patch_child(
     Ok(())
 }
 
-/// Changes how many processors there are, and nothing else of them.
-///
-/// # Errors
-/// Fails where the API server refuses or does not answer.
-pub async fn scale_processors(
-    context: &Context,
-    object: &IoTPipeline,
-    workers: &Workers,
-    replicas: i32,
-) -> Result<(), Error> {
-    let name = worker_name(&object.name_any(), Component::Processor);
-    let Some(live) = workers.child(workload_kind(Component::Processor), &name) else { return Ok(()) };
-    scale(context, &object.namespace().unwrap_or_default(), live, replicas).await
-}
-
 /// Changes the number of pods of a workload, if it still is the same one.
 ///
 /// # Errors
 /// Fails where the API server refuses or does not answer.
-pub async fn scale(context: &Context, namespace: &str, live: &LiveChild, replicas: i32) -> Result<(), Error> {
+pub async fn scale(context: &Context, namespace: &str, scaling: &ReplicasPatch) -> Result<(), Error> {
+    let ReplicasPatch { live, replicas } = scaling;
     let patch = json!({"metadata": {"uid": live.object.metadata.uid}, "spec": {"replicas": replicas}});
     patch_child(context, namespace, live, &patch).await
 }

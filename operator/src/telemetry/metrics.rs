@@ -11,7 +11,7 @@ use crds::{
     status::{ConditionType, LagStatus},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{ResourceExt, core::DeserializeGuard, runtime::reflector::Store};
+use kube::{core::DeserializeGuard, runtime::reflector::Store};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -27,7 +27,7 @@ use prometheus_client::{
 
 use crate::{
     error::Error,
-    memory::PipelineKey,
+    memory::{PipelineKey, key_of},
     reconcile::status::find,
     scale::{Scaling, bridges, policy::Inputs},
 };
@@ -205,7 +205,7 @@ fn encode_readiness(
         MetricType::Gauge,
     )?;
     for pipeline in pipelines {
-        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+        let (namespace, name) = key_of(pipeline.as_ref());
         let reason = ready(pipeline).map_or("Unknown", |ready| ready.reason.as_str());
         let labels = [("namespace", namespace.as_str()), ("pipeline", &name), ("reason", reason)];
         ConstGauge::new(i64::from(is_ready(pipeline))).encode(family.encode_family(&labels)?)?;
@@ -227,7 +227,7 @@ fn encode_lag(
             let Some(lag) = pipeline.status.as_ref().and_then(|status| status.lag.as_ref()) else {
                 continue;
             };
-            let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+            let (namespace, name) = key_of(pipeline);
             let labels = [("namespace", namespace.as_str()), ("pipeline", name.as_str())];
             ConstGauge::new(figure(lag)).encode(family.encode_family(&labels)?)?;
         }

@@ -18,15 +18,21 @@ fn scale_by_hand(world: &World, replicas: i32) {
     world.api.change(DEPLOYMENT, |deployment| deployment["spec"]["replicas"] = json!(replicas));
 }
 
-#[tokio::test]
-async fn what_comes_to_no_processor_starts_one() {
+/// A pipeline for which nothing comes, and an operator that has just started.
+async fn without_processors() -> World {
     let world = World::at_rest(&scaled("{mode: BuiltIn, minReplicas: 0, maxReplicas: 3}")).await;
-    // An operator that starts finds none, and changes nothing by that.
     scale_by_hand(&world, 0);
     world.forget();
     world.reconcile().await.unwrap();
     world.settle_workers();
     world.reconcile().await.unwrap();
+    world
+}
+
+#[tokio::test]
+async fn what_comes_to_no_processor_starts_one() {
+    // An operator that starts finds none, and changes nothing by that.
+    let world = without_processors().await;
     assert_eq!((replicas(&world), world.condition("Ready").as_str()), (0, "True AsSpecified"));
     assert_eq!(
         world.message("ProcessorReady"),
@@ -55,12 +61,7 @@ async fn what_comes_to_no_processor_starts_one() {
 
 #[tokio::test]
 async fn an_edit_that_is_refused_keeps_no_processor_from_starting() {
-    let world = World::at_rest(&scaled("{mode: BuiltIn, minReplicas: 0, maxReplicas: 3}")).await;
-    scale_by_hand(&world, 0);
-    world.forget();
-    world.reconcile().await.unwrap();
-    world.settle_workers();
-    world.reconcile().await.unwrap();
+    let world = without_processors().await;
     world.edit(|spec| spec["processing"] = json!({"program": ".x = no_such_function()"}));
     world.reconcile().await.unwrap();
     assert_eq!((replicas(&world), world.condition("Ready").as_str()), (0, "False ProgramInvalid"));

@@ -223,7 +223,7 @@ impl World {
 
     /// Lets this much time pass for a session that is being ended.
     pub fn pass_time(&self, duration: Duration) {
-        let key = ("plant-7".to_owned(), "line".to_owned());
+        let key = pipeline();
         let earlier =
             |since: &mut Option<Instant>| *since = since.map(|since| since.checked_sub(duration).unwrap());
         self.context.memory.update(&key, |remembered| {
@@ -250,7 +250,7 @@ impl World {
     /// It is time to look at the pipeline again, and as many others at rest are looked at as may be.
     pub fn let_others_come_first(&self) {
         let generation = self.api.get("iotpipelines/line")["metadata"]["generation"].as_i64().unwrap();
-        let key = ("plant-7".to_owned(), "line".to_owned());
+        let key = pipeline();
         self.context.memory.update(&key, |remembered| {
             remembered.rests_until = Some((Instant::now(), generation));
         });
@@ -259,7 +259,7 @@ impl World {
 
     /// What the operator remembers of the pipeline is lost, as by a restart.
     pub fn forget(&self) {
-        let key = ("plant-7".to_owned(), "line".to_owned());
+        let key = pipeline();
         self.context.memory.forget(&key);
         self.context.scaling.forget(&key);
     }
@@ -375,6 +375,10 @@ impl World {
         let conditions = status["conditions"].as_array().unwrap();
         conditions.iter().find(|condition| condition["type"] == condition_type).unwrap().clone()
     }
+}
+
+fn pipeline() -> PipelineKey {
+    ("plant-7".to_owned(), "line".to_owned())
 }
 
 fn other_pipeline() -> PipelineKey {

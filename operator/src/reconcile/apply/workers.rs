@@ -10,11 +10,7 @@ use crate::{
     change::{Change, Note, Refusal},
     context::Context,
     pipeline::Pipeline,
-    reconcile::{
-        fetch::LiveChild,
-        plan::{ReplicasPatch, WorkerPlan},
-        write,
-    },
+    reconcile::{fetch::LiveChild, plan::WorkerPlan, write},
     telemetry::chain,
 };
 
@@ -53,8 +49,8 @@ pub(super) async fn apply_worker(
         note: plan.note,
         awaits_turn: plan.awaits_turn,
     };
-    if let Some(ReplicasPatch { live, replicas }) = plan.scale {
-        match write::scale(context, &pipeline.id.namespace, &live, replicas).await {
+    if let Some(scaling) = plan.scale {
+        match write::scale(context, &pipeline.id.namespace, &scaling).await {
             Ok(()) => outcome.starts_anew = !plan.lets_some_go_on,
             Err(error) => whole.fail(error),
         }

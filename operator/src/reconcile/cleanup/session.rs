@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crds::{
     IoTPipeline, names,
     pipeline::{MqttSpec, ProtocolVersion},
-    worker::Retirement,
+    worker::{Component, Retirement},
 };
 use kube::{
     Resource, ResourceExt,
@@ -179,7 +179,7 @@ fn next_step<'a>(object: &IoTPipeline, workers: &'a Workers, sessions: i32) -> S
     let name = object.name_any();
     let uid = object.meta().uid.as_deref().unwrap_or_default();
     let bridge = workers
-        .bridge(&name)
+        .workload(&name, Component::Bridge)
         .filter(|bridge| is_owned_by(uid, bridge) && bridge.object.metadata.deletion_timestamp.is_none());
     let Some(bridge) = bridge else {
         return if is_known(object) { Step::Lost("its bridge was deleted first") } else { Step::Nothing };

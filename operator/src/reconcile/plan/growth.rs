@@ -5,10 +5,9 @@
 //! on: messages wait at the MQTT broker meanwhile. What was done so far is seen in what there is, so nothing is
 //! remembered, and whoever goes on in the middle does the right thing.
 
-use crds::{names::worker_name, pipeline::Mode, status::Reason, worker::Component};
+use crds::{pipeline::Mode, status::Reason, worker::Component};
 
 use crate::{
-    build::workload_kind,
     change::Refusal,
     kafka::{TopicAction, TopicPlan, TopicStep},
     pipeline::Pipeline,
@@ -106,8 +105,7 @@ impl Growth {
 
 /// Whether there is no bridge, and none on its way.
 fn is_held(pipeline: &Pipeline, workers: &Workers) -> bool {
-    let name = worker_name(&pipeline.id.name, Component::Bridge);
-    let workload = workers.child(workload_kind(Component::Bridge), &name);
+    let workload = workers.workload(&pipeline.id.name, Component::Bridge);
     let runs_none = workload.is_none_or(|workload| {
         let rollout = workload.rollout();
         rollout.wanted == 0 && rollout.is_complete()

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Plan, WorkerPlan};
 use crate::{
-    build::{Child, ChildKind, workload_kind},
+    build::{Child, ChildKind},
     pipeline::Pipeline,
     reconcile::{
         drift::differs,
@@ -48,9 +48,8 @@ impl Plan {
     /// How the workers stand to what this operator wants.
     pub fn stage(&self, pipeline: &Pipeline, workers: &Workers) -> Stage {
         let work = pipeline.workers().all(|worker| {
-            let component = worker.component();
-            let name = crds::names::worker_name(&pipeline.id.name, component);
-            workers.child(workload_kind(component), &name).is_some_and(|live| live.rollout().is_complete())
+            let workload = workers.workload(&pipeline.id.name, worker.component());
+            workload.is_some_and(|live| live.rollout().is_complete())
         });
         let mut plans = self.bridge.iter().chain([&self.processor]);
         if plans.clone().any(|plan| plan.renewal.is_some()) {

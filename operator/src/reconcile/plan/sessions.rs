@@ -5,7 +5,11 @@
 //! many sessions there may be and what the pods say: so whoever goes on in the middle does the right thing, and a session
 //! whose pod was deleted by force, or with its StatefulSet, gets a bridge again that ends it.
 
-use crds::{IoTPipeline, status::Reason, worker::RoleConfig};
+use crds::{
+    IoTPipeline,
+    status::Reason,
+    worker::{Component, RoleConfig},
+};
 use serde_json::Value;
 
 use crate::{
@@ -76,7 +80,7 @@ pub fn with_sessions(
         };
         return (pipeline, Some(sessions));
     }
-    let live = workers.bridge(&name);
+    let live = workers.workload(&name, Component::Bridge);
     let running = workers.bridge_configuration(&name).unwrap_or_default();
     let wanted = bridge.replicas;
     let welcome = wanted.min(most_welcome(live, &running).max(known));

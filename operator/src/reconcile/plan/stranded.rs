@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use crds::{names, worker::Component};
+use crds::worker::Component;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::{build::workload_kind, pipeline::Pipeline, reconcile::fetch::Workers};
+use crate::{pipeline::Pipeline, reconcile::fetch::Workers};
 
 /// How long the kubelet may take beyond the pod's grace period.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,8 +25,7 @@ const GIVEN_UP: &str = "DeletionByTaintManager";
 
 /// The bridges that should be gone by now, and whose nodes do not say so.
 pub fn stranded_bridges(pipeline: &Pipeline, workers: &Workers, now: Timestamp) -> Vec<Pod> {
-    let name = names::worker_name(&pipeline.id.name, Component::Bridge);
-    let workload = workers.child(workload_kind(Component::Bridge), &name);
+    let workload = workers.workload(&pipeline.id.name, Component::Bridge);
     let Some(uid) = workload.and_then(|workload| workload.object.metadata.uid.as_deref()) else {
         return Vec::new();
     };

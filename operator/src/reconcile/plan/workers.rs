@@ -61,7 +61,7 @@ pub fn plan_worker(
 ) -> Result<WorkerPlan, build::Error> {
     let component = worker.component();
     let configuration = build_configuration(pipeline, worker)?;
-    let workload = workers.child(workload_kind(component), &names::worker_name(&pipeline.id.name, component));
+    let workload = workers.workload(&pipeline.id.name, component);
     // With the same configuration a write to the workload is a repair, another number of pods or another image:
     // nothing for which the stores have to be changed first.
     let runs_this_configuration =
@@ -117,12 +117,11 @@ fn lets_some_go_on(child: &Child, live: &LiveChild) -> bool {
     let has_some = live.rollout().wanted > 0 && child.object["spec"]["replicas"] != 0;
     // Those that stay keep their template while others leave. Afterwards it is that of the workload again; if it is not,
     // because the spec has changed meanwhile, the next look sees them start anew.
-    let some_leave = |workload: &Value| {
-        workload.pointer(HELD_BACK).and_then(Value::as_i64).is_some_and(|held_back| held_back > 0)
-    };
+    let some_leave = live.rollout().held_back > 0
+        || child.object.pointer(HELD_BACK).and_then(Value::as_i64).is_some_and(|held_back| held_back > 0);
     let is_only_scaled =
         || changes_of_child(child, Some(live)).iter().all(|change| change.field == "spec.replicas");
-    has_some && (some_leave(&child.object) || some_leave(&live.object.data) || is_only_scaled())
+    has_some && (some_leave || is_only_scaled())
 }
 
 /// Everything of this pipeline that the plan does not name. A configuration goes only when no pod can need it any
@@ -141,7 +140,7 @@ pub fn orphans<'a>(
     for worker in pipeline.workers() {
         let component = worker.component();
         let name = names::worker_name(&pipeline.id.name, component);
-        let workload = workers.child(workload_kind(component), &name);
+        let workload = workers.workload(&pipeline.id.name, component);
         is_rolling |= workload.is_none_or(|workload| {
             let rollout = workload.rollout();
             !rollout.is_complete() || rollout.held_back > 0

@@ -2,7 +2,6 @@
 
 use crds::{
     IoTPipeline, IoTPipelineStatus,
-    names::worker_name,
     status::{ConditionType, Reason},
     worker::Component,
 };
@@ -12,7 +11,6 @@ use kube::ResourceExt;
 
 use super::Assessment;
 use crate::{
-    build::workload_kind,
     change::{Note, Refusal},
     pipeline::Pipeline,
     reconcile::{
@@ -39,7 +37,7 @@ pub fn conditions(
             (Assessment::Applied { outcome, .. }, Component::Bridge) => outcome.bridge.as_ref(),
             (Assessment::Applied { outcome, .. }, Component::Processor) => Some(&outcome.processor),
         };
-        let workload = workers.child(workload_kind(component), &worker_name(&object.name_any(), component));
+        let workload = workers.workload(&object.name_any(), component);
         let finding = judge_worker(
             component,
             workload,

@@ -69,7 +69,10 @@ impl Cluster {
         let configuration = build_configuration(&pipeline, bridge).unwrap();
         let mut children = build_worker(&pipeline, bridge, &configuration.name, &worker_settings()).unwrap();
         children.push(configuration);
-        let statefulset = self.workers.bridge("line").map(|bridge| bridge.object.data["status"].clone());
+        let statefulset = self
+            .workers
+            .workload("line", Component::Bridge)
+            .map(|bridge| bridge.object.data["status"].clone());
         self.workers.children = children
             .into_iter()
             .map(|mut child| {
@@ -98,7 +101,7 @@ impl Cluster {
     }
 
     fn report(&mut self, ordinal: i64, retirement: Value) {
-        let bridge = self.workers.bridge("line").unwrap();
+        let bridge = self.workers.workload("line", Component::Bridge).unwrap();
         let name = format!("line-bridge-{ordinal}");
         let mut spec = bridge.object.data["spec"]["template"]["spec"].clone();
         spec["containers"] = json!([]);
