@@ -11,7 +11,10 @@ use crds::{
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
-use crate::scale::{bridges, policy::Settings};
+use crate::{
+    memory::PipelineKey,
+    scale::{bridges, policy::Settings},
+};
 
 mod rollup;
 
@@ -49,6 +52,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Under which the operator remembers it.
+    pub fn key(&self) -> PipelineKey {
+        (self.id.namespace.clone(), self.id.name.clone())
+    }
+
     /// The kinds of worker that it has.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.bridge.iter().chain([&self.processor])
