@@ -62,7 +62,7 @@ pub fn secrets() -> Secrets {
 
 /// The validated pipeline that a YAML text stands for.
 pub fn pipeline(yaml: &str) -> Pipeline {
-    validate(&object(yaml), &secrets(), &settings()).unwrap()
+    validate(&object(yaml), &secrets(), None, &settings()).unwrap()
 }
 
 /// The operator's settings.

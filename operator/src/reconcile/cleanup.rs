@@ -182,7 +182,8 @@ async fn attempt(
         return Ok(Progress::Done(Vec::new()));
     }
     let secrets = fetch_secrets(object, context).await?;
-    let pipeline = match validate(&without_program(object), &secrets, &context.settings) {
+    // A program that does not compile is no reason to leave a topic behind.
+    let pipeline = match validate(object, &secrets, None, &context.settings) {
         Ok(pipeline) => pipeline,
         // A Secret that went with the namespace will not come back.
         Err(invalid) => {
@@ -196,13 +197,6 @@ async fn attempt(
         Ok(changes) => Progress::Done(changes),
         Err(message) => Progress::Fails { message, is_hopeless: namespace_goes },
     })
-}
-
-/// A program that does not compile is no reason to leave a topic behind.
-fn without_program(object: &IoTPipeline) -> IoTPipeline {
-    let mut object = object.clone();
-    object.spec.processing.program = None;
-    object
 }
 
 /// Deletes the workers; says what it waits for while some of their pods still run.

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::{IoTPipeline, IoTPipelineSpec, status::Reason, worker::PipelineId};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
+use program::TopicWriter;
 
 use self::{connections::References, problems::Problems};
 use crate::pipeline::Pipeline;
@@ -59,13 +60,26 @@ pub fn referenced_secrets(spec: &IoTPipelineSpec) -> BTreeSet<String> {
     whole.chain(authorities).chain(password).cloned().collect()
 }
 
-/// Parses an IoTPipeline.
+/// Why the program of a spec does not compile, if so. A hostile one takes its compiler many seconds.
+pub fn program_problem(spec: &IoTPipelineSpec) -> Option<String> {
+    let source = spec.processing.program.as_ref()?;
+    let writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
+    let error = program::compile(source, writer).err()?;
+    Some(format!("processing.program does not compile: {error}"))
+}
+
+/// Parses an IoTPipeline. Its program is judged before, by [`program_problem`].
 ///
 /// # Errors
 /// Says everything that is wrong at once, so that it can be mended in one edit.
-pub fn validate(object: &IoTPipeline, secrets: &Secrets, settings: &Settings) -> Result<Pipeline, Invalid> {
+pub fn validate(
+    object: &IoTPipeline,
+    secrets: &Secrets,
+    program_problem: Option<String>,
+    settings: &Settings,
+) -> Result<Pipeline, Invalid> {
     let mut problems = Problems::default();
-    let parsed = parse(object, secrets, settings, &mut problems);
+    let parsed = parse(object, secrets, program_problem, settings, &mut problems);
     match (parsed, problems.found.first()) {
         (Some(pipeline), None) => Ok(pipeline),
         (_, Some((reason, _))) => {
@@ -82,6 +96,7 @@ pub fn validate(object: &IoTPipeline, secrets: &Secrets, settings: &Settings) ->
 fn parse(
     object: &IoTPipeline,
     secrets: &Secrets,
+    program_problem: Option<String>,
     settings: &Settings,
     problems: &mut Problems,
 ) -> Option<Pipeline> {
@@ -101,6 +116,9 @@ fn parse(
         .mqtt
         .as_ref()
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
+    if let Some(problem) = program_problem {
+        problems.note(Reason::ProgramInvalid, problem);
+    }
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let autoscaling = workers::autoscaling(&spec.processor, problems);
     let bridge_scaling = workers::bridge_scaling(spec.bridge.as_ref(), problems);
@@ -169,14 +187,15 @@ mod tests {
     }
 
     fn check(spec: Value, secrets: &Secrets) -> Result<Pipeline, Invalid> {
-        let object = serde_json::from_value(json!({
+        let object: IoTPipeline = serde_json::from_value(json!({
             "apiVersion": "iotpipeline.dev/v1alpha1",
             "kind": "IoTPipeline",
             "metadata": {"name": "line", "namespace": "plant-7", "uid": "1", "generation": 4},
             "spec": spec,
         }))
         .unwrap();
-        validate(&object, secrets, &Settings { cluster_name: "test".to_owned() })
+        let problem = program_problem(&object.spec);
+        validate(&object, secrets, problem, &Settings { cluster_name: "test".to_owned() })
     }
 
     /// What is said of a spec in which `pointer` is replaced by `value`.

@@ -346,7 +346,7 @@ impl EditableSpec {
         let secret = Secret { data: Some(BTreeMap::from([("uri".to_owned(), uri)])), ..Secret::default() };
         let secrets = ["tsdb", "other"].map(|name| (name.to_owned(), Some(secret.clone()))).into();
         let settings = Settings { cluster_name: "c".to_owned() };
-        validate(&object, &secrets, &settings)
+        validate(&object, &secrets, None, &settings)
             .map(|pipeline| pipeline.table)
             .map_err(|invalid| invalid.message)
     }

@@ -6,8 +6,8 @@ use crds::{
     IoTPipelineSpec,
     names::{self, SecretPurpose},
     pipeline::{
-        BridgeMode, BridgeSpec, KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec, ProtocolVersion,
-        SecretRef, Session, SpoolSpec, Suspend,
+        AcceptTimeSpec, BridgeMode, BridgeSpec, KeyFrom, KeySpec, MqttSpec, ProcessorMode, ProcessorSpec,
+        ProtocolVersion, SecretRef, Session, SpoolSpec, Suspend,
     },
     status::Reason,
     units::DurationText,
@@ -17,7 +17,6 @@ use crds::{
     },
 };
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
-use program::TopicWriter;
 
 use super::{
     connections::{self, Content, Database, Kafka, References},
@@ -193,7 +192,7 @@ pub(super) fn processor(
             spec.kafka.start_from
         )
     });
-    let accept_time = processing(spec, problems);
+    let accept_time = accept_time(&spec.processing.accept_time, problems);
     let (kafka, database) = (kafka?, database?);
     let timescale = &spec.timescale;
     let config = ProcessorConfig {
@@ -273,15 +272,7 @@ pub(super) fn autoscaling(spec: &ProcessorSpec, problems: &mut Problems) -> Opti
     Some(Some(Autoscaling { acts, settings }))
 }
 
-fn processing(spec: &IoTPipelineSpec, problems: &mut Problems) -> Option<AcceptTimeConfig> {
-    let topic_writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
-    let spec = &spec.processing;
-    if let Some(source) = &spec.program
-        && let Err(error) = program::compile(source, topic_writer)
-    {
-        problems.note(Reason::ProgramInvalid, format!("processing.program does not compile: {error}"));
-    }
-    let times = &spec.accept_time;
+fn accept_time(times: &AcceptTimeSpec, problems: &mut Problems) -> Option<AcceptTimeConfig> {
     let max_late = problems.optional_duration("processing.acceptTime.maxLate", times.max_late.as_ref());
     let max_ahead = problems.optional_duration("processing.acceptTime.maxAhead", times.max_ahead.as_ref());
     Some(AcceptTimeConfig {
