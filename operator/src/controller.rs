@@ -42,8 +42,9 @@ use crate::{
     telemetry::chain,
 };
 
-/// Events of one object that come within this time lead to one reconciliation.
-const DEBOUNCE: Duration = Duration::from_secs(1);
+/// A reconciliation waits until nothing new has come for so long: what one write brings about comes in several events. A decision
+/// about processors waits too, so it is short.
+const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// When to look again at a pipeline at rest where others come first.
 const AFTER_OTHERS: Duration = Duration::from_secs(5);
