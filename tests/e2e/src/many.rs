@@ -103,7 +103,7 @@ async fn measure_with(settings: &Settings, backends: &Backends) -> Result<Figure
     println!("the control plane and the operator run");
 
     let begun = Instant::now();
-    let busy = Processors::used(&cluster, &operator)?;
+    let (busy, mark) = (Processors::used(&cluster, &operator)?, cluster.audit_log().mark()?);
     pipelines.create().await?;
     println!("{:>7.1} s  created {} pipelines", begun.elapsed().as_secs_f64(), settings.pipelines);
     let applied = pipelines.wait_until("applied", pipelines::is_applied, begun).await?;
@@ -111,6 +111,7 @@ async fn measure_with(settings: &Settings, backends: &Backends) -> Result<Figure
     let peak_rss_mib = operator.usage()?.peak_rss_mib;
     println!("  {}", tell(&operator.usage()?));
     println!("  CPU-seconds until Ready: {}", Processors::used(&cluster, &operator)?.since(&busy));
+    println!("  calls until Ready: {}", cluster.audit_log().calls_since(mark)?);
 
     let (cpu_at_rest, rest) = at_rest(settings, &cluster, &operator).await?;
     let rss_mib = operator.usage()?.rss_mib;
@@ -161,10 +162,10 @@ impl Processors {
 }
 
 fn tell(usage: &Usage) -> String {
-    let Usage { cpu_seconds, rss_mib, peak_rss_mib, threads, files } = usage;
+    let Usage { cpu_seconds, rss_mib, file_rss_mib, peak_rss_mib, threads, files } = usage;
     format!(
-        "operator: {cpu_seconds:.1} CPU-seconds, {rss_mib:.1} MiB resident (at most {peak_rss_mib:.1}), {threads} threads, \
-         {files} files and connections"
+        "operator: {cpu_seconds:.1} CPU-seconds, {rss_mib:.1} MiB resident (at most {peak_rss_mib:.1}), of them \
+         {file_rss_mib:.1} of files, {threads} threads, {files} files and connections"
     )
 }
 

@@ -32,6 +32,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Resident memory, MiB.
     pub rss_mib: f64,
+    /// What of it are pages of files, most of them of the binary, MiB.
+    pub file_rss_mib: f64,
     /// The most memory that was resident at any moment, MiB.
     pub peak_rss_mib: f64,
     /// Its threads.
@@ -97,6 +99,7 @@ impl Operator {
         Ok(Usage {
             cpu_seconds: cpu_seconds(&read("stat")?).whatever_context("failed to read processor times")?,
             rss_mib: number(&status, "VmRSS:").whatever_context("failed to read VmRSS")? / 1024.0,
+            file_rss_mib: number(&status, "RssFile:").whatever_context("failed to read RssFile")? / 1024.0,
             peak_rss_mib: peak_rss_mib(&status).whatever_context("failed to read VmHWM")?,
             threads: number(&status, "Threads:").whatever_context("failed to read Threads")? as usize,
             files: files.count(),

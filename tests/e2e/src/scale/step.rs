@@ -89,15 +89,19 @@ async fn prove(options: &Options, test: &Scenario) -> Result<Figures> {
     }
 
     let drained = until(&looks, DRAINED, "the lag is gone", |seen| drained_at(seen, stepped, usual)).await?;
+    let Some(reaction) = reaction(&looks.seen(), stepped, usual) else {
+        whatever!("one processor does all of it: take a higher rate, or a lower limit of CPU");
+    };
+    say(
+        &looks,
+        &format!("more processors were asked for {:.1} s after there was a lag", reaction.as_secs_f64()),
+    );
     let down = until(&looks, DOWN, &format!("{} processors are enough again", first.replicas), |seen| {
         let last = seen.last().filter(|look| look.at > drained && look.replicas <= first.replicas)?;
         Some(last.at)
     })
     .await?;
     let seen = looks.seen();
-    let Some(reaction) = reaction(&seen, stepped, usual) else {
-        whatever!("one processor does all of it: take a higher rate, or a lower limit of CPU");
-    };
     let changes = changes(&seen, stepped);
     for Change { at, from, to, reason } in &changes {
         let reason = reason.map_or("not told".to_owned(), |reason| reason.to_string());
