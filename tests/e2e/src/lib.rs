@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod many;
 pub mod mqtt;
 pub mod pods;
+pub mod release;
 pub mod report;
 pub mod scale;
 pub mod scenario;

@@ -57,6 +57,13 @@ impl Cluster {
     }
 }
 
+/// Whether all containers of a pod are ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && statuses.is_some_and(|all| !all.is_empty() && all.iter().all(|container| container.ready))
+}
+
 /// How often the containers of these pods were started again.
 pub fn restarts(pods: &[Pod]) -> i32 {
     let statuses = pods.iter().filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref());

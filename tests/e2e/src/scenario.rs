@@ -183,6 +183,25 @@ impl Scenario {
         manifest::read(yaml, &[("NAMESPACE", &self.namespace), ("SCHEMA", &self.schema())])
     }
 
+    /// A pipeline of another name, without a bridge, that reads the same topic into a table of its own, which has this name too.
+    ///
+    /// # Errors
+    /// Fails where the manifest is no YAML.
+    pub fn reader(&self, name: &str) -> Result<Value> {
+        let program = ".line = split(string!(%topic), \"/\")[1]\n.kafka_partition = %partition\n.kafka_offset = %offset\n";
+        let differences = [
+            ("/metadata/name", json!(name)),
+            ("/spec/mqtt", Value::Null),
+            ("/spec/kafka/key", Value::Null),
+            ("/spec/kafka/topic", json!({"management": "External", "name": self.topic()})),
+            ("/spec/timescale/table/name", json!(name)),
+            ("/spec/processing/program", json!(program)),
+        ];
+        differences
+            .into_iter()
+            .try_fold(self.manifest()?, |manifest, (pointer, value)| manifest::set(manifest, pointer, value))
+    }
+
     /// Applies a pipeline and waits until it is Ready.
     ///
     /// # Errors

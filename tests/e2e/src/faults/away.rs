@@ -6,8 +6,8 @@ use serde_json::json;
 use snafu::{OptionExt, ResultExt};
 use tokio::time::sleep;
 
-use super::{PATIENCE, Trial, crash::is_ready};
-use crate::{Result, wait::eventually};
+use super::{PATIENCE, Trial};
+use crate::{Result, pods::is_ready, wait::eventually};
 
 /// How long, seconds: a while, and so long that everything between has filled up.
 pub const A_MINUTE: u64 = 60;

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -12,20 +11,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::EvictParams};
 use serde_json::json;
 use snafu::{ResultExt, whatever};
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 
-use super::{PATIENCE, PROCESSORS, Trial, crash::is_ready};
-use crate::{Result, cluster::OPERATOR_NAMESPACE, wait::eventually};
+use super::{PATIENCE, PROCESSORS, Trial};
+use crate::{Result, pods::is_ready, release, wait::eventually};
 
 /// How long, seconds, and how often the number of processors changes.
 const STORM: u64 = 60;
 const TURN: Duration = Duration::from_secs(10);
-
-/// What tests/e2e/install installs, and from where.
-const RELEASE: &str = "iotpipeline";
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/iotpipeline-operator");
-
-const NEVER: [&str; 2] = ["--set=image.pullPolicy=Never", "--set=worker.image.pullPolicy=Never"];
 
 /// What the API server answers to an eviction that a PodDisruptionBudget puts off.
 const TOO_MANY: u16 = 429;
@@ -84,30 +77,17 @@ pub async fn node_drained(trial: &Trial<'_>) -> Result<String> {
 pub async fn helm_upgrade(trial: &Trial<'_>) -> Result<String> {
     let before = workers(trial).await?;
     // Another template of all pods, as another version of the images is.
-    helm(&["upgrade", RELEASE, CHART, "--reuse-values", NEVER[0], NEVER[1]]).await?;
+    release::upgrade(&["image.pullPolicy=Never", "worker.image.pullPolicy=Never"]).await?;
     let upgraded = are_replaced(trial, &before).await;
     if upgraded.is_ok() {
         trial.recovers().await?;
         trial.say("the release is upgraded");
     }
     let between = workers(trial).await?;
-    helm(&["rollback", RELEASE]).await?;
+    release::roll_back().await?;
     upgraded?;
     are_replaced(trial, &between).await?;
     Ok(format!("operators and {} workers were replaced twice", before.len()))
-}
-
-async fn helm(arguments: &'static [&'static str]) -> Result<()> {
-    let run = move || {
-        let how = ["--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "180s"];
-        Command::new("helm").args(arguments).args(how).output()
-    };
-    let done = spawn_blocking(run).await.whatever_context("failed to wait for helm")?;
-    let done = done.whatever_context("failed to run helm")?;
-    if done.status.success() {
-        return Ok(());
-    }
-    whatever!("helm {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr))
 }
 
 /// All workers of the pipeline.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{PATIENCE, Trial, away::Backend};
 use crate::{
     Result,
-    pods::{proc_of, restarts},
+    pods::{is_ready, proc_of, restarts},
     wait::eventually,
 };
 
@@ -216,11 +216,4 @@ pub async fn is_replaced(trial: &Trial<'_>, component: Component, gone: &Pod) ->
         Ok((others == wanted).then_some(()).ok_or(format!("{others} pods are ready")))
     })
     .await
-}
-
-/// Whether all containers of a pod are ready.
-pub fn is_ready(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    pod.metadata.deletion_timestamp.is_none()
-        && statuses.is_some_and(|all| !all.is_empty() && all.iter().all(|container| container.ready))
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crds::{IoTPipeline, worker::Component};
 use e2e::{
-    Result,
     fleet::Shares,
     manifest::set,
     scenario::{PIPELINE, Scenario, scenario},
@@ -13,39 +12,16 @@ use e2e::{
 use serde_json::{Value, json};
 use snafu::{Report, ResultExt, Whatever};
 
-/// A second pipeline that reads the first one's topic into a table of its own.
-fn reader(test: &Scenario, manifest: &Value) -> Result<Value> {
-    let mut reader = manifest.clone();
-    for (pointer, value) in [
-        ("/metadata/name", json!("reader")),
-        ("/spec/mqtt", Value::Null),
-        ("/spec/kafka/key", Value::Null),
-        ("/spec/kafka/topic", json!({"management": "External", "name": test.topic()})),
-        ("/spec/timescale/table/name", json!("second")),
-        (
-            "/spec/processing/program",
-            json!(
-                ".line = split(string!(%topic), \"/\")[1]\n.kafka_partition = %partition\n.kafka_offset = %offset\n"
-            ),
-        ),
-    ] {
-        reader = set(reader, pointer, value)?;
-    }
-    Ok(reader)
-}
-
 #[tokio::test]
 async fn any_number_of_pipelines_read_a_topic_that_others_fill() -> Report<Whatever> {
     scenario("reader", async |test: &Scenario| {
-        let manifest = test.manifest()?;
-        test.start(&manifest).await?;
-        let reader = reader(test, &manifest)?;
-        test.apply(&reader).await?;
+        test.start(&test.manifest()?).await?;
+        test.apply(&test.reader("reader")?).await?;
         let settings = test.kafka.settings(&test.topic()).await?;
 
         let ledger = test.publish(50, 500.0, 3_000, Shares::NONE).await?;
         test.drained(&ledger).await?;
-        let second = format!("SELECT count(*) FROM {}.second", test.schema());
+        let second = format!("SELECT count(*) FROM {}.reader", test.schema());
         eventually(Duration::from_secs(120), "the reader has every message", async || {
             let rows = test.database.number(&second).await?;
             Ok((rows == 3_000).then_some(()).ok_or(format!("{rows} rows")))

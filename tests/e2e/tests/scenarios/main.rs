@@ -26,3 +26,4 @@ mod secured;
 mod sessions;
 mod spool;
 mod suspension;
+mod upgrades;

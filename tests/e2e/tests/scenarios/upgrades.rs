@@ -1,0 +1,102 @@
+//! What another version of the operator does to the workers of many pipelines.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crds::names::{FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL};
+use e2e::{
+    Result,
+    fleet::Shares,
+    pods::is_ready,
+    release,
+    scenario::{PIPELINE, Scenario, scenario_alone},
+    wait::eventually,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use snafu::{Report, ResultExt, Whatever, whatever};
+
+/// Every pipeline, and how many workers it has.
+const PIPELINES: [(&str, usize); 3] = [(PIPELINE, 3), ("second", 2), ("third", 2)];
+
+const REPLACED: Duration = Duration::from_secs(300);
+
+/// By which the pods of the newer version are known, as another version's are by their image.
+const NEWER: &str = "Never";
+
+/// How the workers of a pipeline stand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Old,
+    Underway,
+    New,
+}
+
+#[tokio::test]
+async fn an_upgrade_replaces_the_workers_of_one_pipeline_after_the_other() -> Report<Whatever> {
+    scenario_alone("upgrade", async |test: &Scenario| {
+        test.start(&test.manifest()?).await?;
+        for (reader, _) in &PIPELINES[1..] {
+            test.apply(&test.reader(reader)?).await?;
+        }
+        all_are(test, Stage::Old).await?;
+        let fleet = test.fleet(20, 100.0, None, Shares::NONE);
+        release::upgrade(&["maxConcurrentRollouts=1", "worker.image.pullPolicy=Never"]).await?;
+        let replaced = are_replaced_in_turn(test).await;
+        release::roll_back().await?;
+        replaced?;
+        all_are(test, Stage::Old).await?;
+        let ledger = test.halt(fleet).await?;
+        test.expect_delivered(&ledger, true).await
+    })
+    .await
+}
+
+/// Watches all workers become those of the newer version, and at each look of one pipeline at most.
+async fn are_replaced_in_turn(test: &Scenario) -> Result<()> {
+    eventually(REPLACED, "all workers are replaced", async || {
+        let stages = stages(test).await?;
+        let underway = stages.values().filter(|stage| **stage == Stage::Underway).count();
+        if underway > 1 {
+            whatever!("the workers of several pipelines are replaced at once: {stages:?}");
+        }
+        Ok(are(&stages, Stage::New))
+    })
+    .await
+}
+
+async fn all_are(test: &Scenario, stage: Stage) -> Result<()> {
+    eventually(REPLACED, &format!("all workers are {stage:?}"), async || Ok(are(&stages(test).await?, stage)))
+        .await
+}
+
+fn are(stages: &BTreeMap<&str, Stage>, wanted: Stage) -> Result<(), String> {
+    let are = stages.values().all(|stage| *stage == wanted);
+    are.then_some(()).ok_or_else(|| format!("{stages:?}"))
+}
+
+async fn stages(test: &Scenario) -> Result<BTreeMap<&'static str, Stage>> {
+    // All at one moment.
+    let pods = test.cluster.pods(&test.namespace, &format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}")).await;
+    let pods = pods.whatever_context("failed to list the workers")?;
+    let of = |pipeline: &str| {
+        let pods =
+            pods.iter().filter(|pod| pod.labels().get(PIPELINE_LABEL).is_some_and(|name| name == pipeline));
+        pods.filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect::<Vec<_>>()
+    };
+    Ok(PIPELINES.iter().map(|(pipeline, workers)| (*pipeline, stage(&of(pipeline), *workers))).collect())
+}
+
+fn stage(pods: &[&Pod], workers: usize) -> Stage {
+    let new = pods.iter().filter(|pod| is_newer(pod)).count();
+    let are_there = pods.len() == workers && pods.iter().all(|pod| is_ready(pod));
+    match (are_there, new) {
+        (true, 0) => Stage::Old,
+        (true, new) if new == workers => Stage::New,
+        _ => Stage::Underway,
+    }
+}
+
+fn is_newer(pod: &Pod) -> bool {
+    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    containers.iter().any(|container| container.image_pull_policy.as_deref() == Some(NEWER))
+}
