@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use kube::{Client, runtime::events::Recorder};
+use kube::Client;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
 pub struct Context {
     /// The Kubernetes API.
     pub client: Client,
-    /// Publishes Events.
-    pub recorder: Recorder,
+    /// The operator's own, by which Events say who speaks: that of its pod.
+    pub name: String,
     /// What workers say of themselves.
     pub reports: Arc<dyn Reports>,
     /// Kafka.

@@ -30,7 +30,8 @@ pub const RULES: &[Rule] = &[
     rule("", "services", CHILD),
     rule("apps", "deployments", CHILD),
     rule("apps", "statefulsets", CHILD),
-    rule("events.k8s.io", "events", &["create", "patch"]),
+    // Get and patch are for what is said again.
+    rule("events.k8s.io", "events", &["create", "get", "patch"]),
     // Patch is for the finalizer alone.
     rule("iotpipeline.dev", "iotpipelines", &["list", "patch", "watch"]),
     rule("iotpipeline.dev", "iotpipelines/status", &["patch"]),

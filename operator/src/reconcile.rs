@@ -8,6 +8,7 @@ pub mod announce;
 pub mod apply;
 pub mod cleanup;
 pub mod drift;
+pub mod event;
 pub mod fetch;
 pub mod health;
 pub mod observe;

@@ -14,10 +14,7 @@ use futures::{
     future::{BoxFuture, Shared},
     stream,
 };
-use kube::{
-    Client,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::Client;
 use snafu::{ResultExt, Snafu};
 use tokio::{
     net::TcpListener,
@@ -129,7 +126,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let stop = stop_signal().context(SignalsSnafu)?;
     let client = Client::try_default().await.context(ClientSnafu)?;
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
+        name: pod_name.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
         client: client.clone(),
         reports: Arc::new(HttpReports::new().context(WorkersSnafu)?),
         kafka: Arc::new(KafkaClient::default()),

@@ -14,7 +14,7 @@
   verbs: [create, delete, get, list, patch, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create, get, patch]
 - apiGroups: [iotpipeline.dev]
   resources: [iotpipelines]
   verbs: [list, patch, watch]

@@ -6,26 +6,18 @@ use crds::{
     status::{AutoscalingReason, ConditionType, Reason},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{
-    core::{DeserializeGuard, error_boundary::InvalidObject},
-    runtime::events::{Event, EventType},
-};
+use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
 
 use super::{
+    event::{Event, EventType},
     status::{find, is_no_trouble},
     write,
 };
 use crate::{change::Change, context::Context};
 
-/// The longest note of an Event, in bytes; the API server refuses longer ones.
-const MAX_NOTE_BYTES: usize = 1024;
-
-/// The longest action of an Event, in bytes.
-const MAX_ACTION_BYTES: usize = 128;
-
 /// The Events of one reconciliation.
 pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes: &[Change]) -> Vec<Event> {
-    let changed = changes.iter().map(|change| event(EventType::Normal, "Changed", change.to_string()));
+    let changed = changes.iter().map(|change| Event::new(EventType::Normal, "Changed", change.to_string()));
     // A store may hold and still have something to say.
     let stores = [ConditionType::TopicReady, ConditionType::TableReady, ConditionType::PoliciesHealthy];
     let noteworthy = stores.into_iter().filter_map(|condition_type| {
@@ -34,7 +26,7 @@ pub fn events(previous: &IoTPipelineStatus, status: &IoTPipelineStatus, changes:
             find(&previous.conditions, condition_type).is_none_or(|before| !says_the_same(before, condition));
         let is_fine = condition.reason == Reason::AsSpecified.to_string();
         (!is_fine && is_news && !is_no_trouble(&condition.reason))
-            .then(|| event(EventType::Warning, &condition.reason, condition.message.clone()))
+            .then(|| Event::new(EventType::Warning, &condition.reason, condition.message.clone()))
     });
     changed
         .chain(noteworthy)
@@ -67,7 +59,7 @@ fn autoscaling(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Opti
         before.desired_replicas != desired || (is_in_vain && before.reason != after.reason)
     });
     let type_ = if is_in_vain { EventType::Warning } else { EventType::Normal };
-    is_news.then(|| event(type_, after.reason.into(), note))
+    is_news.then(|| Event::new(type_, after.reason.into(), note))
 }
 
 /// Another number of bridges was decided.
@@ -76,7 +68,7 @@ fn bridge_autoscaling(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) 
     let (before, after) = (told(previous)?, told(status)?);
     let (before, desired) = (before.desired_replicas, after.desired_replicas);
     let note = format!("{desired} bridges instead of {before}: {}", after.message);
-    (before != desired).then(|| event(EventType::Normal, after.reason.into(), note))
+    (before != desired).then(|| Event::new(EventType::Normal, after.reason.into(), note))
 }
 
 /// The volume of a spool is gone with what was in it.
@@ -88,7 +80,7 @@ fn lost_spool(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Optio
          and not yet in Kafka",
         lost.messages, lost.bytes
     );
-    Some(event(EventType::Warning, "SpoolLost", note))
+    Some(Event::new(EventType::Warning, "SpoolLost", note))
 }
 
 /// Says that an object does not have the shape of an IoTPipeline. Its status cannot be written, for the same reason.
@@ -102,20 +94,7 @@ pub async fn announce_unreadable(
         unreadable.error
     );
     let reason = Reason::InvalidSpec.to_string();
-    write::publish(context, object, event(EventType::Warning, &reason, note)).await;
-}
-
-/// An Event about a pipeline.
-pub fn event(type_: EventType, reason: &str, note: String) -> Event {
-    Event {
-        type_,
-        reason: reason.to_owned(),
-        // Events that agree in all but the note are taken for one, which keeps the first note. The action tells
-        // them apart.
-        action: shorten(&note, MAX_ACTION_BYTES).to_owned(),
-        note: Some(shorten(&note, MAX_NOTE_BYTES).to_owned()),
-        secondary: None,
-    }
+    write::publish(context, object, Event::new(EventType::Warning, &reason, note)).await;
 }
 
 fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option<Event> {
@@ -128,11 +107,13 @@ fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option
             .any(|reason| after.reason == reason.to_string());
     let is_news = before.is_none_or(|before| !says_the_same(before, after));
     match (was_ready, after.status == "True") {
-        (false, true) => Some(event(EventType::Normal, "Ready", after.message.clone())),
-        _ if is_refused && is_news => Some(event(EventType::Warning, &after.reason, after.message.clone())),
+        (false, true) => Some(Event::new(EventType::Normal, "Ready", after.message.clone())),
+        _ if is_refused && is_news => {
+            Some(Event::new(EventType::Warning, &after.reason, after.message.clone()))
+        }
         (true, false) => {
             let type_ = if is_no_trouble(&after.reason) { EventType::Normal } else { EventType::Warning };
-            Some(event(type_, "NotReady", after.message.clone()))
+            Some(Event::new(type_, "NotReady", after.message.clone()))
         }
         _ => None,
     }
@@ -140,10 +121,6 @@ fn readiness(previous: &IoTPipelineStatus, status: &IoTPipelineStatus) -> Option
 
 fn says_the_same(a: &Condition, b: &Condition) -> bool {
     (&a.status, &a.reason, &a.message) == (&b.status, &b.reason, &b.message)
-}
-
-fn shorten(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 #[cfg(test)]
@@ -170,7 +147,7 @@ mod tests {
     fn told(before: &[(&str, &str, &str, &str)], after: &[(&str, &str, &str, &str)]) -> Vec<String> {
         events(&status(before), &status(after), &[])
             .iter()
-            .map(|event| format!("{:?} {}: {}", event.type_, event.reason, event.note.as_deref().unwrap()))
+            .map(|event| format!("{:?} {}: {}", event.type_, event.reason, event.note))
             .collect()
     }
 
@@ -237,7 +214,7 @@ mod tests {
         };
         let told = |before: &IoTPipelineStatus, after: &IoTPipelineStatus| {
             let told = events(before, after, &[]).pop();
-            told.map(|event| format!("{:?} {}: {}", event.type_, event.reason, event.note.unwrap()))
+            told.map(|event| format!("{:?} {}: {}", event.type_, event.reason, event.note))
         };
         let [one, more] = [(1, AutoscalingReason::AsNeeded), (3, AutoscalingReason::ScaledUp)]
             .map(|(desired, reason)| with(desired, reason));
@@ -270,10 +247,7 @@ mod tests {
         };
         let one = with(1, AutoscalingReason::AsNeeded);
         let told = events(&one, &with(3, AutoscalingReason::ScaledUp), &[]).pop().unwrap();
-        assert_eq!(
-            (told.reason.as_str(), told.note.as_deref()),
-            ("ScaledUp", Some("3 bridges instead of 1: so"))
-        );
+        assert_eq!((told.reason.as_str(), told.note.as_str()), ("ScaledUp", "3 bridges instead of 1: so"));
         assert!(events(&one, &with(1, AutoscalingReason::Stabilizing), &[]).is_empty());
         assert!(events(&IoTPipelineStatus::default(), &one, &[]).is_empty(), "the first one");
     }
@@ -305,11 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_one_by_one_and_never_too_long() {
-        let change = Change::new("ä".repeat(900), "", "", "x");
-        let events = events(&status(&[]), &status(&[]), &[change.clone(), change]);
+    fn changes_are_told_one_by_one() {
+        let change = |object| Change::new(object, "", "", "x");
+        let events = events(&status(&[]), &status(&[]), &[change("a"), change("b")]);
         assert_eq!(events.len(), 2);
-        assert!(events[0].note.as_ref().unwrap().len() <= MAX_NOTE_BYTES);
-        assert!(events[0].action.len() <= MAX_ACTION_BYTES);
     }
 }

@@ -18,14 +18,10 @@ use crds::{
     worker::RoleConfig,
 };
 use jiff::Timestamp;
-use kube::{
-    Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{controller::Action, events::EventType},
-};
+use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 
 use super::{
-    announce,
+    event::{Event, EventType},
     fetch::{LiveChild, Workers, fetch_secrets, fetch_workers, is_namespace_terminating},
     plan::{deletes_something, is_owned},
     status,
@@ -94,7 +90,7 @@ pub async fn clean_up(object: &DeserializeGuard<IoTPipeline>, context: &Context)
     match progress {
         Progress::Done(changes) => {
             for change in changes {
-                let event = announce::event(EventType::Normal, "Changed", change.to_string());
+                let event = Event::new(EventType::Normal, "Changed", change.to_string());
                 write::publish(context, object, event).await;
             }
             let_go(object, &key, context).await
@@ -132,7 +128,7 @@ async fn leave(
     let stores = stores_to_delete(observed);
     if !stores.is_empty() {
         let note = format!("Left as they are, because spec.mode is Observe: {}", stores.join(", "));
-        write::publish(context, object, announce::event(EventType::Normal, "Retained", note)).await;
+        write::publish(context, object, Event::new(EventType::Normal, "Retained", note)).await;
     }
     let_go(object, key, context).await
 }
@@ -262,7 +258,7 @@ async fn delete_in_session(
         changes.extend(made);
         for name in adopted {
             let note = format!("{name} stays: this IoTPipeline adopted it");
-            write::publish(context, object, announce::event(EventType::Normal, "Retained", note)).await;
+            write::publish(context, object, Event::new(EventType::Normal, "Retained", note)).await;
         }
     }
     Ok(changes)
@@ -287,9 +283,9 @@ async fn delete_topic(
         if observed.topic.is_some() {
             let note = format!("topic {} stays: this IoTPipeline did not create it", topic.name);
             let event = if is_adopted {
-                announce::event(EventType::Normal, "Retained", note)
+                Event::new(EventType::Normal, "Retained", note)
             } else {
-                announce::event(EventType::Warning, &Reason::TopicNotOwned.to_string(), note)
+                Event::new(EventType::Warning, &Reason::TopicNotOwned.to_string(), note)
             };
             write::publish(context, object, event).await;
         }
@@ -309,7 +305,7 @@ async fn give_up(
 ) -> Result<Action, Error> {
     let note = format!("Left behind: {}; {why}", left_behind(object, key, context));
     tracing::error!(namespace = key.0, pipeline = key.1, note, "A deleted pipeline was not cleaned up");
-    let event = announce::event(EventType::Warning, "CleanupAbandoned", note);
+    let event = Event::new(EventType::Warning, "CleanupAbandoned", note);
     write::publish(context, object, event).await;
     let_go(object, key, context).await
 }

@@ -4,18 +4,22 @@
 use std::fmt::Debug;
 
 use crds::{IoTPipeline, IoTPipelineStatus, names::FIELD_MANAGER};
-use k8s_openapi::api::core::v1::Pod;
+use jiff::Timestamp;
+use k8s_openapi::api::{core::v1::Pod, events::v1};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
     core::ObjectMeta,
-    runtime::events::Event,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use snafu::ResultExt;
 
-use super::{fetch::LiveChild, plan::ReplicasPatch};
+use super::{
+    event::{Event, said_again},
+    fetch::LiveChild,
+    plan::ReplicasPatch,
+};
 use crate::{
     build::Child,
     context::Context,
@@ -173,8 +177,24 @@ pub async fn write_finalizers(
 /// Publishes an Event about a pipeline. One that cannot be published is only logged: nothing depends on it, and a
 /// namespace that is being deleted takes none.
 pub async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: Event) {
+    let (regarding, now) = (object.object_ref(&()), Timestamp::now());
+    let namespace = regarding.namespace.clone().unwrap_or_default();
+    let api: Api<v1::Event> = Api::namespaced(context.client.clone(), &namespace);
+    let first = event.first(regarding, &context.name, now);
     context.metrics.record_write("create", "Event");
-    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
+    let published = match api.create(&PostParams::default(), &first).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            say_again(context, &api, &first.name_any(), now).await
+        }
+        result => result.map(|_| ()),
+    };
+    if let Err(error) = published {
         tracing::warn!(reason = event.reason, note = event.note, %error, "An Event could not be published");
     }
+}
+
+async fn say_again(context: &Context, api: &Api<v1::Event>, name: &str, now: Timestamp) -> kube::Result<()> {
+    let patch = said_again(&api.get(name).await?, now);
+    context.metrics.record_write("patch", "Event");
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
 }

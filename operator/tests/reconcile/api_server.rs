@@ -75,10 +75,16 @@ impl ApiServer {
         let (code, answer) = match (&parts.method, target) {
             (&Method::GET, [plural]) => (StatusCode::OK, self.list(plural, query)),
             (&Method::GET, [plural, name]) => found(self.get(&format!("{plural}/{name}"))),
-            (&Method::POST, [plural]) => {
-                self.note(format!("create {plural}: {}", body["reason"].as_str().unwrap()));
-                self.notes.lock().unwrap().push(body["note"].as_str().unwrap().to_owned());
-                (StatusCode::CREATED, body)
+            (&Method::POST, ["events"]) => {
+                let key = format!("events/{}", body["metadata"]["name"].as_str().unwrap());
+                if self.get(&key).is_null() {
+                    self.note(format!("create events: {}", body["reason"].as_str().unwrap()));
+                    self.notes.lock().unwrap().push(body["note"].as_str().unwrap().to_owned());
+                    self.put(&key, body.clone());
+                    (StatusCode::CREATED, body)
+                } else {
+                    failure(StatusCode::CONFLICT)
+                }
             }
             (&Method::PATCH, [plural, name]) if query.contains("fieldManager") => {
                 self.note(format!("apply {plural}/{}", without_hash(plural, name)));
@@ -90,13 +96,19 @@ impl ApiServer {
                 self.change(&key, |object| object["status"] = body["status"].clone());
                 (StatusCode::OK, self.get(&key))
             }
+            (&Method::PATCH, ["events", name]) => {
+                let key = format!("events/{name}");
+                self.change(&key, |event| event["series"] = body["series"].clone());
+                let event = self.get(&key);
+                let (reason, count) = (event["reason"].as_str().unwrap(), &event["series"]["count"]);
+                self.note(format!("count events: {reason} {count}"));
+                (StatusCode::OK, event)
+            }
             (&Method::PATCH, [plural, name]) => {
                 self.note(format!("merge {plural}/{name}"));
                 let key = format!("{plural}/{name}");
                 match *plural {
                     "iotpipelines" => self.merge_finalizers(&key, &body),
-                    // The same Event once more: it is counted.
-                    "events" => (StatusCode::OK, body),
                     _ => (StatusCode::OK, self.merge_workload(&key, &body)),
                 }
             }

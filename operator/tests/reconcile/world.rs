@@ -16,12 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
     core::DeserializeGuard,
-    runtime::{
-        controller::Action,
-        events::{Recorder, Reporter},
-        reflector::store::Writer,
-        watcher,
-    },
+    runtime::{controller::Action, reflector::store::Writer, watcher},
 };
 use operator::{
     build::{WorkerImage, WorkerSettings},
@@ -115,7 +110,7 @@ impl World {
         let reports = FakeReports::default();
         let peers = serde_json::from_value(json!([{"podSelector": {"matchLabels": {"app": "operator"}}}]));
         let context = Arc::new(Context {
-            recorder: Recorder::new(client.clone(), Reporter::from("test")),
+            name: "operator-0".to_owned(),
             client,
             reports: Arc::new(reports.clone()),
             kafka: Arc::new(kafka.clone()),

@@ -10,10 +10,7 @@ use crds::{
     pipeline::{MqttSpec, ProtocolVersion},
     worker::{Component, Retirement},
 };
-use kube::{
-    Resource, ResourceExt,
-    runtime::events::{Event, EventType},
-};
+use kube::{Resource, ResourceExt};
 use serde_json::Value;
 use snafu::ResultExt;
 
@@ -23,7 +20,7 @@ use crate::{
     error::{BuildSnafu, Error},
     memory::PipelineKey,
     reconcile::{
-        announce,
+        event::{Event, EventType},
         fetch::{LiveChild, Workers},
         health::pod_problem,
         plan::is_owned_by,
@@ -92,7 +89,7 @@ pub async fn end_session(
         Step::Waits { .. } if retirement.is_some_and(|retirement| retirement.ended) => {
             let passed_on = retirement.map_or(0, |retirement| retirement.passed_on);
             let note = format!("{session} has ended; {passed_on} messages were passed on before");
-            return Progress::Over(Some(Box::new(announce::event(EventType::Normal, "SessionEnded", note))));
+            return Progress::Over(Some(Box::new(Event::new(EventType::Normal, "SessionEnded", note))));
         }
         Step::Lost(why) => Err(why.to_owned()),
         Step::Waits { problem, .. } => Ok(problem.unwrap_or_else(|| {
@@ -145,7 +142,7 @@ fn leave(
         note,
         "An MQTT session is left"
     );
-    announce::event(EventType::Warning, "SessionLeft", note)
+    Event::new(EventType::Warning, "SessionLeft", note)
 }
 
 /// Tells the bridges to retire.
