@@ -288,6 +288,18 @@ mod tests {
         test_support::{QUICKSTART, object},
     };
 
+    #[test]
+    fn alerts_look_at_metrics_that_there_are() {
+        let chart = include_str!("../../../charts/iotpipeline-operator/tests/everything.rendered.yaml");
+        let documented = include_str!("../../../docs/metrics.md");
+        let words = chart.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let used: BTreeSet<_> = words.filter(|word| word.starts_with("iotpipeline_")).collect();
+        assert!(used.len() >= 8, "{used:?}");
+        let is_documented = |metric: &&&str| documented.contains(&format!("\n| `{metric}"));
+        let unknown: Vec<_> = used.iter().filter(|metric| !is_documented(metric)).collect();
+        assert_eq!(unknown, [&""; 0]);
+    }
+
     /// One pipeline that is not ready.
     fn store() -> PipelineStore {
         let mut pipeline = object(QUICKSTART);
