@@ -25,8 +25,8 @@ use crate::{
 pub struct Context {
     /// The Kubernetes API.
     pub client: Client,
-    /// The operator's own, by which Events say who speaks: that of its pod.
-    pub name: String,
+    /// The name of this operator's pod, which Events carry as their reporting instance.
+    pub instance: String,
     /// What workers say of themselves.
     pub reports: Arc<dyn Reports>,
     /// Kafka.

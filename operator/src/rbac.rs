@@ -1,7 +1,7 @@
 //! Exactly what the operator asks of the Kubernetes API. No I/O.
 //!
 //! The Role of the Helm chart grants this list and nothing else; a test compares the two. Each call of the
-//! operator stands in `reconcile/fetch.rs`, `reconcile/write.rs`, `controller.rs` or `lease.rs`.
+//! operator stands in `reconcile/fetch.rs`, `reconcile/fetch/workers.rs`, `reconcile/write.rs`, `controller.rs` or `lease.rs`.
 
 /// One line of the Role.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -126,7 +126,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let stop = stop_signal().context(SignalsSnafu)?;
     let client = Client::try_default().await.context(ClientSnafu)?;
     let context = Arc::new(Context {
-        name: pod_name.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
+        instance: pod_name.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
         client: client.clone(),
         reports: Arc::new(HttpReports::new().context(WorkersSnafu)?),
         kafka: Arc::new(KafkaClient::default()),

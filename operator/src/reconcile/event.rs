@@ -1,7 +1,7 @@
 //! What a person should know of an object, and how the API server keeps it. Pure.
 //!
-//! The name of an Event follows from what it says. So the API server remembers for every operator what was said, and what is
-//! said again while it keeps the Event, which is an hour by default, is counted there and not repeated.
+//! The name of an Event follows from what it says. So the API server remembers for every instance of this operator what was
+//! said, and what is said again while it keeps the Event, which is an hour by default, is counted there and not repeated.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -47,8 +47,8 @@ impl Event {
         Self { type_, reason: reason.to_owned(), note }
     }
 
-    /// As it is kept when it is said for the first time, by the operator of this name.
-    pub fn first(&self, regarding: ObjectReference, operator: &str, now: Timestamp) -> v1::Event {
+    /// As it is kept when it is said for the first time, by this instance of the operator.
+    pub fn first(&self, regarding: ObjectReference, instance: &str, now: Timestamp) -> v1::Event {
         let type_: &str = self.type_.into();
         v1::Event {
             metadata: ObjectMeta {
@@ -62,7 +62,7 @@ impl Event {
             reason: Some(self.reason.clone()),
             regarding: Some(regarding),
             reporting_controller: Some(FIELD_MANAGER.to_owned()),
-            reporting_instance: Some(operator.to_owned()),
+            reporting_instance: Some(instance.to_owned()),
             type_: Some(type_.to_owned()),
             ..v1::Event::default()
         }
@@ -94,6 +94,25 @@ mod tests {
         };
         let event = Event::new(EventType::Warning, "NotReady", note.to_owned());
         event.first(regarding, "operator-0", Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn an_event_says_all_that_the_api_server_asks_for() {
+        let event = kept("1", "Kafka is away");
+        let expected = json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": event.metadata.name, "namespace": "plant-7"},
+            "action": "Reconcile",
+            "eventTime": "1970-01-01T00:00:00.000000Z",
+            "note": "Kafka is away",
+            "reason": "NotReady",
+            "regarding": {"name": "line", "namespace": "plant-7", "uid": "1"},
+            "reportingController": "iotpipeline-operator",
+            "reportingInstance": "operator-0",
+            "type": "Warning",
+        });
+        assert_eq!(serde_json::to_value(&event).unwrap(), expected);
     }
 
     #[test]

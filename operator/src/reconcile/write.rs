@@ -180,21 +180,21 @@ pub async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &
     let (regarding, now) = (object.object_ref(&()), Timestamp::now());
     let namespace = regarding.namespace.clone().unwrap_or_default();
     let api: Api<v1::Event> = Api::namespaced(context.client.clone(), &namespace);
-    let first = event.first(regarding, &context.name, now);
-    context.metrics.record_write("create", "Event");
-    let published = match api.create(&PostParams::default(), &first).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            say_again(context, &api, &first.name_any(), now).await
-        }
-        result => result.map(|_| ()),
-    };
-    if let Err(error) = published {
+    let first = event.first(regarding, &context.instance, now);
+    if let Err(error) = say(context, &api, &first, now).await {
         tracing::warn!(reason = event.reason, note = event.note, %error, "An Event could not be published");
     }
 }
 
-async fn say_again(context: &Context, api: &Api<v1::Event>, name: &str, now: Timestamp) -> kube::Result<()> {
-    let patch = said_again(&api.get(name).await?, now);
+async fn say(context: &Context, api: &Api<v1::Event>, first: &v1::Event, now: Timestamp) -> kube::Result<()> {
+    context.metrics.record_write("create", "Event");
+    match api.create(&PostParams::default(), first).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        result => return result.map(|_| ()),
+    }
+    // It was said before.
+    let name = first.name_any();
+    let patch = said_again(&api.get(&name).await?, now);
     context.metrics.record_write("patch", "Event");
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
+    api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
 }

@@ -98,6 +98,8 @@ impl ApiServer {
             }
             (&Method::PATCH, ["events", name]) => {
                 let key = format!("events/{name}");
+                // The server lets nothing else be changed.
+                assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["series"]);
                 self.change(&key, |event| event["series"] = body["series"].clone());
                 let event = self.get(&key);
                 let (reason, count) = (event["reason"].as_str().unwrap(), &event["series"]["count"]);

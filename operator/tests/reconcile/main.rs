@@ -413,7 +413,7 @@ async fn an_object_that_cannot_be_read_is_reported_and_stops_nothing() {
     let error = world.reconcile().await.unwrap_err();
     assert_eq!(error.category(), "read_pipeline");
     assert_eq!(world.log(), ["create events: InvalidSpec"]);
-    // What is said again is counted, also by another operator.
+    // What is said again is counted, also after a restart.
     for count in [2, 3] {
         world.forget();
         world.reconcile().await.unwrap_err();

@@ -110,7 +110,7 @@ impl World {
         let reports = FakeReports::default();
         let peers = serde_json::from_value(json!([{"podSelector": {"matchLabels": {"app": "operator"}}}]));
         let context = Arc::new(Context {
-            name: "operator-0".to_owned(),
+            instance: "operator-0".to_owned(),
             client,
             reports: Arc::new(reports.clone()),
             kafka: Arc::new(kafka.clone()),
