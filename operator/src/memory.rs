@@ -3,16 +3,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState},
+    hash::{BuildHasher, Hasher, RandomState},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crds::{IoTPipelineSpec, status::LagStatus};
+use crds::status::LagStatus;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::{change::Note, kafka::TopicKey};
+use crate::{change::Note, kafka::TopicKey, reconcile::validate::Verdict};
 
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
@@ -23,13 +23,6 @@ pub type PipelineKey = (String, String);
 /// The namespace and name of this pipeline.
 pub fn key_of(pipeline: &impl ResourceExt) -> PipelineKey {
     (pipeline.namespace().unwrap_or_default(), pipeline.name_any())
-}
-
-/// What tells the program of a spec from others: its text, and what decides what it may use.
-pub fn program_of(spec: &IoTPipelineSpec) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&spec.processing.program, spec.mqtt.is_some()).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// What is remembered, by pipeline.
@@ -43,8 +36,8 @@ pub struct Remembered {
     pub failures: u32,
     /// When it is looked at again although nothing happens, and of which generation of the spec.
     pub rests_until: Option<(Instant, i64)>,
-    /// Which program compiles, by [`program_of`].
-    pub compiles: Option<u64>,
+    /// What the compiler said of its program.
+    pub verdict: Option<Verdict>,
     /// The lag when it was read last.
     pub lag: Option<(Instant, LagStatus)>,
     /// When chunks were measured last, of which generation of the spec, and what was to say of them.
@@ -198,20 +191,6 @@ mod tests {
         let often = (0..9).fold(once, |before, _| Locked::again(Some(before), 7, now));
         assert!(often.holds(7, after(200)) && !often.holds(7, after(400)));
         assert!(!Locked::again(Some(often), 8, now).holds(8, after(40)), "it begins anew");
-    }
-
-    #[test]
-    fn a_program_is_another_one_by_its_text_and_by_who_writes_its_topic() {
-        let spec = crate::test_support::object(crate::test_support::QUICKSTART).spec;
-        let known = program_of(&spec);
-        let differs = |edit: fn(&mut IoTPipelineSpec)| {
-            let mut edited = spec.clone();
-            edit(&mut edited);
-            program_of(&edited) != known
-        };
-        assert!(differs(|spec| spec.processing.program = Some(". = {}".to_owned())));
-        assert!(differs(|spec| spec.mqtt = None));
-        assert!(!differs(|spec| spec.processor.replicas += 1));
     }
 
     #[test]

@@ -34,13 +34,13 @@ use self::{
     apply::Outcome,
     fetch::{Workers, fetch_secrets, fetch_stores, fetch_workers},
     status::Assessment,
-    validate::{Invalid, program_problem, validate},
+    validate::{Invalid, Secrets, Verdict, validate},
 };
 use crate::{
     change::{Approvals, Change},
     context::Context,
     error::{BuildSnafu, Error, ReadPipelineSnafu, ValidateSnafu},
-    memory::{self, about, key_of},
+    memory::{about, key_of},
     pipeline::Pipeline,
     rollouts::Stage,
 };
@@ -84,12 +84,11 @@ pub async fn reconcile(
             return error;
         }
     };
-    let (program_problem, secrets, workers) = futures::try_join!(
-        judge_program(object, &context),
-        fetch_secrets(object, &context),
-        fetch_workers(object, &context),
-    )?;
-    match validate(object, &secrets, program_problem, &context.settings) {
+    let secrets = fetch_secrets(object, &context).await?;
+    let validated = validate_apart(object, secrets, &context);
+    let workers = fetch_workers(object, &context);
+    let (validated, workers) = futures::try_join!(validated, workers)?;
+    match validated {
         Ok(mut pipeline) => {
             context.scaling.follow(&mut pipeline, object, &workers);
             keep(object, &pipeline, &workers, &context).await
@@ -101,19 +100,23 @@ pub async fn reconcile(
     }
 }
 
-/// Why the program does not compile, if so. On a thread of its own: a hostile one can keep its compiler busy for many
-/// seconds, and other pipelines shall not wait for it. Once it compiles it is not compiled again.
-async fn judge_program(object: &IoTPipeline, context: &Context) -> Result<Option<String>, Error> {
-    let (key, program) = (key_of(object), memory::program_of(&object.spec));
-    if context.memory.recall(&key).compiles == Some(program) {
-        return Ok(None);
-    }
-    let spec = object.spec.clone();
-    let problem = tokio::task::spawn_blocking(move || program_problem(&spec)).await.context(ValidateSnafu)?;
-    if problem.is_none() {
-        context.memory.update(&key, |remembered| remembered.compiles = Some(program));
-    }
-    Ok(problem)
+/// Validates on a thread of its own: a hostile program can keep its compiler busy for many seconds, and other
+/// pipelines shall not wait for it.
+async fn validate_apart(
+    object: &IoTPipeline,
+    secrets: Secrets,
+    context: &Context,
+) -> Result<Result<Pipeline, Invalid>, Error> {
+    let key = key_of(object);
+    let before = context.memory.recall(&key).verdict;
+    let (object, settings) = (object.clone(), context.settings.clone());
+    let validation = tokio::task::spawn_blocking(move || {
+        let verdict = Verdict::of(&object.spec, before);
+        (validate(&object, &secrets, Some(&verdict), &settings), verdict)
+    });
+    let (validated, verdict) = validation.await.context(ValidateSnafu)?;
+    context.memory.update(&key, |remembered| remembered.verdict = Some(verdict).filter(|one| one.is_final));
+    Ok(validated)
 }
 
 /// Makes a valid pipeline true.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use crds::IoTPipeline;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use operator::reconcile::validate::{Secrets, Settings, program_problem, referenced_secrets, validate};
+use operator::reconcile::validate::{Secrets, Settings, Verdict, referenced_secrets, validate};
 use serde_json::{Value, json};
 
 /// What holds as a certificate and as a private key.
@@ -22,7 +22,9 @@ fn the_operator_accepts_every_sample() {
         sample["metadata"]["generation"] = json!(1);
         let object: IoTPipeline = serde_json::from_value(sample).unwrap();
         let settings = Settings { cluster_name: "test".to_owned() };
-        if let Err(invalid) = validate(&object, &secrets(&object), program_problem(&object.spec), &settings) {
+        if let Err(invalid) =
+            validate(&object, &secrets(&object), Some(&Verdict::of(&object.spec, None)), &settings)
+        {
             panic!("{file}: {}: {}", invalid.reason, invalid.message);
         }
     }

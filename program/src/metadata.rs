@@ -79,7 +79,7 @@ impl Metadata<'_> {
 }
 
 /// Who writes the records of a topic, which decides what a program may rely on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TopicWriter {
     /// A bridge of the pipeline: every record says where it came from.
     Bridge,

@@ -11,12 +11,15 @@ mod rollups;
 mod stores;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use crds::{IoTPipeline, IoTPipelineSpec, status::Reason, worker::PipelineId};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
-use program::TopicWriter;
+use program::{CompileError, TopicWriter};
 
 use self::{connections::References, problems::Problems};
 use crate::pipeline::Pipeline;
@@ -60,26 +63,46 @@ pub fn referenced_secrets(spec: &IoTPipelineSpec) -> BTreeSet<String> {
     whole.chain(authorities).chain(password).cloned().collect()
 }
 
-/// Why the program of a spec does not compile, if so. A hostile one takes its compiler many seconds.
-pub fn program_problem(spec: &IoTPipelineSpec) -> Option<String> {
-    let source = spec.processing.program.as_ref()?;
-    let writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
-    let error = program::compile(source, writer).err()?;
-    Some(format!("processing.program does not compile: {error}"))
+/// What the compiler says of the program of a spec.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    /// Of which program, and for whose records.
+    program: u64,
+    problem: Option<String>,
+    /// Whether it would say the same again: it was not too slow, and did not fail itself.
+    pub is_final: bool,
 }
 
-/// Parses an IoTPipeline. Its program is judged before, by [`program_problem`].
+impl Verdict {
+    /// Compiles the program, unless that was done `before`. A hostile one takes the compiler many seconds.
+    pub fn of(spec: &IoTPipelineSpec, before: Option<Self>) -> Self {
+        let source = spec.processing.program.as_deref();
+        let writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
+        let mut hasher = DefaultHasher::new();
+        (source, writer).hash(&mut hasher);
+        let program = hasher.finish();
+        before.filter(|before| before.program == program).unwrap_or_else(|| {
+            let error = source.and_then(|source| program::compile(source, writer).err());
+            let is_final =
+                matches!(error, None | Some(CompileError::Limits { .. } | CompileError::Rejected { .. }));
+            let problem = error.map(|error| format!("processing.program does not compile: {error}"));
+            Self { program, problem, is_final }
+        })
+    }
+}
+
+/// Parses an IoTPipeline. Without a verdict it does not matter whether its program compiles.
 ///
 /// # Errors
 /// Says everything that is wrong at once, so that it can be mended in one edit.
 pub fn validate(
     object: &IoTPipeline,
     secrets: &Secrets,
-    program_problem: Option<String>,
+    verdict: Option<&Verdict>,
     settings: &Settings,
 ) -> Result<Pipeline, Invalid> {
     let mut problems = Problems::default();
-    let parsed = parse(object, secrets, program_problem, settings, &mut problems);
+    let parsed = parse(object, secrets, verdict, settings, &mut problems);
     match (parsed, problems.found.first()) {
         (Some(pipeline), None) => Ok(pipeline),
         (_, Some((reason, _))) => {
@@ -96,7 +119,7 @@ pub fn validate(
 fn parse(
     object: &IoTPipeline,
     secrets: &Secrets,
-    program_problem: Option<String>,
+    verdict: Option<&Verdict>,
     settings: &Settings,
     problems: &mut Problems,
 ) -> Option<Pipeline> {
@@ -116,8 +139,8 @@ fn parse(
         .mqtt
         .as_ref()
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
-    if let Some(problem) = program_problem {
-        problems.note(Reason::ProgramInvalid, problem);
+    if let Some(problem) = verdict.and_then(|verdict| verdict.problem.as_ref()) {
+        problems.note(Reason::ProgramInvalid, problem.clone());
     }
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let autoscaling = workers::autoscaling(&spec.processor, problems);
@@ -151,7 +174,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::scale::bridges;
+    use crate::{
+        scale::bridges,
+        test_support::{QUICKSTART, object},
+    };
 
     fn spec() -> Value {
         json!({
@@ -194,8 +220,8 @@ mod tests {
             "spec": spec,
         }))
         .unwrap();
-        let problem = program_problem(&object.spec);
-        validate(&object, secrets, problem, &Settings { cluster_name: "test".to_owned() })
+        let verdict = Verdict::of(&object.spec, None);
+        validate(&object, secrets, Some(&verdict), &Settings { cluster_name: "test".to_owned() })
     }
 
     /// What is said of a spec in which `pointer` is replaced by `value`.
@@ -258,6 +284,22 @@ mod tests {
         let message =
             scaled("Shared", "None", json!({"mode": "BuiltIn", "minReplicas": 5, "maxReplicas": 4}));
         assert_eq!(message.unwrap_err(), "bridge.minReplicas 5 is more than maxReplicas 4");
+    }
+
+    #[test]
+    fn a_program_is_compiled_again_where_it_or_who_writes_its_topic_is_another() {
+        let mut spec = object(QUICKSTART).spec;
+        spec.processing.program = Some(". = nonsense(".to_owned());
+        let refused = Verdict::of(&spec, None);
+        assert!(refused.problem.is_some() && refused.is_final);
+        // A verdict that nobody would come to now.
+        let kept = Verdict { problem: None, ..refused };
+        let verdict = |spec: &IoTPipelineSpec| Verdict::of(spec, Some(kept.clone()));
+        spec.processor.replicas += 1;
+        assert_eq!(verdict(&spec), kept);
+        assert!(verdict(&IoTPipelineSpec { mqtt: None, ..spec.clone() }).problem.is_some());
+        spec.processing.program = Some(". = nonsense((".to_owned());
+        assert!(verdict(&spec).problem.is_some());
     }
 
     #[test]
