@@ -11,6 +11,7 @@ use e2e::{
     scenario::{PIPELINE, Scenario, scenario_alone},
     wait::eventually,
 };
+use futures::future::try_join;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use snafu::{Report, ResultExt, Whatever, whatever};
@@ -40,10 +41,10 @@ async fn an_upgrade_replaces_the_workers_of_one_pipeline_after_the_other() -> Re
         }
         all_are(test, Stage::Old).await?;
         let fleet = test.fleet(20, 100.0, None, Shares::NONE);
-        release::upgrade(&["maxConcurrentRollouts=1", "worker.image.pullPolicy=Never"]).await?;
-        let replaced = are_replaced_in_turn(test).await;
+        let upgrade = release::upgrade(&["maxConcurrentRollouts=1", "worker.image.pullPolicy=Never"]);
+        let upgraded = try_join(upgrade, are_replaced_in_turn(test)).await;
         release::roll_back().await?;
-        replaced?;
+        upgraded?;
         all_are(test, Stage::Old).await?;
         let ledger = test.halt(fleet).await?;
         test.expect_delivered(&ledger, true).await
@@ -53,15 +54,22 @@ async fn an_upgrade_replaces_the_workers_of_one_pipeline_after_the_other() -> Re
 
 /// Watches all workers become those of the newer version, and at each look of one pipeline at most.
 async fn are_replaced_in_turn(test: &Scenario) -> Result<()> {
+    let (mut at_once, mut waited) = (None, false);
     eventually(REPLACED, "all workers are replaced", async || {
         let stages = stages(test).await?;
-        let underway = stages.values().filter(|stage| **stage == Stage::Underway).count();
-        if underway > 1 {
-            whatever!("the workers of several pipelines are replaced at once: {stages:?}");
+        let of = |wanted| stages.values().filter(|stage| **stage == wanted).count();
+        if of(Stage::Underway) > 1 {
+            at_once.get_or_insert_with(|| format!("{stages:?}"));
         }
+        waited |= of(Stage::New) > 0 && of(Stage::Old) > 0;
         Ok(are(&stages, Stage::New))
     })
-    .await
+    .await?;
+    match at_once {
+        Some(stages) => whatever!("the workers of several pipelines were replaced at once: {stages}"),
+        None if !waited => whatever!("no pipeline was seen to wait"),
+        None => Ok(()),
+    }
 }
 
 async fn all_are(test: &Scenario, stage: Stage) -> Result<()> {
@@ -88,10 +96,10 @@ async fn stages(test: &Scenario) -> Result<BTreeMap<&'static str, Stage>> {
 
 fn stage(pods: &[&Pod], workers: usize) -> Stage {
     let new = pods.iter().filter(|pod| is_newer(pod)).count();
-    let are_there = pods.len() == workers && pods.iter().all(|pod| is_ready(pod));
-    match (are_there, new) {
-        (true, 0) => Stage::Old,
-        (true, new) if new == workers => Stage::New,
+    let are_ready = pods.len() == workers && pods.iter().all(|pod| is_ready(pod));
+    match new {
+        0 if pods.len() == workers => Stage::Old,
+        new if new == workers && are_ready => Stage::New,
         _ => Stage::Underway,
     }
 }
