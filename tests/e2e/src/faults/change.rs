@@ -76,18 +76,21 @@ pub async fn node_drained(trial: &Trial<'_>) -> Result<String> {
 /// Upgrades the operator's release and goes back: operators and workers are replaced, twice.
 pub async fn helm_upgrade(trial: &Trial<'_>) -> Result<String> {
     let before = workers(trial).await?;
-    // Another template of all pods, as another version of the images is.
-    release::upgrade(&["image.pullPolicy=Never", "worker.image.pullPolicy=Never"]).await?;
-    let upgraded = are_replaced(trial, &before).await;
-    if upgraded.is_ok() {
-        trial.recovers().await?;
-        trial.say("the release is upgraded");
-    }
+    let upgraded = upgrade(trial, &before).await;
     let between = workers(trial).await?;
     release::roll_back().await?;
     upgraded?;
     are_replaced(trial, &between).await?;
     Ok(format!("operators and {} workers were replaced twice", before.len()))
+}
+
+async fn upgrade(trial: &Trial<'_>, before: &[Pod]) -> Result<()> {
+    // Another template of all pods, as another version of the images is.
+    release::upgrade(&["image.pullPolicy=Never", "worker.image.pullPolicy=Never"]).await?;
+    are_replaced(trial, before).await?;
+    trial.recovers().await?;
+    trial.say("the release is upgraded");
+    Ok(())
 }
 
 /// All workers of the pipeline.

@@ -14,7 +14,7 @@ use e2e::{
 use futures::future::try_join;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use snafu::{Report, ResultExt, Whatever, whatever};
+use snafu::{Report, Whatever, whatever};
 
 /// Every pipeline, and how many workers it has.
 const PIPELINES: [(&str, usize); 3] = [(PIPELINE, 3), ("second", 2), ("third", 2)];
@@ -39,7 +39,7 @@ async fn an_upgrade_replaces_the_workers_of_one_pipeline_after_the_other() -> Re
         for (reader, _) in &PIPELINES[1..] {
             test.apply(&test.reader(reader)?).await?;
         }
-        all_are(test, Stage::Old).await?;
+        all_are_ready(test).await?;
         let fleet = test.fleet(20, 100.0, None, Shares::NONE);
         let upgrade = release::upgrade(&["maxConcurrentRollouts=1", "worker.image.pullPolicy=Never"]);
         let upgraded = try_join(upgrade, are_replaced_in_turn(test)).await;
@@ -72,6 +72,15 @@ async fn are_replaced_in_turn(test: &Scenario) -> Result<()> {
     }
 }
 
+async fn all_are_ready(test: &Scenario) -> Result<()> {
+    eventually(REPLACED, "all workers are ready", async || {
+        let ready = workers(test).await?.iter().filter(|pod| is_ready(pod)).count();
+        let wanted = PIPELINES.iter().map(|(_, workers)| workers).sum::<usize>();
+        Ok((ready == wanted).then_some(()).ok_or(format!("{ready} of {wanted} are")))
+    })
+    .await
+}
+
 async fn all_are(test: &Scenario, stage: Stage) -> Result<()> {
     eventually(REPLACED, &format!("all workers are {stage:?}"), async || Ok(are(&stages(test).await?, stage)))
         .await
@@ -82,10 +91,13 @@ fn are(stages: &BTreeMap<&str, Stage>, wanted: Stage) -> Result<(), String> {
     are.then_some(()).ok_or_else(|| format!("{stages:?}"))
 }
 
+/// Those of all pipelines, at one moment.
+async fn workers(test: &Scenario) -> Result<Vec<Pod>> {
+    test.cluster.pods(&test.namespace, &format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}")).await
+}
+
 async fn stages(test: &Scenario) -> Result<BTreeMap<&'static str, Stage>> {
-    // All at one moment.
-    let pods = test.cluster.pods(&test.namespace, &format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}")).await;
-    let pods = pods.whatever_context("failed to list the workers")?;
+    let pods = workers(test).await?;
     let of = |pipeline: &str| {
         let pods =
             pods.iter().filter(|pod| pod.labels().get(PIPELINE_LABEL).is_some_and(|name| name == pipeline));
