@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     build::WorkerSettings,
+    compiler::Compiler,
     kafka::TopicAdmin,
     memory::Memory,
     reconcile::apply::IndexBuilds,
@@ -29,6 +30,8 @@ pub struct Context {
     pub instance: String,
     /// What workers say of themselves.
     pub reports: Arc<dyn Reports>,
+    /// What judges programs.
+    pub compiler: Compiler,
     /// Kafka.
     pub kafka: Arc<dyn TopicAdmin>,
     /// TimescaleDB.

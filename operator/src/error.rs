@@ -5,7 +5,7 @@ use kube::core::error_boundary::InvalidObject;
 use snafu::Snafu;
 use strum::{EnumDiscriminants, IntoStaticStr};
 
-use crate::{build, build::ChildKind, kafka, timescale};
+use crate::{build, build::ChildKind, compiler, kafka, timescale};
 
 /// Why a reconciliation failed.
 #[derive(Debug, EnumDiscriminants, Snafu)]
@@ -53,6 +53,12 @@ pub enum Error {
         name: String,
         /// What the API server says.
         source: kube::Error,
+    },
+    /// The program could not be judged.
+    #[snafu(display("failed to judge the program"))]
+    Judge {
+        /// Why not.
+        source: compiler::Error,
     },
     /// The validation did not end, which is a bug.
     #[snafu(display("failed to validate the spec"))]

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod build;
 pub mod change;
+pub mod compiler;
 pub mod context;
 pub mod controller;
 pub mod error;

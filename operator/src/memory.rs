@@ -12,7 +12,7 @@ use crds::status::LagStatus;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::{change::Note, kafka::TopicKey, reconcile::validate::Verdict};
+use crate::{change::Note, compiler::Verdict, kafka::TopicKey};
 
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
@@ -36,8 +36,8 @@ pub struct Remembered {
     pub failures: u32,
     /// When it is looked at again although nothing happens, and of which generation of the spec.
     pub rests_until: Option<(Instant, i64)>,
-    /// What the compiler said of its program.
-    pub verdict: Option<Verdict>,
+    /// What the compiler said of its program, and of which, by its fingerprint.
+    pub verdict: Option<(u64, Verdict)>,
     /// The lag when it was read last.
     pub lag: Option<(Instant, LagStatus)>,
     /// When chunks were measured last, of which generation of the spec, and what was to say of them.
@@ -84,6 +84,13 @@ impl Memory {
     /// Changes what is remembered of a pipeline and returns what `change` returns.
     pub fn update<T>(&self, key: &PipelineKey, change: impl FnOnce(&mut Remembered) -> T) -> T {
         change(self.lock().entry(key.clone()).or_default())
+    }
+
+    /// What the compiler said of this program, be it of whichever pipeline.
+    pub fn verdict_on(&self, program: u64) -> Option<Verdict> {
+        let pipelines = self.lock();
+        let mut verdicts = pipelines.values().filter_map(|remembered| remembered.verdict.as_ref());
+        verdicts.find(|(judged, _)| *judged == program).map(|(_, verdict)| verdict.clone())
     }
 
     /// Notes that a pipeline manages a topic, unless another one is known to: then that is the answer. Markers of two

@@ -34,12 +34,13 @@ use self::{
     apply::Outcome,
     fetch::{Workers, fetch_secrets, fetch_stores, fetch_workers},
     status::Assessment,
-    validate::{Invalid, Secrets, Verdict, validate},
+    validate::{Invalid, Secrets, validate},
 };
 use crate::{
     change::{Approvals, Change},
+    compiler::{Source, Verdict},
     context::Context,
-    error::{BuildSnafu, Error, ReadPipelineSnafu, ValidateSnafu},
+    error::{BuildSnafu, Error, JudgeSnafu, ReadPipelineSnafu, ValidateSnafu},
     memory::{about, key_of},
     pipeline::Pipeline,
     rollouts::Stage,
@@ -100,23 +101,30 @@ pub async fn reconcile(
     }
 }
 
-/// Validates on a thread of its own: a hostile program can keep its compiler busy for many seconds, and other
-/// pipelines shall not wait for it.
+/// Validates on a thread of its own: a bug there must not end the operator.
 async fn validate_apart(
     object: &IoTPipeline,
     secrets: Secrets,
     context: &Context,
 ) -> Result<Result<Pipeline, Invalid>, Error> {
-    let key = key_of(object);
-    let before = context.memory.recall(&key).verdict;
+    let verdict = judge_program(object, context).await?;
     let (object, settings) = (object.clone(), context.settings.clone());
-    let validation = tokio::task::spawn_blocking(move || {
-        let verdict = Verdict::of(&object.spec, before);
-        (validate(&object, &secrets, Some(&verdict), &settings), verdict)
-    });
-    let (validated, verdict) = validation.await.context(ValidateSnafu)?;
-    context.memory.update(&key, |remembered| remembered.verdict = Some(verdict).filter(|one| one.is_final));
-    Ok(validated)
+    let validation =
+        tokio::task::spawn_blocking(move || validate(&object, &secrets, verdict.as_ref(), &settings));
+    validation.await.context(ValidateSnafu)
+}
+
+/// What the compiler says of the program, if there is one, or said before.
+async fn judge_program(object: &IoTPipeline, context: &Context) -> Result<Option<Verdict>, Error> {
+    let Some(source) = Source::of(&object.spec) else { return Ok(None) };
+    let program = source.fingerprint();
+    let verdict = match context.memory.verdict_on(program) {
+        Some(before) => before,
+        None => context.compiler.judge(source).await.context(JudgeSnafu)?,
+    };
+    let remembered = verdict.is_final.then(|| (program, verdict.clone()));
+    context.memory.update(&key_of(object), |of_pipeline| of_pipeline.verdict = remembered);
+    Ok(Some(verdict))
 }
 
 /// Makes a valid pipeline true.

@@ -1,7 +1,7 @@
 //! The operator from start to end: answer HTTP, wait for the Lease, reconcile while it is held, stop when told to.
 
 use std::{
-    io,
+    env, io,
     net::SocketAddr,
     process,
     sync::{Arc, OnceLock},
@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     args::Args,
     build::{WorkerImage, WorkerSettings},
+    compiler::Compiler,
     context::Context,
     controller::{controller, reconciliations},
     kafka::KafkaClient,
@@ -56,6 +57,12 @@ pub enum Error {
     Client {
         /// Why not.
         source: kube::Error,
+    },
+    /// This program could not be found, which compiles pipelines' programs too.
+    #[snafu(display("failed to find the operator's own executable"))]
+    Executable {
+        /// Why not.
+        source: io::Error,
     },
     /// The client for the workers could not be made.
     #[snafu(display("failed to set up a client for the workers"))]
@@ -103,7 +110,7 @@ struct Scopes {
 /// # Errors
 /// Fails where the operator cannot start, its HTTP endpoint breaks, or another operator took over.
 pub async fn run(args: Args) -> Result<(), Error> {
-    if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some()) {
+    if let Some(variable) = REFUSED_VARIABLES.into_iter().find(|name| env::var_os(name).is_some()) {
         return EnvironmentSnafu { variable }.fail();
     }
     // In full, so that no option is forgotten.
@@ -129,6 +136,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         instance: pod_name.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
         client: client.clone(),
         reports: Arc::new(HttpReports::new().context(WorkersSnafu)?),
+        compiler: Compiler::new(env::current_exe().context(ExecutableSnafu)?),
         kafka: Arc::new(KafkaClient::default()),
         databases: Arc::new(DirectDatabases::default()),
         metrics: Metrics::default(),

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use crds::IoTPipeline;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use operator::reconcile::validate::{Secrets, Settings, Verdict, referenced_secrets, validate};
+use operator::{
+    compiler::Source,
+    reconcile::validate::{Secrets, Settings, referenced_secrets, validate},
+};
 use serde_json::{Value, json};
 
 /// What holds as a certificate and as a private key.
@@ -22,9 +25,8 @@ fn the_operator_accepts_every_sample() {
         sample["metadata"]["generation"] = json!(1);
         let object: IoTPipeline = serde_json::from_value(sample).unwrap();
         let settings = Settings { cluster_name: "test".to_owned() };
-        if let Err(invalid) =
-            validate(&object, &secrets(&object), Some(&Verdict::of(&object.spec, None)), &settings)
-        {
+        let verdict = Source::of(&object.spec).map(|source| source.judge());
+        if let Err(invalid) = validate(&object, &secrets(&object), verdict.as_ref(), &settings) {
             panic!("{file}: {}: {}", invalid.reason, invalid.message);
         }
     }

@@ -11,18 +11,14 @@ mod rollups;
 mod stores;
 mod workers;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{IoTPipeline, IoTPipelineSpec, status::Reason, worker::PipelineId};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Resource, ResourceExt};
-use program::{CompileError, TopicWriter};
 
 use self::{connections::References, problems::Problems};
-use crate::pipeline::Pipeline;
+use crate::{compiler::Verdict, pipeline::Pipeline};
 
 /// The Secrets that a spec refers to, by name; `None` where there is none of that name.
 pub type Secrets = BTreeMap<String, Option<Secret>>;
@@ -63,35 +59,7 @@ pub fn referenced_secrets(spec: &IoTPipelineSpec) -> BTreeSet<String> {
     whole.chain(authorities).chain(password).cloned().collect()
 }
 
-/// What the compiler says of the program of a spec.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Verdict {
-    /// Of which program, and for whose records.
-    program: u64,
-    problem: Option<String>,
-    /// Whether it would say the same again: it was not too slow, and did not fail itself.
-    pub is_final: bool,
-}
-
-impl Verdict {
-    /// Compiles the program, unless that was done `before`. A hostile one takes the compiler many seconds.
-    pub fn of(spec: &IoTPipelineSpec, before: Option<Self>) -> Self {
-        let source = spec.processing.program.as_deref();
-        let writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
-        let mut hasher = DefaultHasher::new();
-        (source, writer).hash(&mut hasher);
-        let program = hasher.finish();
-        before.filter(|before| before.program == program).unwrap_or_else(|| {
-            let error = source.and_then(|source| program::compile(source, writer).err());
-            let is_final =
-                matches!(error, None | Some(CompileError::Limits { .. } | CompileError::Rejected { .. }));
-            let problem = error.map(|error| format!("processing.program does not compile: {error}"));
-            Self { program, problem, is_final }
-        })
-    }
-}
-
-/// Parses an IoTPipeline. Without a verdict it does not matter whether its program compiles.
+/// Parses an IoTPipeline. `verdict` is what the compiler says of its program; without one it does not matter.
 ///
 /// # Errors
 /// Says everything that is wrong at once, so that it can be mended in one edit.
@@ -140,7 +108,7 @@ fn parse(
         .as_ref()
         .map(|mqtt| workers::bridge(spec, mqtt, kafka.as_ref(), max_packet_size, &mut references));
     if let Some(problem) = verdict.and_then(|verdict| verdict.problem.as_ref()) {
-        problems.note(Reason::ProgramInvalid, problem.clone());
+        problems.note(Reason::ProgramInvalid, format!("processing.program does not compile: {problem}"));
     }
     let processor = workers::processor(spec, kafka.as_ref(), database.as_ref(), &id, problems);
     let autoscaling = workers::autoscaling(&spec.processor, problems);
@@ -174,10 +142,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        scale::bridges,
-        test_support::{QUICKSTART, object},
-    };
+    use crate::{compiler::Source, scale::bridges};
 
     fn spec() -> Value {
         json!({
@@ -220,8 +185,8 @@ mod tests {
             "spec": spec,
         }))
         .unwrap();
-        let verdict = Verdict::of(&object.spec, None);
-        validate(&object, secrets, Some(&verdict), &Settings { cluster_name: "test".to_owned() })
+        let verdict = Source::of(&object.spec).map(|source| source.judge());
+        validate(&object, secrets, verdict.as_ref(), &Settings { cluster_name: "test".to_owned() })
     }
 
     /// What is said of a spec in which `pointer` is replaced by `value`.
@@ -284,22 +249,6 @@ mod tests {
         let message =
             scaled("Shared", "None", json!({"mode": "BuiltIn", "minReplicas": 5, "maxReplicas": 4}));
         assert_eq!(message.unwrap_err(), "bridge.minReplicas 5 is more than maxReplicas 4");
-    }
-
-    #[test]
-    fn a_program_is_compiled_again_where_it_or_who_writes_its_topic_is_another() {
-        let mut spec = object(QUICKSTART).spec;
-        spec.processing.program = Some(". = nonsense(".to_owned());
-        let refused = Verdict::of(&spec, None);
-        assert!(refused.problem.is_some() && refused.is_final);
-        // A verdict that nobody would come to now.
-        let kept = Verdict { problem: None, ..refused };
-        let verdict = |spec: &IoTPipelineSpec| Verdict::of(spec, Some(kept.clone()));
-        spec.processor.replicas += 1;
-        assert_eq!(verdict(&spec), kept);
-        assert!(verdict(&IoTPipelineSpec { mqtt: None, ..spec.clone() }).problem.is_some());
-        spec.processing.program = Some(". = nonsense((".to_owned());
-        assert!(verdict(&spec).problem.is_some());
     }
 
     #[test]

@@ -30,10 +30,12 @@ mod topics;
 #[cfg(test)]
 mod world;
 
+use std::{env, fs, os::unix::fs::symlink, process};
+
 use kube::runtime::controller::Action;
 use serde_json::json;
 
-use crate::world::{BRIDGE, DEPLOYMENT, PIPELINE, STATEFULSET, World};
+use crate::world::{BRIDGE, COMPILER, DEPLOYMENT, PIPELINE, STATEFULSET, World};
 
 #[tokio::test]
 async fn a_new_pipeline_gets_its_stores_before_its_workers() {
@@ -205,6 +207,20 @@ async fn an_old_configuration_goes_after_the_roll_that_replaced_it() {
     world.reconcile().await.unwrap();
     let deleted: Vec<_> = world.log().into_iter().filter(|entry| entry.starts_with("delete")).collect();
     assert_eq!(deleted, ["delete configmaps/line-processor-*"]);
+}
+
+#[tokio::test]
+async fn a_program_is_compiled_once() {
+    let compiler = env::temp_dir().join(format!("compiler-{}", process::id()));
+    symlink(COMPILER, &compiler).unwrap();
+    let world = World::with_compiler(PIPELINE, &compiler);
+    world.edit(|spec| spec["processing"] = json!({"program": ".device = \"x\""}));
+    world.reconcile().await.unwrap();
+    fs::remove_file(&compiler).unwrap();
+    world.edit(|spec| spec["processor"] = json!({"replicas": 3}));
+    world.reconcile().await.unwrap();
+    world.edit(|spec| spec["processing"] = json!({"program": ".device = \"y\""}));
+    assert_eq!(world.reconcile().await.unwrap_err().category(), "judge");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
@@ -20,6 +21,7 @@ use kube::{
 };
 use operator::{
     build::{WorkerImage, WorkerSettings},
+    compiler::Compiler,
     context::Context,
     controller::reconcile_in_turn,
     error::Error,
@@ -58,6 +60,9 @@ spec:
       - {name: device, type: text}
     timeColumn: time
 ";
+
+/// The operator itself, which compiles programs too.
+pub const COMPILER: &str = env!("CARGO_BIN_EXE_iotpipeline-operator");
 
 const OUTDATED: Stage = Stage::Outdated { work: true };
 
@@ -98,6 +103,11 @@ pub struct World {
 impl World {
     /// A world in which this pipeline was applied a moment ago.
     pub fn with(yaml: &str) -> Self {
+        Self::with_compiler(yaml, Path::new(COMPILER))
+    }
+
+    /// The same, with this program as the compiler.
+    pub fn with_compiler(yaml: &str, compiler: &Path) -> Self {
         let log = Log::default();
         let api = ApiServer::new(Arc::clone(&log));
         let (kafka, databases) = (FakeKafka::new(Arc::clone(&log)), FakeDatabases::new(Arc::clone(&log)));
@@ -113,6 +123,7 @@ impl World {
             instance: "operator-0".to_owned(),
             client,
             reports: Arc::new(reports.clone()),
+            compiler: Compiler::new(compiler),
             kafka: Arc::new(kafka.clone()),
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),

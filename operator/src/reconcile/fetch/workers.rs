@@ -10,7 +10,7 @@ use futures::{
     future::{self, BoxFuture},
     stream,
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, ResourceExt,
     api::{DynamicObject, ListParams},
@@ -89,7 +89,20 @@ async fn fetch_children(
         None => api.list(&with_labels_of(pipeline)).await.map(|labelled| labelled.items),
     };
     let objects = objects.context(ReadChildrenSnafu { kind })?;
-    Ok(objects.into_iter().map(|object| LiveChild { kind, object }).collect())
+    Ok(objects
+        .into_iter()
+        .map(|mut object| {
+            forget_fields(&mut object.metadata);
+            LiveChild { kind, object }
+        })
+        .collect())
+}
+
+/// Keeps who wrote an object and when, but not which fields: they are half of what it takes in memory, and nobody reads them.
+fn forget_fields(metadata: &mut ObjectMeta) {
+    for writer in metadata.managed_fields.iter_mut().flatten() {
+        writer.fields_v1 = None;
+    }
 }
 
 /// The names of a pipeline's children of one kind; `None` where they tell the content. An object is asked for by its name
@@ -114,7 +127,8 @@ async fn fetch_pods(context: &Context, namespace: &str, pipeline: &str) -> Resul
         .items
         .into_iter()
         .filter_map(|pod| Some((component_of(&pod)?, pod)))
-        .map(|(component, pod)| {
+        .map(|(component, mut pod)| {
+            forget_fields(&mut pod.metadata);
             async move { WorkerPod { component, report: context.reports.ask(&pod).await, pod } }.boxed()
         })
         .collect();
