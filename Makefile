@@ -41,7 +41,7 @@ generate: ## write what is generated: the resource definition and what the chart
 	scripts/generate
 
 images: ## build the operator's and worker's images: target/images/{operator,worker}.tar
-	cargo build --release --bin iotpipeline-operator --bin iotpipeline-worker && images/build
+	scripts/build operator worker && images/build
 
 cluster: ## bring up a local cluster with Kafka, TimescaleDB and Mosquitto
 	$(CLUSTER)/up

@@ -1,14 +1,15 @@
 //! Judges the programs of pipelines, each in a process of its own.
 //!
-//! A hostile program may keep the compiler busy, make it take much memory or crash it. All of that ends with the process,
-//! and what the compiler needs is not in the operator's memory: `iotpipeline-operator compile` is the other end.
+//! A hostile program may keep the compiler busy or crash it, and that ends with the process. And the compiler, a fifth of what the
+//! operator would be, is in memory only while it is needed: it is a program of its own, `iotpipeline-compiler`.
 
 use std::{
-    ffi::OsString,
+    env, fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::Stdio,
+    process::{ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -17,13 +18,19 @@ use crds::IoTPipelineSpec;
 use program::{CompileError, TopicWriter};
 use serde::{Deserialize, Serialize};
 use snafu::{ResultExt, Snafu};
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt, process::Command, sync::Semaphore, time::timeout};
 
-/// How long a process may take. The compiler gives up earlier, and says so.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process may take. The compiler gives up earlier, and says so; a pod that is told to stop has a little longer.
+const PATIENCE: Duration = Duration::from_secs(25);
 
-/// The word that asks for the other end.
-const COMPILE: &str = "compile";
+/// How many processes there may be at once: what they take counts as the operator's.
+const AT_ONCE: usize = 4;
+
+/// The signal by which a process is ended from outside, such as where the memory is short.
+const SIGKILL: i32 = 9;
+
+/// The compiler's program, in the same directory as the operator's.
+const PROGRAM: &str = "iotpipeline-compiler";
 
 /// Says that a bridge writes the program's topic.
 const BRIDGE: &str = "--bridge";
@@ -48,7 +55,7 @@ pub struct Verdict {
 /// Why a program could not be judged; no fault of its own.
 #[derive(Debug, Snafu)]
 pub enum Error {
-    /// The compiler's process could not be started.
+    /// The compiler's process could not be started, or not be listened to.
     #[snafu(display("failed to run the compiler {}", executable.display()))]
     Run {
         /// What was to be run.
@@ -56,17 +63,29 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The process ended by itself, or was made to, without a verdict.
+    #[snafu(display("failed to hear a verdict of the compiler {} ({status}): {message}", executable.display()))]
+    Mute {
+        /// What was run.
+        executable: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said instead.
+        message: String,
+    },
 }
 
-/// Runs the compiler.
-#[derive(Clone, Debug)]
+/// Runs the compiler's program.
+#[derive(Debug)]
 pub struct Compiler {
     executable: PathBuf,
+    patience: Duration,
+    processes: Semaphore,
 }
 
 /// Compiles the program on the standard input and writes the verdict, as JSON, to the standard output.
 #[derive(Clone, Copy, Debug, Parser)]
-#[command(name = "iotpipeline-operator compile")]
+#[command(name = PROGRAM, version)]
 pub struct Compilation {
     /// The pipeline has a bridge, so that `%topic` and its like are there.
     #[arg(long)]
@@ -98,19 +117,32 @@ impl<'a> Source<'a> {
 }
 
 impl Compiler {
-    /// The compiler that this operator's executable is too.
-    pub fn new(executable: impl Into<PathBuf>) -> Self {
-        Self { executable: executable.into() }
+    /// This program is the compiler, and may take so long for one judgement.
+    pub fn new(executable: impl Into<PathBuf>, patience: Duration) -> Self {
+        Self { executable: executable.into(), patience, processes: Semaphore::new(AT_ONCE) }
+    }
+
+    /// The compiler is where this program is.
+    ///
+    /// # Errors
+    /// Fails where it is not.
+    pub fn beside_this_program() -> Result<Self, Error> {
+        let this = env::current_exe().context(RunSnafu { executable: PROGRAM })?;
+        let executable = this.with_file_name(PROGRAM);
+        fs::metadata(&executable).context(RunSnafu { executable: &executable })?;
+        Ok(Self::new(executable, PATIENCE))
     }
 
     /// Compiles a program in another process.
     ///
     /// # Errors
-    /// Fails where the process does not start.
+    /// Fails where the process does not start, or ends without a verdict although the program does not make it.
     pub async fn judge(&self, source: Source<'_>) -> Result<Verdict, Error> {
         let run = RunSnafu { executable: &self.executable };
+        let _one_of_few = self.processes.acquire().await;
         let mut command = Command::new(&self.executable);
-        command.arg(COMPILE).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.env_clear().kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if source.writer == TopicWriter::Bridge {
             command.arg(BRIDGE);
         }
@@ -123,12 +155,21 @@ impl Compiler {
             }
             process.wait_with_output().await
         };
-        let Ok(ended) = timeout(PATIENCE, talk).await else {
-            return Ok(Verdict::failed(&format!("it did not end within {} s", PATIENCE.as_secs())));
+        let Ok(ended) = timeout(self.patience, talk).await else {
+            return Ok(Verdict::failed(&format!("it did not end within {} s", self.patience.as_secs())));
         };
-        let output = ended.context(run)?;
-        let verdict = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success());
-        Ok(verdict.unwrap_or_else(|| Verdict::failed(&output.status.to_string())))
+        let Output { status, stdout, stderr } = ended.context(run)?;
+        match serde_json::from_slice(&stdout) {
+            Ok(verdict) if status.success() => Ok(verdict),
+            // Such as SIGSEGV. What ends by itself was not made to by a program, and SIGKILL comes from elsewhere.
+            _ if status.signal().is_some_and(|signal| signal != SIGKILL) => {
+                Ok(Verdict::failed(&status.to_string()))
+            }
+            _ => {
+                let message = String::from_utf8_lossy(&stderr).trim().to_owned();
+                MuteSnafu { executable: &self.executable, status, message }.fail()
+            }
+        }
     }
 }
 
@@ -139,12 +180,6 @@ impl Verdict {
 }
 
 impl Compilation {
-    /// What the command line asks to compile; `None` where it asks for something else.
-    pub fn asked_for(command_line: impl IntoIterator<Item = OsString>) -> Option<Self> {
-        let mut arguments = command_line.into_iter().skip(1).peekable();
-        arguments.peek().is_some_and(|first| first == COMPILE).then(|| Self::parse_from(arguments))
-    }
-
     /// Reads, compiles and writes.
     ///
     /// # Errors

@@ -1,23 +1,12 @@
-//! The operator's process: set up TLS and logs, run, and say why it ended; or compile one program.
+//! The operator's process: set up TLS and logs, run, and say why it ended.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use operator::{args::Args, compiler::Compilation, probe::Probe, run, telemetry};
-
-fn main() -> ExitCode {
-    let Some(compilation) = Compilation::asked_for(std::env::args_os()) else { return operate() };
-    match compilation.run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("failed to compile a program: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
+use operator::{args::Args, probe::Probe, run, telemetry};
 
 #[tokio::main]
-async fn operate() -> ExitCode {
+async fn main() -> ExitCode {
     // More than one provider may be linked in; without a choice the first connection would panic.
     let provider = rustls::crypto::ring::default_provider().install_default();
     telemetry::start_logging();

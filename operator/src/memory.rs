@@ -36,7 +36,7 @@ pub struct Remembered {
     pub failures: u32,
     /// When it is looked at again although nothing happens, and of which generation of the spec.
     pub rests_until: Option<(Instant, i64)>,
-    /// What the compiler said of its program, and of which, by its fingerprint.
+    /// What the compiler said of the last program that it had, and of which, by its fingerprint.
     pub verdict: Option<(u64, Verdict)>,
     /// The lag when it was read last.
     pub lag: Option<(Instant, LagStatus)>,
@@ -228,6 +228,17 @@ mod tests {
         assert_eq!(memory.claim_topic(&b, &topic("t")), None);
         memory.forget(&b);
         assert_eq!(memory.claim_topic(&a, &topic("t")), None);
+    }
+
+    #[test]
+    fn a_verdict_on_a_program_holds_for_all_pipelines_that_have_it() {
+        let memory = Memory::default();
+        let verdict = Verdict { problem: Some("no".to_owned()), is_final: true };
+        let key = ("plant-7".to_owned(), "a".to_owned());
+        memory.update(&key, |remembered| remembered.verdict = Some((7, verdict.clone())));
+        assert_eq!((memory.verdict_on(7), memory.verdict_on(8)), (Some(verdict), None));
+        memory.forget(&key);
+        assert_eq!(memory.verdict_on(7), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The story on one page: what happens whenever something may have changed.
 //!
-//! fetch → validate → plan → apply → status. Of these only `fetch` reads the world, and only `apply` and `cleanup`
-//! change it; `validate`, `plan` and `status` are synchronous functions without clients. Where the spec says
+//! fetch → validate → plan → apply → status. Of these only `fetch` reads the world, asking the compiler of programs besides, and only
+//! `apply` and `cleanup` change it; `validate`, `plan` and `status` are synchronous functions without clients. Where the spec says
 //! `mode: Observe`, `observe` stands in the place of `apply`: it only says what would be done.
 
 pub mod announce;
@@ -86,10 +86,9 @@ pub async fn reconcile(
         }
     };
     let secrets = fetch_secrets(object, &context).await?;
-    let validated = validate_apart(object, secrets, &context);
-    let workers = fetch_workers(object, &context);
-    let (validated, workers) = futures::try_join!(validated, workers)?;
-    match validated {
+    let (verdict, workers) =
+        futures::try_join!(judge_program(object, &context), fetch_workers(object, &context))?;
+    match validate_apart(object, secrets, verdict, &context).await? {
         Ok(mut pipeline) => {
             context.scaling.follow(&mut pipeline, object, &workers);
             keep(object, &pipeline, &workers, &context).await
@@ -99,19 +98,6 @@ pub async fn reconcile(
             refuse(object, &invalid, &workers, &context).await
         }
     }
-}
-
-/// Validates on a thread of its own: a bug there must not end the operator.
-async fn validate_apart(
-    object: &IoTPipeline,
-    secrets: Secrets,
-    context: &Context,
-) -> Result<Result<Pipeline, Invalid>, Error> {
-    let verdict = judge_program(object, context).await?;
-    let (object, settings) = (object.clone(), context.settings.clone());
-    let validation =
-        tokio::task::spawn_blocking(move || validate(&object, &secrets, verdict.as_ref(), &settings));
-    validation.await.context(ValidateSnafu)
 }
 
 /// What the compiler says of the program, if there is one, or said before.
@@ -125,6 +111,19 @@ async fn judge_program(object: &IoTPipeline, context: &Context) -> Result<Option
     let remembered = verdict.is_final.then(|| (program, verdict.clone()));
     context.memory.update(&key_of(object), |of_pipeline| of_pipeline.verdict = remembered);
     Ok(Some(verdict))
+}
+
+/// Validates on a thread of its own: a bug there must not end the operator.
+async fn validate_apart(
+    object: &IoTPipeline,
+    secrets: Secrets,
+    verdict: Option<Verdict>,
+    context: &Context,
+) -> Result<Result<Pipeline, Invalid>, Error> {
+    let (object, settings) = (object.clone(), context.settings.clone());
+    let validation =
+        tokio::task::spawn_blocking(move || validate(&object, &secrets, verdict.as_ref(), &settings));
+    validation.await.context(ValidateSnafu)
 }
 
 /// Makes a valid pipeline true.

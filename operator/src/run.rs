@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     args::Args,
     build::{WorkerImage, WorkerSettings},
-    compiler::Compiler,
+    compiler::{self, Compiler},
     context::Context,
     controller::{controller, reconciliations},
     kafka::KafkaClient,
@@ -58,11 +58,11 @@ pub enum Error {
         /// Why not.
         source: kube::Error,
     },
-    /// This program could not be found, which compiles pipelines' programs too.
-    #[snafu(display("failed to find the operator's own executable"))]
-    Executable {
+    /// The compiler of pipelines' programs is not beside the operator's program.
+    #[snafu(display("failed to find the compiler of pipelines' programs"))]
+    Compiler {
         /// Why not.
-        source: io::Error,
+        source: compiler::Error,
     },
     /// The client for the workers could not be made.
     #[snafu(display("failed to set up a client for the workers"))]
@@ -136,7 +136,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         instance: pod_name.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
         client: client.clone(),
         reports: Arc::new(HttpReports::new().context(WorkersSnafu)?),
-        compiler: Compiler::new(env::current_exe().context(ExecutableSnafu)?),
+        compiler: Compiler::beside_this_program().context(CompilerSnafu)?,
         kafka: Arc::new(KafkaClient::default()),
         databases: Arc::new(DirectDatabases::default()),
         metrics: Metrics::default(),

@@ -2,11 +2,19 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+use std::{
+    env,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    process,
+    time::Duration,
+};
+
 use crds::{IoTPipeline, IoTPipelineSpec};
 use operator::compiler::{Compiler, Source, Verdict};
 use serde_json::Value;
 
-const OPERATOR: &str = env!("CARGO_BIN_EXE_iotpipeline-operator");
+const COMPILER: &str = env!("CARGO_BIN_EXE_iotpipeline-compiler");
 
 fn spec(program: &str) -> IoTPipelineSpec {
     let quickstart = include_str!("../../config/samples/quickstart.yaml");
@@ -19,7 +27,8 @@ fn spec(program: &str) -> IoTPipelineSpec {
 
 async fn judge(executable: &str, spec: &IoTPipelineSpec) -> Result<Verdict, String> {
     let source = Source::of(spec).unwrap();
-    Compiler::new(executable).judge(source).await.map_err(|error| error.to_string())
+    let compiler = Compiler::new(executable, Duration::from_secs(60));
+    compiler.judge(source).await.map_err(|error| error.to_string())
 }
 
 #[tokio::test]
@@ -31,7 +40,7 @@ async fn another_process_comes_to_the_verdict_of_this_one() {
         for has_bridge in [true, false] {
             let mut spec = spec(program);
             spec.mqtt = spec.mqtt.filter(|_| has_bridge);
-            assert_eq!(judge(OPERATOR, &spec).await, Ok(Source::of(&spec).unwrap().judge()), "{program:.40}");
+            assert_eq!(judge(COMPILER, &spec).await, Ok(Source::of(&spec).unwrap().judge()), "{program:.40}");
         }
     }
 }
@@ -39,18 +48,57 @@ async fn another_process_comes_to_the_verdict_of_this_one() {
 #[tokio::test]
 async fn who_writes_the_topic_decides_too() {
     let mut spec = spec(".device = split(%topic, \"/\")[1]");
-    let with_bridge = judge(OPERATOR, &spec).await.unwrap();
+    let with_bridge = judge(COMPILER, &spec).await.unwrap();
     assert_eq!(with_bridge, Verdict { problem: None, is_final: true });
     spec.mqtt = None;
-    let without = judge(OPERATOR, &spec).await.unwrap();
+    let without = judge(COMPILER, &spec).await.unwrap();
     assert!(without.problem.unwrap().contains("error"), "it says what");
 }
 
+/// A program in the place of the compiler.
+fn script(name: &str, text: &str) -> String {
+    let path = env::temp_dir().join(format!("{name}-{}", process::id()));
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
 #[tokio::test]
-async fn a_compiler_that_ends_early_has_judged_nothing() {
-    let verdict = judge("/bin/false", &spec(".x = 1")).await.unwrap();
-    let problem = "the compiler failed on this program: exit status: 1".to_owned();
-    assert_eq!(verdict, Verdict { problem: Some(problem), is_final: false });
+async fn what_a_program_does_to_the_compiler_is_said_to_its_author() {
+    let crash = script("crash", "kill -SEGV $$");
+    let verdict = judge(&crash, &spec(".x = 1")).await.unwrap();
+    let problem = verdict.problem.unwrap();
+    assert!(problem.starts_with("the compiler failed on this program: signal: 11"), "{problem}");
+    assert!(!verdict.is_final, "it is tried again");
+
+    let endless = script("endless", "exec sleep 1000");
+    let compiler = Compiler::new(&endless, Duration::from_millis(200));
+    let verdict = compiler.judge(Source::of(&spec(".x = 1")).unwrap()).await.unwrap();
+    assert!(verdict.problem.unwrap().contains("it did not end within"));
+    for script in [crash, endless] {
+        fs::remove_file(script).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_others_do_to_the_compiler_is_no_verdict() {
+    let killed = script("killed", "kill -KILL $$");
+    let other = script("other", "echo unexpected argument >&2; exit 2");
+    let errors = [judge(&killed, &spec(".x = 1")).await, judge(&other, &spec(".x = 1")).await];
+    let [killed_error, other_error] = errors.map(Result::unwrap_err);
+    assert!(killed_error.contains("(signal: 9"), "{killed_error}");
+    assert!(other_error.ends_with("(exit status: 2): unexpected argument"), "{other_error}");
+    for script in [killed, other] {
+        fs::remove_file(script).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_program_with_thousands_of_errors_gets_a_short_answer() {
+    let verdict = judge(COMPILER, &spec(&"x();".repeat(4_000))).await.unwrap();
+    let problem = verdict.problem.unwrap();
+    assert!(problem.starts_with("error"), "{problem:.200}");
+    assert!(problem.len() < 10_000 && problem.ends_with(" more"), "{} bytes", problem.len());
 }
 
 #[tokio::test]

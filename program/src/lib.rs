@@ -52,6 +52,12 @@ pub const MAX_STEPS: u32 = 1_000_000;
 /// The longest text of a failure, bytes; messages of VRL may quote the data.
 const MAX_MESSAGE_BYTES: usize = 1_000;
 
+/// How many of the compiler's complaints its author is told; one often brings about the others.
+const MAX_DIAGNOSTICS: usize = 5;
+
+/// The longest text of them, bytes.
+const MAX_DIAGNOSTIC_BYTES: usize = 8_000;
+
 /// How long the compiler may take.
 const COMPILER_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -154,8 +160,16 @@ fn compile_checked(source: &str, writer: TopicWriter) -> Result<Program, Compile
     })
 }
 
-fn rejected(source: &str, diagnostics: DiagnosticList) -> CompileError {
-    let diagnostic = Formatter::new(source, diagnostics).to_string().trim().to_owned();
+/// Each diagnostic quotes its line, which may be the whole program, and there may be one for each few bytes of it.
+fn rejected(source: &str, mut diagnostics: DiagnosticList) -> CompileError {
+    let more = diagnostics.len().saturating_sub(MAX_DIAGNOSTICS);
+    diagnostics.sort_by_key(|one| !one.is_error());
+    diagnostics.truncate(MAX_DIAGNOSTICS);
+    let text = Formatter::new(source, diagnostics).to_string().trim().to_owned();
+    let mut diagnostic = shortened(text, MAX_DIAGNOSTIC_BYTES);
+    if more > 0 {
+        diagnostic.push_str(&format!("\n\nand {more} more"));
+    }
     CompileError::Rejected { diagnostic }
 }
 
@@ -195,7 +209,7 @@ impl Program {
                 Outcome::Failed(format!("the program evaluated more than {MAX_STEPS} expressions"))
             }
             Err(Terminate::Abort(error) | Terminate::Error(error)) => {
-                Outcome::Failed(shortened(error.to_string()))
+                Outcome::Failed(shortened(error.to_string(), MAX_MESSAGE_BYTES))
             }
         }
     }
@@ -230,9 +244,9 @@ pub fn kind_name(value: &Value) -> &'static str {
     }
 }
 
-fn shortened(mut text: String) -> String {
-    if text.len() > MAX_MESSAGE_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));
+fn shortened(mut text: String, max_bytes: usize) -> String {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes));
         text.push('…');
     }
     text

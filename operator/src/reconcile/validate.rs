@@ -59,7 +59,7 @@ pub fn referenced_secrets(spec: &IoTPipelineSpec) -> BTreeSet<String> {
     whole.chain(authorities).chain(password).cloned().collect()
 }
 
-/// Parses an IoTPipeline. `verdict` is what the compiler says of its program; without one it does not matter.
+/// Parses an IoTPipeline. `verdict` is what the compiler says of its program; without one it does not matter whether that compiles.
 ///
 /// # Errors
 /// Says everything that is wrong at once, so that it can be mended in one edit.

@@ -219,8 +219,16 @@ async fn a_program_is_compiled_once() {
     fs::remove_file(&compiler).unwrap();
     world.edit(|spec| spec["processor"] = json!({"replicas": 3}));
     world.reconcile().await.unwrap();
-    world.edit(|spec| spec["processing"] = json!({"program": ".device = \"y\""}));
-    assert_eq!(world.reconcile().await.unwrap_err().category(), "judge");
+    for change in [json!({"processing": {"program": ".device = \"y\""}}), json!({"mqtt": null})] {
+        let before = world.api.get("iotpipelines/line")["spec"].clone();
+        world.edit(|spec| {
+            for (field, value) in change.as_object().unwrap() {
+                spec[field] = value.clone();
+            }
+        });
+        assert_eq!(world.reconcile().await.unwrap_err().category(), "judge", "{change}");
+        world.edit(|spec| *spec = before);
+    }
 }
 
 #[tokio::test]

@@ -61,8 +61,7 @@ spec:
     timeColumn: time
 ";
 
-/// The operator itself, which compiles programs too.
-pub const COMPILER: &str = env!("CARGO_BIN_EXE_iotpipeline-operator");
+pub const COMPILER: &str = env!("CARGO_BIN_EXE_iotpipeline-compiler");
 
 const OUTDATED: Stage = Stage::Outdated { work: true };
 
@@ -123,7 +122,7 @@ impl World {
             instance: "operator-0".to_owned(),
             client,
             reports: Arc::new(reports.clone()),
-            compiler: Compiler::new(compiler),
+            compiler: Compiler::new(compiler, Duration::from_secs(60)),
             kafka: Arc::new(kafka.clone()),
             databases: Arc::new(databases.clone()),
             metrics: Metrics::default(),
