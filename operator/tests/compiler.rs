@@ -2,13 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-use std::{
-    env,
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
-    process,
-    time::Duration,
-};
+use std::time::Duration;
 
 use crds::{IoTPipeline, IoTPipelineSpec};
 use operator::compiler::{Compiler, Source, Verdict};
@@ -56,41 +50,28 @@ async fn who_writes_the_topic_decides_too() {
 }
 
 /// A program in the place of the compiler.
-fn script(name: &str, text: &str) -> String {
-    let path = env::temp_dir().join(format!("{name}-{}", process::id()));
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-    path.display().to_string()
+fn other(name: &str) -> String {
+    format!("{}/tests/compilers/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 #[tokio::test]
 async fn what_a_program_does_to_the_compiler_is_said_to_its_author() {
-    let crash = script("crash", "kill -SEGV $$");
-    let verdict = judge(&crash, &spec(".x = 1")).await.unwrap();
+    let verdict = judge(&other("crashes"), &spec(".x = 1")).await.unwrap();
     let problem = verdict.problem.unwrap();
     assert!(problem.starts_with("the compiler failed on this program: signal: 11"), "{problem}");
     assert!(!verdict.is_final, "it is tried again");
 
-    let endless = script("endless", "exec sleep 1000");
-    let compiler = Compiler::new(&endless, Duration::from_millis(200));
+    let compiler = Compiler::new(other("goes-on"), Duration::from_millis(200));
     let verdict = compiler.judge(Source::of(&spec(".x = 1")).unwrap()).await.unwrap();
     assert!(verdict.problem.unwrap().contains("it did not end within"));
-    for script in [crash, endless] {
-        fs::remove_file(script).unwrap();
-    }
 }
 
 #[tokio::test]
 async fn what_others_do_to_the_compiler_is_no_verdict() {
-    let killed = script("killed", "kill -KILL $$");
-    let other = script("other", "echo unexpected argument >&2; exit 2");
-    let errors = [judge(&killed, &spec(".x = 1")).await, judge(&other, &spec(".x = 1")).await];
-    let [killed_error, other_error] = errors.map(Result::unwrap_err);
-    assert!(killed_error.contains("(signal: 9"), "{killed_error}");
-    assert!(other_error.ends_with("(exit status: 2): unexpected argument"), "{other_error}");
-    for script in [killed, other] {
-        fs::remove_file(script).unwrap();
-    }
+    let error = judge(&other("is-killed"), &spec(".x = 1")).await.unwrap_err();
+    assert!(error.contains("(signal: 9"), "{error}");
+    let error = judge(&other("is-another"), &spec(".x = 1")).await.unwrap_err();
+    assert!(error.ends_with("(exit status: 2): unexpected argument"), "{error}");
 }
 
 #[tokio::test]
