@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// The process ended by itself, or was made to, without a verdict.
     #[snafu(display("failed to hear a verdict of the compiler {} ({status}): {message}", executable.display()))]
-    Mute {
+    NoVerdict {
         /// What was run.
         executable: PathBuf,
         /// How it ended.
@@ -95,9 +95,11 @@ pub struct Compilation {
 impl<'a> Source<'a> {
     /// The program of a spec, if it has one.
     pub fn of(spec: &'a IoTPipelineSpec) -> Option<Self> {
-        let text = spec.processing.program.as_deref()?;
-        let writer = if spec.mqtt.is_some() { TopicWriter::Bridge } else { TopicWriter::Others };
-        Some(Self { text, writer })
+        spec.processing.program.as_deref().map(|text| Self::new(text, spec.mqtt.is_some()))
+    }
+
+    fn new(text: &'a str, has_bridge: bool) -> Self {
+        Self { text, writer: if has_bridge { TopicWriter::Bridge } else { TopicWriter::Others } }
     }
 
     /// Another number for another program, or another writer of its topic.
@@ -167,7 +169,7 @@ impl Compiler {
             }
             _ => {
                 let message = String::from_utf8_lossy(&stderr).trim().to_owned();
-                MuteSnafu { executable: &self.executable, status, message }.fail()
+                NoVerdictSnafu { executable: &self.executable, status, message }.fail()
             }
         }
     }
@@ -187,9 +189,7 @@ impl Compilation {
     pub fn run(self) -> io::Result<()> {
         let mut text = String::new();
         io::stdin().read_to_string(&mut text)?;
-        let writer = if self.bridge { TopicWriter::Bridge } else { TopicWriter::Others };
-        let verdict = Source { text: &text, writer }.judge();
-        serde_json::to_writer(io::stdout(), &verdict)?;
+        serde_json::to_writer(io::stdout(), &Source::new(&text, self.bridge).judge())?;
         io::stdout().flush()
     }
 }

@@ -1,7 +1,8 @@
 //! The story on one page: what happens whenever something may have changed.
 //!
-//! fetch → validate → plan → apply → status. Of these only `fetch` reads the world, asking the compiler of programs besides, and only
-//! `apply` and `cleanup` change it; `validate`, `plan` and `status` are synchronous functions without clients. Where the spec says
+//! fetch → validate → plan → apply → status. Of these only `fetch` reads the world, and only `apply` and `cleanup`
+//! change it; `validate`, `plan` and `status` are synchronous functions without clients. What a program is worth, another process says
+//! before `validate`. Where the spec says
 //! `mode: Observe`, `observe` stands in the place of `apply`: it only says what would be done.
 
 pub mod announce;

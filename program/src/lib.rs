@@ -55,7 +55,7 @@ const MAX_MESSAGE_BYTES: usize = 1_000;
 /// How many of the compiler's complaints its author is told; one often brings about the others.
 const MAX_DIAGNOSTICS: usize = 5;
 
-/// The longest text of them, bytes.
+/// The longest text of them, bytes: a little less than a condition's message may have, so that how many more there are is told too.
 const MAX_DIAGNOSTIC_BYTES: usize = 8_000;
 
 /// How long the compiler may take.

@@ -98,7 +98,7 @@ async fn fetch_children(
         .collect())
 }
 
-/// Keeps who wrote an object and when, but not which fields: they are half of what it takes in memory, and nobody reads them.
+/// Keeps who wrote an object and when, but not which fields: a tree for each of them, which nobody reads.
 fn forget_fields(metadata: &mut ObjectMeta) {
     for writer in metadata.managed_fields.iter_mut().flatten() {
         writer.fields_v1 = None;
