@@ -56,7 +56,7 @@ const CLEANUP_RETRY: Duration = Duration::from_secs(15);
 pub type PipelineController = Controller<DeserializeGuard<IoTPipeline>>;
 
 /// How many objects come in one answer where all of them are listed: as many are in memory twice.
-const PAGE: u32 = 100;
+const PAGE: u32 = 25;
 
 /// What `kubectl apply` remembers of an object, in the object.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";

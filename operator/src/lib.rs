@@ -10,6 +10,7 @@ pub mod context;
 pub mod controller;
 pub mod error;
 pub mod kafka;
+pub mod kubernetes;
 pub mod lease;
 pub mod memory;
 pub mod outage;

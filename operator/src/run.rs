@@ -14,7 +14,6 @@ use futures::{
     future::{BoxFuture, Shared},
     stream,
 };
-use kube::Client;
 use snafu::{ResultExt, Snafu};
 use tokio::{
     net::TcpListener,
@@ -29,6 +28,7 @@ use crate::{
     context::Context,
     controller::{controller, reconciliations},
     kafka::KafkaClient,
+    kubernetes,
     lease::Election,
     memory::Memory,
     reconcile::{apply::IndexBuilds, report::HttpReports, validate::Settings},
@@ -56,7 +56,7 @@ pub enum Error {
     #[snafu(display("failed to set up a client for the Kubernetes API"))]
     Client {
         /// Why not.
-        source: kube::Error,
+        source: kubernetes::Error,
     },
     /// The compiler of pipelines' programs is not beside the operator's program.
     #[snafu(display("failed to find the compiler of pipelines' programs"))]
@@ -131,7 +131,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         resync,
     } = args;
     let stop = stop_signal().context(SignalsSnafu)?;
-    let client = Client::try_default().await.context(ClientSnafu)?;
+    let client = kubernetes::client().await.context(ClientSnafu)?;
     let context = Arc::new(Context {
         instance: pod_name.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
         client: client.clone(),

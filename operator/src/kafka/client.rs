@@ -20,13 +20,10 @@ use super::{
 };
 use crate::{change::Change, outage::Outages, pipeline::TopicName};
 
-/// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads: a bounded
-/// life bounds that.
-const LIFE: Duration = Duration::from_secs(300);
-
-/// How long a connection is kept that nobody asks for: its pipelines are gone, or a Secret was rotated. A little longer
-/// than a pipeline waits for its next look.
-const IDLE: Duration = Duration::from_secs(90);
+/// How long a connection is kept. librdkafka remembers each topic that it was asked about, in 4 KiB, and gathers its log lines in a
+/// queue that an admin client never reads: a life that is short beside the wait for a pipeline's next look bounds both. Afterwards
+/// nothing is left of a connection that nobody asks for, because its pipelines are gone or a Secret was rotated.
+const LIFE: Duration = Duration::from_secs(30);
 
 /// How many connections are kept. Each costs librdkafka two threads and two more for each broker, so what is asked for less
 /// often than all others is made anew. Those that are in use are kept, however many they are.
@@ -169,15 +166,13 @@ impl KafkaClient {
         Ok(connection)
     }
 
-    /// Closes what nobody asks for, until there is nothing left.
+    /// Closes what has lived for long enough, until there is nothing left.
     async fn sweep(self) {
         loop {
-            tokio::time::sleep(IDLE / 3).await;
+            tokio::time::sleep(LIFE / 3).await;
             let mut connections = self.lock();
-            let expired: Vec<_> = connections
-                .kept
-                .extract_if(|_, kept| kept.used.elapsed() > IDLE || kept.begun.elapsed() > LIFE)
-                .collect();
+            let expired: Vec<_> =
+                connections.kept.extract_if(|_, kept| kept.begun.elapsed() > LIFE).collect();
             let is_over = connections.kept.is_empty();
             connections.is_swept = !is_over;
             drop(connections);

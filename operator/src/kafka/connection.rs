@@ -236,8 +236,8 @@ impl Connection {
         })
     }
 
-    /// Partitions and replication factor; `None` where the topic does not exist. Asked by the consumer alone, because a client
-    /// remembers each topic that it was asked about, and that takes 6 KiB.
+    /// Partitions and replication factor; `None` where the topic does not exist. Asked by the consumer alone, because each client
+    /// remembers the topics that it was asked about.
     fn partitions(&self, topic: &TopicName, action: &str) -> Result<Option<(i32, i32)>, Error> {
         let metadata = self
             .consumer

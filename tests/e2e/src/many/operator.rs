@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What the image (`images/build`) sets for its allocator.
-const ENVIRONMENT: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10");
+const ENVIRONMENT: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// A running operator; killed when dropped.
 #[derive(Debug)]
