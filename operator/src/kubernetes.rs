@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -17,9 +18,11 @@ use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use snafu::{ResultExt, Snafu};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
-/// How often the API server is asked whether it is still there, and how long it may take to answer. A connection that a
-/// firewall forgot is given up before the Lease is lost, which is renewed by it.
-const STILL_THERE: Duration = Duration::from_secs(3);
+/// For how long nothing may come before the API server is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long it may take to answer that. Together they leave time to renew the Lease by another connection.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Why there is no client.
 #[derive(Debug, Snafu)]
@@ -59,18 +62,20 @@ pub async fn client() -> Result<Client, Error> {
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    tcp.set_connect_timeout(config.connect_timeout);
     let tls = config.rustls_client_config().context(ConfigurationSnafu)?;
     let mut connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
         let server = ServerName::try_from(name.clone()).context(ServerNameSnafu { name })?;
         connector = connector.with_server_name_resolver(FixedServerNameResolver::new(server));
     }
+    let mut connector = TimeoutConnector::new(connector.enable_all_versions().wrap_connector(tcp));
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_write_timeout(config.write_timeout);
     let http = legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .http2_keep_alive_interval(STILL_THERE)
-        .http2_keep_alive_timeout(STILL_THERE)
-        .build(connector.enable_all_versions().wrap_connector(tcp));
+        .http2_keep_alive_interval(SILENCE)
+        .http2_keep_alive_timeout(PATIENCE)
+        .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.default_retry.then(|| RetryLayer::new(RetryPolicy::server_retry())))
