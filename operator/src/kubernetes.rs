@@ -1,6 +1,5 @@
 //! The client for the Kubernetes API: one HTTP/2 connection for all calls and watches, as other clients of Kubernetes have it.
-//! kube's own makes an HTTP/1 connection for each call that is under way: dozens, and 70 KiB for each, here and in the API
-//! server. I/O.
+//! kube's own makes an HTTP/1 connection for each call that is under way: dozens, and 70 KiB for each. I/O.
 
 use std::time::Duration;
 

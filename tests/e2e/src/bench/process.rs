@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The unit of processor time in /proc: Linux shows hundredths of a second on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What the image (`images/build`) sets for its allocator.
+/// What the worker's image (`images/build`) sets for its allocator.
 const ENVIRONMENT: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10");
 
 /// A running worker; killed when dropped.

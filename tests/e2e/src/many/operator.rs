@@ -15,7 +15,7 @@ use crate::{
     wait::eventually,
 };
 
-/// What the image (`images/build`) sets for its allocator.
+/// What the operator's image (`images/build`) sets for its allocator.
 const ENVIRONMENT: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// A running operator; killed when dropped.
