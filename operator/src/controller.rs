@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::{
-    IoTPipeline,
-    names::{FIELD_MANAGER, MANAGED_BY_LABEL},
-};
+use crds::names::{FIELD_MANAGER, MANAGED_BY_LABEL};
 use futures::{Stream, StreamExt, future, stream};
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -22,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, ObjectMeta, PartialObjectMeta},
+    core::{ObjectMeta, PartialObjectMeta},
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
@@ -38,6 +35,7 @@ use crate::{
     context::Context,
     error::Error,
     memory::{self, PipelineKey, about, key_of},
+    packed::Packed,
     reconcile::reconcile,
     telemetry::chain,
 };
@@ -53,7 +51,7 @@ const AFTER_OTHERS: Duration = Duration::from_secs(5);
 const CLEANUP_RETRY: Duration = Duration::from_secs(15);
 
 /// What watches the pipelines of one scope.
-pub type PipelineController = Controller<DeserializeGuard<IoTPipeline>>;
+pub type PipelineController = Controller<Packed>;
 
 /// How many objects come in one answer where all of them are listed: as many are in memory twice.
 const PAGE: u32 = 25;
@@ -93,7 +91,7 @@ pub fn controller(
 }
 
 /// Leaves out what nobody here reads and takes half of the memory.
-fn prune(pipeline: &mut DeserializeGuard<IoTPipeline>) {
+fn prune(pipeline: &mut Packed) {
     let metadata = pipeline.meta_mut();
     metadata.managed_fields = None;
     if let Some(annotations) = &mut metadata.annotations {
@@ -118,7 +116,7 @@ where
 fn told(
     pipelines: broadcast::Receiver<PipelineKey>,
     namespace: Option<&str>,
-) -> impl Stream<Item = ObjectRef<DeserializeGuard<IoTPipeline>>> + Send + 'static {
+) -> impl Stream<Item = ObjectRef<Packed>> + Send + 'static {
     let scope = namespace.map(str::to_owned);
     stream::unfold(pipelines, |mut pipelines| async {
         loop {
@@ -170,10 +168,7 @@ pub fn reconciliations(controller: PipelineController, context: Arc<Context>) ->
 ///
 /// # Errors
 /// Those of [`reconcile`].
-pub async fn reconcile_in_turn(
-    object: Arc<DeserializeGuard<IoTPipeline>>,
-    context: Arc<Context>,
-) -> Result<Action, Error> {
+pub async fn reconcile_in_turn(object: Arc<Packed>, context: Arc<Context>) -> Result<Action, Error> {
     let started = Instant::now();
     let key = key_of(object.as_ref());
     let rests_until = context.memory.recall(&key).rests_until;
@@ -183,7 +178,7 @@ pub async fn reconcile_in_turn(
         return Ok(Action::requeue(about(AFTER_OTHERS)));
     }
     context.memory.update(&key, |remembered| remembered.rests_until = None);
-    let result = reconcile(object, Arc::clone(&context)).await;
+    let result = reconcile(&object.unpack(), &context).await;
     context.metrics.record_reconcile(started.elapsed(), result.as_ref().map(|_| ()));
     if result.is_ok() {
         context.memory.update(&key, |remembered| remembered.failures = 0);
@@ -199,7 +194,7 @@ fn is_at_rest(pipeline: &ObjectMeta, rests_until: Option<(Instant, i64)>, now: I
 }
 
 /// When to try again what failed: later and later.
-fn error_policy(object: Arc<DeserializeGuard<IoTPipeline>>, error: &Error, context: Arc<Context>) -> Action {
+fn error_policy(object: Arc<Packed>, error: &Error, context: Arc<Context>) -> Action {
     let key = key_of(object.as_ref());
     let failures = context.memory.update(&key, |remembered| {
         remembered.failures = remembered.failures.saturating_add(1);
@@ -216,8 +211,22 @@ fn error_policy(object: Arc<DeserializeGuard<IoTPipeline>>, error: &Error, conte
 mod tests {
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_nobody_reads_is_forgotten() {
+        let mut pipeline: Packed = serde_json::from_value(json!({"metadata": {
+            "name": "line",
+            "annotations": {LAST_APPLIED_ANNOTATION: "{}", "iotpipeline.dev/approve": "drop"},
+            "managedFields": [{"manager": "kubectl"}],
+        }}))
+        .unwrap();
+        prune(&mut pipeline);
+        let left = json!({"name": "line", "annotations": {"iotpipeline.dev/approve": "drop"}});
+        assert_eq!(serde_json::to_value(pipeline.meta()).unwrap(), left);
+    }
 
     #[test]
     fn a_pipeline_to_which_nothing_happens_is_at_rest() {

@@ -14,6 +14,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod memory;
 pub mod outage;
+pub mod packed;
 pub mod pipeline;
 pub mod probe;
 pub mod rbac;

@@ -21,10 +21,7 @@ pub mod status;
 pub mod validate;
 pub mod write;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crds::{IoTPipeline, IoTPipelineStatus, names::APPROVE_ANNOTATION, pipeline::Mode, status::Reason};
 use jiff::Timestamp;
@@ -67,36 +64,33 @@ const NEXT_STEP: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Whatever could be done was done and reported nevertheless; the rest is tried again after a while.
-pub async fn reconcile(
-    object: Arc<DeserializeGuard<IoTPipeline>>,
-    context: Arc<Context>,
-) -> Result<Action, Error> {
-    let key = key_of(object.as_ref());
+pub async fn reconcile(object: &DeserializeGuard<IoTPipeline>, context: &Context) -> Result<Action, Error> {
+    let key = key_of(object);
     if object.meta().deletion_timestamp.is_some() {
         context.scaling.forget(&key);
         context.rollouts.forget(&key);
-        return cleanup::clean_up(&object, &context).await;
+        return cleanup::clean_up(object, context).await;
     }
     let object = match &object.0 {
         Ok(object) => object,
         Err(unreadable) => {
             context.rollouts.forget(&key);
             let error = Err(unreadable.clone()).context(ReadPipelineSnafu);
-            announce::announce_unreadable(&object, unreadable, &context).await;
+            announce::announce_unreadable(object, unreadable, context).await;
             return error;
         }
     };
-    let secrets = fetch_secrets(object, &context).await?;
+    let secrets = fetch_secrets(object, context).await?;
     let (verdict, workers) =
-        futures::try_join!(judge_program(object, &context), fetch_workers(object, &context))?;
-    match validate_apart(object, secrets, verdict, &context).await? {
+        futures::try_join!(judge_program(object, context), fetch_workers(object, context))?;
+    match validate_apart(object, secrets, verdict, context).await? {
         Ok(mut pipeline) => {
             context.scaling.follow(&mut pipeline, object, &workers);
-            keep(object, &pipeline, &workers, &context).await
+            keep(object, &pipeline, &workers, context).await
         }
         Err(invalid) => {
             context.rollouts.forget(&key);
-            refuse(object, &invalid, &workers, &context).await
+            refuse(object, &invalid, &workers, context).await
         }
     }
 }

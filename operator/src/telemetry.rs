@@ -3,20 +3,20 @@
 pub mod http;
 pub mod metrics;
 
-use std::error::Error;
+use std::{env, error::Error};
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{
+    Layer, filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+};
 
 /// Writes logs as JSON lines to standard output; `RUST_LOG` sets the level, `info` without it.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let levels = env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
     // A second call (two operators in one test process) finds a subscriber in place, which is as good.
-    let _ = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_span_list(false)
-        .with_env_filter(filter)
-        .try_init();
+    let lines = fmt::layer().json().flatten_event(true).with_span_list(false);
+    let _ = registry().with(lines.with_filter(levels)).try_init();
 }
 
 /// An error and everything that caused it, in one line. A cause that its effect already quotes is not repeated.

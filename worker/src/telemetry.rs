@@ -7,22 +7,26 @@
 pub(crate) mod document;
 
 use std::{
+    env,
     error::Error,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use prometheus_client::{encoding::text, registry::Registry};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 /// The prefix of every metric of the project.
 pub const METRICS_PREFIX: &str = "iotpipeline";
 
 /// Writes logs as JSON lines to standard output; `RUST_LOG` sets the level, `info` without it.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let levels = env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
     // A second call (two workers in one test process) finds a subscriber in place, which is as good.
-    let _ = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).try_init();
+    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true);
+    let _ = registry().with(lines.with_filter(levels)).try_init();
 }
 
 /// An error and everything that caused it, in one line.

@@ -6,12 +6,8 @@ use std::{
     time::Duration,
 };
 
-use crds::{
-    IoTPipeline,
-    status::{ConditionType, LagStatus},
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{core::DeserializeGuard, runtime::reflector::Store};
+use crds::status::{ConditionType, LagStatus};
+use kube::runtime::reflector::Store;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -28,12 +24,13 @@ use prometheus_client::{
 use crate::{
     error::Error,
     memory::{PipelineKey, key_of},
+    packed::Packed,
     reconcile::status::find,
     scale::{Scaling, bridges, policy::Inputs},
 };
 
 /// The pipelines that one watch has seen.
-pub type PipelineStore = Store<DeserializeGuard<IoTPipeline>>;
+pub type PipelineStore = Store<Packed>;
 
 /// The operator's metrics. Clones share them.
 #[derive(Clone)]
@@ -60,6 +57,15 @@ struct WriteLabels {
 /// Counts the pipelines of all watches, and tells of each how it is, at the moment of the scrape: so nothing can drift.
 #[derive(Debug)]
 struct Pipelines(Vec<PipelineStore>);
+
+/// How one pipeline is.
+struct Health {
+    key: PipelineKey,
+    is_ready: bool,
+    /// Why it is ready, or is not.
+    reason: String,
+    lag: Option<LagStatus>,
+}
 
 /// Tells what was decided about the numbers of processors and bridges, at the moment of the scrape.
 #[derive(Debug)]
@@ -144,8 +150,9 @@ impl fmt::Debug for Metrics {
 
 impl Collector for Pipelines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let pipelines: Vec<_> = self.0.iter().flat_map(Store::state).collect();
-        let ready = pipelines.iter().filter(|pipeline| is_ready(pipeline)).count();
+        let pipelines: Vec<_> =
+            self.0.iter().flat_map(Store::state).map(|pipeline| Health::of(&pipeline)).collect();
+        let ready = pipelines.iter().filter(|pipeline| pipeline.is_ready).count();
         let mut family =
             encoder.encode_descriptor("pipelines", "IoTPipelines by readiness", None, MetricType::Gauge)?;
         for (label, count) in [("true", ready), ("false", pipelines.len() - ready)] {
@@ -194,41 +201,30 @@ impl Collector for Decisions {
     }
 }
 
-fn encode_readiness(
-    pipelines: &[Arc<DeserializeGuard<IoTPipeline>>],
-    encoder: &mut DescriptorEncoder<'_>,
-) -> Result<(), fmt::Error> {
+fn encode_readiness(pipelines: &[Health], encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     let mut family = encoder.encode_descriptor(
         "pipeline_ready",
         "1 where messages become rows, 0 where a person should look",
         None,
         MetricType::Gauge,
     )?;
-    for pipeline in pipelines {
-        let (namespace, name) = key_of(pipeline.as_ref());
-        let reason = ready(pipeline).map_or("Unknown", |ready| ready.reason.as_str());
-        let labels = [("namespace", namespace.as_str()), ("pipeline", &name), ("reason", reason)];
-        ConstGauge::new(i64::from(is_ready(pipeline))).encode(family.encode_family(&labels)?)?;
+    for Health { key: (namespace, name), is_ready, reason, .. } in pipelines {
+        let labels = [("namespace", namespace), ("pipeline", name), ("reason", reason)];
+        ConstGauge::new(i64::from(*is_ready)).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }
 
-fn encode_lag(
-    pipelines: &[Arc<DeserializeGuard<IoTPipeline>>],
-    encoder: &mut DescriptorEncoder<'_>,
-) -> Result<(), fmt::Error> {
+fn encode_lag(pipelines: &[Health], encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     let messages: fn(&LagStatus) -> i64 = |lag| lag.messages;
     for (name, help, figure) in [
         ("pipeline_lag_messages", "Messages in the topic that are not rows yet", messages),
         ("pipeline_lag_seconds", "Age of the oldest of them, estimated", |lag| lag.seconds),
     ] {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for pipeline in pipelines.iter().filter_map(|pipeline| pipeline.0.as_ref().ok()) {
-            let Some(lag) = pipeline.status.as_ref().and_then(|status| status.lag.as_ref()) else {
-                continue;
-            };
-            let (namespace, name) = key_of(pipeline);
-            let labels = [("namespace", namespace.as_str()), ("pipeline", name.as_str())];
+        for Health { key: (namespace, name), lag, .. } in pipelines {
+            let Some(lag) = lag else { continue };
+            let labels = [("namespace", namespace), ("pipeline", name)];
             ConstGauge::new(figure(lag)).encode(family.encode_family(&labels)?)?;
         }
     }
@@ -264,14 +260,18 @@ fn encode_bridges(
     Ok(())
 }
 
-fn is_ready(pipeline: &DeserializeGuard<IoTPipeline>) -> bool {
-    ready(pipeline).is_some_and(|ready| ready.status == "True")
-}
-
-/// The condition Ready of a pipeline that can be read and was looked at.
-fn ready(pipeline: &DeserializeGuard<IoTPipeline>) -> Option<&Condition> {
-    let status = pipeline.0.as_ref().ok()?.status.as_ref()?;
-    find(&status.conditions, ConditionType::Ready)
+impl Health {
+    /// That of a pipeline which can be read and was looked at; of another one nothing is known.
+    fn of(pipeline: &Packed) -> Self {
+        let status = pipeline.unpack().0.ok().and_then(|pipeline| pipeline.status).unwrap_or_default();
+        let ready = find(&status.conditions, ConditionType::Ready);
+        Self {
+            key: key_of(pipeline),
+            is_ready: ready.is_some_and(|ready| ready.status == "True"),
+            reason: ready.map_or("Unknown", |ready| ready.reason.as_str()).to_owned(),
+            lag: status.lag,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -311,7 +311,8 @@ mod tests {
             ..IoTPipelineStatus::default()
         });
         let mut writer = Writer::default();
-        writer.apply_watcher_event(&watcher::Event::Apply(DeserializeGuard(Ok(pipeline))));
+        let pipeline = serde_json::from_value(serde_json::to_value(pipeline).unwrap()).unwrap();
+        writer.apply_watcher_event(&watcher::Event::Apply(pipeline));
         writer.as_reader()
     }
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use crds::{
-    IoTPipeline,
     names::{COMPONENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, PIPELINE_LABEL, WORKER_CONFIG_KEY},
     worker::WorkerStatus,
 };
@@ -16,7 +15,6 @@ use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
-    core::DeserializeGuard,
     runtime::{controller::Action, reflector::store::Writer, watcher},
 };
 use operator::{
@@ -27,6 +25,7 @@ use operator::{
     error::Error,
     kafka::TopicKey,
     memory::{Memory, PipelineKey},
+    packed::Packed,
     pipeline::TopicName,
     reconcile::{apply::IndexBuilds, report::Reports, validate::Settings},
     rollouts::{Rollouts, Stage},
@@ -247,8 +246,7 @@ impl World {
     }
 
     pub async fn reconcile(&self) -> Result<Action, Error> {
-        let object: DeserializeGuard<IoTPipeline> =
-            serde_json::from_value(self.api.get("iotpipelines/line")).unwrap();
+        let object: Packed = serde_json::from_value(self.api.get("iotpipelines/line")).unwrap();
         reconcile_in_turn(Arc::new(object), Arc::clone(&self.context)).await
     }
 

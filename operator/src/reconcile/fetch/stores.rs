@@ -112,15 +112,18 @@ pub async fn fetch_stores(pipeline: &Pipeline, context: &Context) -> (Stores, Op
 fn unknown_manager(pipeline: &Pipeline, context: &Context) -> Option<PipelineKey> {
     let pipelines = context.watched.get()?.iter().flat_map(Store::state);
     pipelines
-        .filter_map(|object| {
-            let object = object.0.as_ref().ok()?;
+        .filter(|object| {
+            let key = key_of(object.as_ref());
+            key != pipeline.key() && !context.memory.recall(&key).topic_is_known
+        })
+        .find_map(|object| {
+            let object = object.unpack().0.ok()?;
             let topic = &object.spec.kafka.topic;
             let says_so = object.spec.mode == Mode::Enforce
                 && topic.management == Management::Managed
                 && topic.name == pipeline.topic.name.as_str();
-            says_so.then(|| key_of(object))
+            says_so.then(|| key_of(&object))
         })
-        .find(|key| *key != pipeline.key() && !context.memory.recall(key).topic_is_known)
 }
 
 /// Where something would delete records, it matters whether there are any.
