@@ -2,7 +2,7 @@
 //! it may block. I/O.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -20,10 +20,12 @@ use super::{
 };
 use crate::{change::Change, outage::Outages, pipeline::TopicName};
 
-/// How long a connection is kept. librdkafka remembers each topic that it was asked about, in 4 KiB, and gathers its log lines in a
-/// queue that an admin client never reads: a life that is short beside the wait for a pipeline's next look bounds both. Afterwards
-/// nothing is left of a connection that nobody asks for, because its pipelines are gone or a Secret was rotated.
+/// How long a connection is kept. librdkafka gathers its log lines in a queue that an admin client never reads, and this bounds it.
+/// Afterwards nothing is left of a connection that nobody asks for, because its pipelines are gone or a Secret was rotated.
 const LIFE: Duration = Duration::from_secs(30);
+
+/// Of how many topics a connection is asked before another one takes its place: librdkafka remembers each of them, in 5 KiB.
+const TOPICS: usize = 128;
 
 /// How many connections are kept. Each costs librdkafka two threads and two more for each broker, so what is asked for less
 /// often than all others is made anew. Those that are in use are kept, however many they are.
@@ -49,6 +51,19 @@ struct Kept {
     connection: Arc<Connection>,
     begun: Instant,
     used: Instant,
+    topics: HashSet<TopicName>,
+}
+
+impl Kept {
+    fn is_full(&self) -> bool {
+        self.topics.len() >= TOPICS
+    }
+
+    /// Takes note of what it is asked about, and tells whether it is full now.
+    fn remember(&mut self, topic: Option<&TopicName>) -> bool {
+        self.topics.extend(topic.cloned());
+        self.is_full()
+    }
 }
 
 impl TopicAdmin for KafkaClient {
@@ -57,8 +72,8 @@ impl TopicAdmin for KafkaClient {
         access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<ObservedTopic, Error>> {
-        let (action, topic) = (format!("read topic {topic}"), topic.clone());
-        Box::pin(self.run(access, action, move |connection| connection.observe(&topic)))
+        let (action, name) = (format!("read topic {topic}"), topic.clone());
+        Box::pin(self.run(access, Some(topic), action, move |connection| connection.observe(&name)))
     }
 
     fn apply<'a>(
@@ -67,8 +82,8 @@ impl TopicAdmin for KafkaClient {
         topic: &'a TopicName,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        let (action, topic, step) = (format!("change topic {topic}"), topic.clone(), step.action.clone());
-        Box::pin(self.run(access, action, move |connection| connection.apply(&topic, &step)))
+        let (action, name, step) = (format!("change topic {topic}"), topic.clone(), step.action.clone());
+        Box::pin(self.run(access, Some(topic), action, move |connection| connection.apply(&name, &step)))
     }
 
     fn delete<'a>(
@@ -76,8 +91,8 @@ impl TopicAdmin for KafkaClient {
         access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        let (action, topic) = (format!("delete topic {topic}"), topic.clone());
-        Box::pin(self.run(access, action, move |connection| connection.delete(&topic)))
+        let (action, name) = (format!("delete topic {topic}"), topic.clone());
+        Box::pin(self.run(access, Some(topic), action, move |connection| connection.delete(&name)))
     }
 
     fn delete_group<'a>(
@@ -86,7 +101,7 @@ impl TopicAdmin for KafkaClient {
         group: &'a str,
     ) -> BoxFuture<'a, Result<Option<Change>, Error>> {
         let (action, group) = (format!("delete consumer group {group}"), group.to_owned());
-        Box::pin(self.run(access, action, move |connection| connection.delete_group(&group)))
+        Box::pin(self.run(access, None, action, move |connection| connection.delete_group(&group)))
     }
 
     fn watermarks<'a>(
@@ -94,16 +109,17 @@ impl TopicAdmin for KafkaClient {
         access: &'a KafkaAccess,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<BTreeMap<i32, Watermarks>, Error>> {
-        let (action, topic) = (format!("read the offsets of topic {topic}"), topic.clone());
-        Box::pin(self.run(access, action, move |connection| connection.watermarks(&topic)))
+        let (action, name) = (format!("read the offsets of topic {topic}"), topic.clone());
+        Box::pin(self.run(access, Some(topic), action, move |connection| connection.watermarks(&name)))
     }
 }
 
 impl KafkaClient {
-    /// Runs a blocking request on a thread where it may block.
+    /// Runs a blocking request, about this topic or none, on a thread where it may block.
     async fn run<T: Send + 'static>(
         &self,
         access: &KafkaAccess,
+        topic: Option<&TopicName>,
         action: String,
         request: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -112,10 +128,11 @@ impl KafkaClient {
             .outages
             .attempt(access)
             .or_else(|cause| UnreachableSnafu { action: &action, bootstrap_servers, cause }.fail())?;
-        let (client, access, wanted) = (self.clone(), access.clone(), action.clone());
-        let result = tokio::task::spawn_blocking(move || client.run_blocking(&access, &wanted, request))
-            .await
-            .context(AbandonedSnafu { action })?;
+        let (client, access, topic, wanted) = (self.clone(), access.clone(), topic.cloned(), action.clone());
+        let result =
+            tokio::task::spawn_blocking(move || client.run_blocking(&access, topic, &wanted, request))
+                .await
+                .context(AbandonedSnafu { action })?;
         match result {
             Err(Error::Unreachable { cause, .. }) => attempt.fail(cause),
             _ => attempt.succeed(),
@@ -128,10 +145,11 @@ impl KafkaClient {
     fn run_blocking<T>(
         &self,
         access: &KafkaAccess,
+        topic: Option<TopicName>,
         action: &str,
         request: impl FnOnce(&Connection) -> Result<T, Error>,
     ) -> Result<Result<T, Error>, Error> {
-        let connection = self.connection(access, action)?;
+        let connection = self.connection(access, topic, action)?;
         let result = request(&connection);
         if matches!(result, Err(Error::Unreachable { .. })) {
             self.lock().kept.retain(|_, kept| !Arc::ptr_eq(&kept.connection, &connection));
@@ -141,25 +159,40 @@ impl KafkaClient {
         Ok(result)
     }
 
-    fn connection(&self, access: &KafkaAccess, action: &str) -> Result<Arc<Connection>, Error> {
+    fn connection(
+        &self,
+        access: &KafkaAccess,
+        topic: Option<TopicName>,
+        action: &str,
+    ) -> Result<Arc<Connection>, Error> {
         if let Some(kept) = self.lock().kept.get_mut(access) {
             kept.used = Instant::now();
-            return Ok(Arc::clone(&kept.connection));
+            // Whose topic fills it makes another one, and all others use it until that is there.
+            let is_filled = !kept.is_full() && kept.remember(topic.as_ref());
+            if !is_filled {
+                return Ok(Arc::clone(&kept.connection));
+            }
         }
         greet(access, action)?;
         let new = Arc::new(Connection::new(access)?);
         let now = Instant::now();
         let mut connections = self.lock();
-        // Another one may have been faster.
-        let kept = connections.kept.entry(access.clone());
-        let kept = kept.or_insert_with(|| Kept { connection: Arc::clone(&new), begun: now, used: now });
-        let connection = Arc::clone(&kept.connection);
+        let (connection, spare) = match connections.kept.get(access) {
+            // Another one was faster.
+            Some(kept) if !kept.is_full() => (Arc::clone(&kept.connection), Some(new)),
+            _ => {
+                let topics = topic.into_iter().collect();
+                let kept = Kept { connection: Arc::clone(&new), begun: now, used: now, topics };
+                let full = connections.kept.insert(access.clone(), kept);
+                (new, full.map(|kept| kept.connection))
+            }
+        };
         let surplus = surplus(&connections.kept, now).cloned();
         let surplus = surplus.and_then(|access| connections.kept.remove(&access));
         let is_swept = mem::replace(&mut connections.is_swept, true);
         drop(connections);
         // Where it may take its time, which this is: librdkafka joins its threads.
-        drop((new, surplus));
+        drop((spare, surplus));
         if !is_swept {
             tokio::spawn(self.clone().sweep());
         }
@@ -258,13 +291,32 @@ mod tests {
         assert_eq!(watermarks, BTreeMap::from([(0, Watermarks { low: 0, high: 0 })]));
     }
 
+    #[tokio::test]
+    async fn a_connection_that_knows_many_topics_makes_room_for_another() {
+        let cluster = MockCluster::new(1).unwrap();
+        let (client, access) = (KafkaClient::default(), access(&cluster.bootstrap_servers()));
+        let connection = |number: usize| {
+            let topic = TopicName::parse(&format!("line-{number}")).unwrap();
+            client.connection(&access, Some(topic), "read a topic").unwrap()
+        };
+        let first = connection(0);
+        for number in (1..TOPICS - 1).chain([0, 1, 2]) {
+            assert!(Arc::ptr_eq(&first, &connection(number)), "{number}");
+        }
+        let second = connection(TOPICS - 1);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &connection(0)));
+        assert_eq!(Arc::strong_count(&first), 1, "nobody keeps it");
+    }
+
     #[test]
     fn what_is_in_use_is_kept_however_much_it_is() {
         let connection = Arc::new(Connection::new(&access("kafka:9092")).unwrap());
         let begun = Instant::now();
         let kept = |number: usize| {
             let used = begun + Duration::from_secs(number as u64 % 2);
-            let kept = Kept { connection: Arc::clone(&connection), begun, used };
+            let topics = HashSet::new();
+            let kept = Kept { connection: Arc::clone(&connection), begun, used, topics };
             (access(&format!("kafka-{number}:9092")), kept)
         };
         let kept: HashMap<_, _> = (0..=CAPACITY).map(kept).collect();
