@@ -47,7 +47,7 @@ struct Step {
     #[arg(long, env = "SCALE_DEVICES", default_value_t = 200)]
     devices: usize,
     /// The limit of each processor's CPU, so that one of them is too slow for the step.
-    #[arg(long, env = "SCALE_CPU", default_value = "100m")]
+    #[arg(long, env = "SCALE_CPU", default_value = "60m")]
     cpu: String,
     /// Partitions of the topic.
     #[arg(long, env = "SCALE_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..))]
