@@ -27,6 +27,9 @@ const LIFE: Duration = Duration::from_secs(30);
 /// Of how many topics a connection is asked before another one takes its place: librdkafka remembers each of them, in 5 KiB.
 const TOPICS: usize = 128;
 
+/// For how long a connection is kept, of however many topics it is asked: where many pipelines are scaled that is each second.
+const SHORTEST_LIFE: Duration = Duration::from_secs(5);
+
 /// How many connections are kept. Each costs librdkafka two threads and two more for each broker, so what is asked for less
 /// often than all others is made anew. Those that are in use are kept, however many they are.
 const CAPACITY: usize = 32;
@@ -52,17 +55,13 @@ struct Kept {
     begun: Instant,
     used: Instant,
     topics: HashSet<TopicName>,
+    /// Whether another one is made that takes its place.
+    is_leaving: bool,
 }
 
 impl Kept {
     fn is_full(&self) -> bool {
-        self.topics.len() >= TOPICS
-    }
-
-    /// Takes note of what it is asked about, and tells whether it is full now.
-    fn remember(&mut self, topic: Option<&TopicName>) -> bool {
-        self.topics.extend(topic.cloned());
-        self.is_full()
+        self.topics.len() >= TOPICS && self.begun.elapsed() >= SHORTEST_LIFE
     }
 }
 
@@ -167,11 +166,12 @@ impl KafkaClient {
     ) -> Result<Arc<Connection>, Error> {
         if let Some(kept) = self.lock().kept.get_mut(access) {
             kept.used = Instant::now();
-            // Whose topic fills it makes another one, and all others use it until that is there.
-            let is_filled = !kept.is_full() && kept.remember(topic.as_ref());
-            if !is_filled {
+            kept.topics.extend(topic.clone());
+            // Who finds it full makes another one, and all others use it until that is there.
+            if kept.is_leaving || !kept.is_full() {
                 return Ok(Arc::clone(&kept.connection));
             }
+            kept.is_leaving = true;
         }
         greet(access, action)?;
         let new = Arc::new(Connection::new(access)?);
@@ -179,10 +179,11 @@ impl KafkaClient {
         let mut connections = self.lock();
         let (connection, spare) = match connections.kept.get(access) {
             // Another one was faster.
-            Some(kept) if !kept.is_full() => (Arc::clone(&kept.connection), Some(new)),
+            Some(kept) if !kept.is_leaving => (Arc::clone(&kept.connection), Some(new)),
             _ => {
                 let topics = topic.into_iter().collect();
-                let kept = Kept { connection: Arc::clone(&new), begun: now, used: now, topics };
+                let connection = Arc::clone(&new);
+                let kept = Kept { connection, begun: now, used: now, topics, is_leaving: false };
                 let full = connections.kept.insert(access.clone(), kept);
                 (new, full.map(|kept| kept.connection))
             }
@@ -303,9 +304,12 @@ mod tests {
         for number in (1..TOPICS - 1).chain([0, 1, 2]) {
             assert!(Arc::ptr_eq(&first, &connection(number)), "{number}");
         }
-        let second = connection(TOPICS - 1);
+        assert!(Arc::ptr_eq(&first, &connection(TOPICS - 1)), "it has just begun");
+        let earlier = Instant::now().checked_sub(SHORTEST_LIFE).unwrap();
+        client.lock().kept.get_mut(&access).unwrap().begun = earlier;
+        let second = connection(0);
         assert!(!Arc::ptr_eq(&first, &second));
-        assert!(Arc::ptr_eq(&second, &connection(0)));
+        assert!(Arc::ptr_eq(&second, &connection(1)));
         assert_eq!(Arc::strong_count(&first), 1, "nobody keeps it");
     }
 
@@ -316,7 +320,8 @@ mod tests {
         let kept = |number: usize| {
             let used = begun + Duration::from_secs(number as u64 % 2);
             let topics = HashSet::new();
-            let kept = Kept { connection: Arc::clone(&connection), begun, used, topics };
+            let connection = Arc::clone(&connection);
+            let kept = Kept { connection, begun, used, topics, is_leaving: false };
             (access(&format!("kafka-{number}:9092")), kept)
         };
         let kept: HashMap<_, _> = (0..=CAPACITY).map(kept).collect();
